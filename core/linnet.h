@@ -1,0 +1,232 @@
+/* linnet.h - the public face of the Linnet core.
+ *
+ * Three kinds of object. A model is immutable and may be shared by any number of
+ * sessions and threads. A session is one mutable timeline of tokens and belongs to
+ * one thread at a time. A tokenizer stands alone and is immutable.
+ *
+ * The core reads memory only: whoever calls it opens, maps and closes files. It
+ * never exits, prints, or reads the environment. Memory is allocated by the *_open
+ * and *_from_* functions; after ln_session_open returns, evaluating tokens
+ * allocates nothing.
+ *
+ * Functions that can fail return an ln_status and, when err is not NULL, write one
+ * line to err->message that a user can act on. Strings are UTF-8. Sizes are bytes
+ * unless the name says otherwise. Every array shape is given as [rows][columns].
+ *
+ * This header is written in the small subset of C that scripts/bindings.py reads to
+ * generate linnet/engine/_bindings.py; keep to one declaration per statement.
+ */
+#ifndef LINNET_H
+#define LINNET_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(_WIN32)
+#define LN_API __declspec(dllexport)
+#else
+#define LN_API __attribute__((visibility("default")))
+#endif
+
+/* ---- errors -------------------------------------------------------------- */
+
+typedef enum ln_status {
+    LN_OK = 0,
+    LN_BAD_FILE = 1,     /* the bytes are damaged, truncated or contradict themselves */
+    LN_UNSUPPORTED = 2,  /* well formed, but this core cannot run it */
+    LN_BAD_ARGUMENT = 3, /* the caller passed something impossible */
+    LN_NO_MEMORY = 4,
+    LN_CONTEXT_FULL = 5, /* the session holds n_ctx tokens already */
+} ln_status;
+
+typedef struct ln_error {
+    int32_t status;     /* an ln_status */
+    char message[508];  /* one line, NUL-terminated */
+} ln_error;
+
+/* ---- tensor types --------------------------------------------------------- */
+
+/* Values are the GGUF type numbers. */
+typedef enum ln_type {
+    LN_TYPE_F32 = 0,
+    LN_TYPE_F16 = 1,
+    LN_TYPE_Q4_0 = 2,
+    LN_TYPE_Q8_0 = 8,
+    LN_TYPE_BF16 = 30,
+} ln_type;
+
+typedef struct ln_type_info {
+    char name[16];          /* lower case: "f32", "q8_0" */
+    int32_t block_elements; /* elements that share one block; 1 for plain types */
+    int32_t block_bytes;
+} ln_type_info;
+
+/* Describes a tensor type. LN_UNSUPPORTED for a type this core does not know. */
+LN_API int32_t ln_type_describe(int32_t type, ln_type_info *out);
+
+/* Packs n floats into type; n must be a multiple of block_elements. */
+LN_API int32_t ln_pack(int32_t type, const float *source, int64_t n, void *target, ln_error *err);
+
+/* Unpacks n elements of type into floats; n must be a multiple of block_elements. */
+LN_API int32_t ln_unpack(int32_t type, const void *source, int64_t n, float *target, ln_error *err);
+
+/* ---- tokenizer ------------------------------------------------------------ */
+
+typedef struct ln_tokenizer ln_tokenizer;
+
+typedef struct ln_tokenizer_info {
+    int32_t vocab_size;
+    int32_t bos_id;      /* -1 where the tokenizer names none */
+    int32_t eos_id;      /* -1 where the tokenizer names none */
+    int32_t add_bos;     /* 1 when its makers put BOS in front of every text */
+    char kind[24];       /* "bpe" (byte level) or "spm" (SentencePiece BPE) */
+} ln_tokenizer_info;
+
+#define LN_ENCODE_SPECIAL 1 /* special tokens written out in the text become their ids */
+#define LN_DECODE_SPECIAL 1 /* special tokens are written out; otherwise they are left out */
+
+/* Builds a tokenizer from a whole GGUF file in memory: from the embedded
+ * tokenizer.huggingface.json where there is one, else from tokenizer.ggml.*.
+ * Nothing of data is needed afterwards. */
+LN_API int32_t ln_tokenizer_from_gguf(const void *data, size_t size, ln_tokenizer **out, ln_error *err);
+
+/* Builds a tokenizer from the text of a Hugging Face tokenizer.json. */
+LN_API int32_t ln_tokenizer_from_json(const void *data, size_t size, ln_tokenizer **out, ln_error *err);
+
+LN_API void ln_tokenizer_close(ln_tokenizer *tokenizer);
+
+LN_API int32_t ln_tokenizer_describe(const ln_tokenizer *tokenizer, ln_tokenizer_info *out);
+
+/* Encodes n_bytes of text; BOS is never added here. Writes the first capacity ids
+ * and stores the full count in n_ids, so a second call with that capacity gets all.
+ * Invalid UTF-8 is encoded as U+FFFD, one per maximal ill-formed subsequence
+ * (Unicode 3.9, the practice of WHATWG and of Python's errors="replace"). */
+LN_API int32_t ln_tokenizer_encode(const ln_tokenizer *tokenizer, const char *text, size_t n_bytes, uint32_t flags, int32_t *ids, int64_t capacity, int64_t *n_ids, ln_error *err);
+
+/* Decodes ids to bytes (not NUL-terminated); the same capacity rule as encode. The
+ * bytes of one id need not be whole UTF-8 characters. With at_start = 1 the dummy
+ * leading space of SentencePiece tokenizers is taken off the first piece. */
+LN_API int32_t ln_tokenizer_decode(const ln_tokenizer *tokenizer, const int32_t *ids, int64_t n_ids, uint32_t flags, int32_t at_start, char *text, int64_t capacity, int64_t *n_bytes, ln_error *err);
+
+/* ---- model ---------------------------------------------------------------- */
+
+typedef struct ln_model ln_model;
+
+typedef struct ln_model_info {
+    char arch[32];
+    int32_t n_layers;
+    int32_t n_heads;
+    int32_t n_kv_heads;
+    int32_t head_dim;
+    int32_t dim;
+    int32_t ffn_dim;
+    int32_t vocab_size;
+    int32_t max_seq_len;
+    int32_t tied_embeddings;
+    int64_t n_params;
+    int64_t weight_bytes;          /* all tensors */
+    int64_t bytes_per_token;       /* weight bytes read to decode one token */
+} ln_model_info;
+
+/* Opens a whole GGUF file in memory. data must stay mapped and unchanged until
+ * ln_model_close: the weights are used where they lie. */
+LN_API int32_t ln_model_open(const void *data, size_t size, ln_model **out, ln_error *err);
+
+/* Every session of the model must be closed first. */
+LN_API void ln_model_close(ln_model *model);
+
+LN_API int32_t ln_model_describe(const ln_model *model, ln_model_info *out);
+
+/* ---- session -------------------------------------------------------------- */
+
+typedef struct ln_session ln_session;
+
+typedef struct ln_session_options {
+    int32_t n_ctx;     /* tokens the timeline can hold; 0 = the model's max_seq_len */
+    int32_t n_threads; /* 0 = one per available processor */
+    int32_t n_batch;   /* tokens evaluated in one pass over the weights; 0 = 64 */
+    int32_t kv_type;   /* LN_TYPE_F32 or LN_TYPE_F16 */
+    char isa[16];      /* "" = the best this processor has; else a name of ln_isa_list */
+} ln_session_options;
+
+/* Allocates everything the session will ever need. */
+LN_API int32_t ln_session_open(const ln_model *model, const ln_session_options *options, ln_session **out, ln_error *err);
+
+LN_API void ln_session_close(ln_session *session);
+
+/* Appends n tokens to the timeline and evaluates them. The logits of the last one
+ * are then at ln_session_logits. When all_logits is not NULL it receives the logits
+ * of every token, [n][vocab_size]. On failure the timeline is as before the call. */
+LN_API int32_t ln_session_eval(ln_session *session, const int32_t *ids, int32_t n, float *all_logits, ln_error *err);
+
+/* Appends n tokens and writes log_probs[n]: the natural-log probability of each id
+ * given all before it. log_probs[0] is NaN when the timeline was empty. */
+LN_API int32_t ln_session_score(ln_session *session, const int32_t *ids, int32_t n, float *log_probs, ln_error *err);
+
+/* The logits after the last token, [vocab_size]; valid until the next call on this
+ * session; NULL while the timeline is empty or was just truncated. */
+LN_API const float *ln_session_logits(const ln_session *session);
+
+/* Number of tokens on the timeline. */
+LN_API int32_t ln_session_length(const ln_session *session);
+
+/* Number of tokens the timeline can hold. */
+LN_API int32_t ln_session_capacity(const ln_session *session);
+
+/* Bytes held by the session: KV cache and scratch. */
+LN_API int64_t ln_session_bytes(const ln_session *session);
+
+/* Name of the instruction set whose kernels this session runs. */
+LN_API const char *ln_session_isa(const ln_session *session);
+
+/* Threads this session computes with. */
+LN_API int32_t ln_session_threads(const ln_session *session);
+
+/* Forgets everything after the first length tokens. */
+LN_API int32_t ln_session_truncate(ln_session *session, int32_t length, ln_error *err);
+
+/* ---- sampler -------------------------------------------------------------- */
+
+typedef struct ln_sampler ln_sampler;
+
+/* Applied in this order: repetition penalty, temperature, top-k, top-p, min-p. */
+typedef struct ln_sampler_options {
+    float temperature;         /* 0 = greedy: the most probable token, lowest id on a tie */
+    int32_t top_k;             /* 0 = off */
+    float top_p;               /* 1 = off */
+    float min_p;               /* 0 = off */
+    float repetition_penalty;  /* 1 = off; Keskar et al. 2019 (CTRL), section 4.1 */
+    int32_t repetition_window; /* how many of the last tokens are penalised */
+    uint64_t seed;
+} ln_sampler_options;
+
+LN_API int32_t ln_sampler_open(const ln_sampler_options *options, int32_t vocab_size, ln_sampler **out, ln_error *err);
+
+LN_API void ln_sampler_close(ln_sampler *sampler);
+
+/* Draws one token from logits[vocab_size]; logits are not changed. -1 when no logit is finite. */
+LN_API int32_t ln_sampler_draw(ln_sampler *sampler, const float *logits);
+
+/* Tells the sampler that id is now part of the text (prompt or drawn). */
+LN_API void ln_sampler_accept(ln_sampler *sampler, int32_t id);
+
+/* ---- the machine ---------------------------------------------------------- */
+
+/* Version of the core, "major.minor.patch". */
+LN_API const char *ln_version(void);
+
+/* Instruction sets this processor can run, best first, separated by spaces; "scalar" is last. */
+LN_API const char *ln_isa_list(void);
+
+/* Bytes per second at which n_threads threads together read buffer (size bytes),
+ * the best of several passes that take about seconds in all. The roofline of decode. */
+LN_API double ln_read_bandwidth(const void *buffer, size_t size, int32_t n_threads, double seconds);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

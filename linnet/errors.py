@@ -1,0 +1,56 @@
+"""Every error Linnet raises on purpose, in one tree.
+
+    LinnetError
+    ├── UsageError           an option or argument that cannot be meant
+    ├── SourceError          an input that is missing, unreadable or not what it should be
+    │   └── FormatError      a file whose bytes are damaged or contradict themselves
+    ├── UnsupportedError     well formed, but this version cannot do it
+    ├── TargetError          an output that cannot be written
+    ├── VerificationError    an artifact that, reloaded, is not what was written
+    ├── ContextFullError     more tokens than the session was opened for
+    └── MissingExtraError    a verb whose optional packages are not installed
+
+The message is one line that says what is wrong and what to do about it. The command
+line prints it without a traceback and exits with code 2.
+"""
+
+from __future__ import annotations
+
+
+class LinnetError(Exception):
+    """Base of every error raised on purpose."""
+
+
+class UsageError(LinnetError):
+    """An option or argument that cannot be meant."""
+
+
+class SourceError(LinnetError):
+    """An input that is missing, unreadable or not what it should be."""
+
+
+class FormatError(SourceError):
+    """A file whose bytes are damaged or contradict themselves."""
+
+
+class UnsupportedError(LinnetError):
+    """Well formed, but this version cannot do it."""
+
+
+class TargetError(LinnetError):
+    """An output that cannot be written."""
+
+
+class VerificationError(LinnetError):
+    """An artifact that, reloaded, is not what was written."""
+
+
+class ContextFullError(LinnetError):
+    """More tokens than the session was opened for."""
+
+
+class MissingExtraError(LinnetError):
+    """A verb whose optional packages are not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed; run: pip install 'linnet[{extra}]'")

@@ -1,0 +1,314 @@
+"""One frozen dataclass per verb: the single source of its flags, TOML keys and docs.
+
+A field made with :func:`option` becomes a flag (or a positional argument), a key of
+the ``--config`` TOML file and a line of the verb's help page. Values given on the
+command line win over the file, and the file over the default written here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import math
+import re
+import tomllib
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from linnet.errors import SourceError, UsageError
+
+Config = TypeVar("Config")
+
+_COUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMgGbB]?)")
+_SCALE = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
+
+
+def count(text: str | int) -> int:
+    """Reads ``3M``, ``2.5k`` or ``4096`` as a whole number. Raises ValueError."""
+    match = _COUNT.fullmatch(str(text).strip())
+    if not match:
+        raise ValueError(f"'{text}' is not a count; write 4096, 300k or 3M")
+    return round(float(match[1]) * _SCALE[match[2].lower()])
+
+
+def option(
+    default: Any = dataclasses.MISSING,
+    *,
+    help: str,
+    short: str = "",
+    metavar: str = "",
+    choices: tuple[str, ...] = (),
+    positional: bool = False,
+    read: Any = None,
+) -> Any:
+    """A dataclass field that is also a flag.
+
+    ``short`` is a one-letter flag such as ``-o``; ``read`` turns the text into the
+    value and raises ValueError (default: by the annotation); ``choices`` limits it.
+    """
+    about = {
+        "help": help,
+        "short": short,
+        "metavar": metavar,
+        "choices": choices,
+        "positional": positional,
+        "read": read,
+    }
+    return dataclasses.field(default=default, metadata=about)
+
+
+def add_arguments(parser: argparse.ArgumentParser, config: type) -> None:
+    """Gives ``parser`` one argument per field of ``config``, and ``--config FILE``."""
+    for field in dataclasses.fields(config):
+        _add_argument(parser, field, _plain_type(config, field.name))
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        type=Path,
+        default=argparse.SUPPRESS,
+        help="TOML file with any of these options; the command line wins",
+    )
+
+
+def from_arguments(config: type[Config], given: dict[str, Any]) -> Config:
+    """Builds ``config`` from parsed arguments and, where given, the TOML file.
+
+    Raises UsageError for an unknown key, a value of the wrong kind, or a required
+    option that neither has.
+    """
+    values = dict(given)
+    path = values.pop("config", None)
+    merged = {**_read_toml(config, path), **values} if path else values
+    missing = [
+        _flag(field)
+        for field in dataclasses.fields(config)  # type: ignore[arg-type]
+        if field.default is dataclasses.MISSING and field.name not in merged
+    ]
+    if missing:
+        raise UsageError(f"missing {', '.join(missing)}")
+    return config(**merged)
+
+
+def _add_argument(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], kind: Any) -> None:
+    about = field.metadata
+    keywords: dict[str, Any] = {"default": argparse.SUPPRESS, "help": _help(field)}
+    if kind is bool:
+        keywords["action"] = argparse.BooleanOptionalAction if field.default else "store_true"
+    else:
+        keywords["type"] = _reader(field, kind)
+        keywords["metavar"] = about["metavar"] or field.name.upper()
+        if about["choices"]:
+            keywords["choices"] = about["choices"]
+            keywords["metavar"] = "|".join(about["choices"])
+    if about["positional"]:
+        keywords["nargs"] = "*" if _is_tuple(kind) else (None if field.default is dataclasses.MISSING else "?")
+        parser.add_argument(field.name, **keywords)
+        return
+    if _is_tuple(kind):
+        keywords["nargs"] = "+"
+    flags = [about["short"]] if about["short"] else []
+    parser.add_argument(*flags, _flag(field), dest=field.name, **keywords)
+
+
+def _flag(field: dataclasses.Field[Any]) -> str:
+    if field.metadata["positional"]:
+        return field.name.upper()
+    return "--" + field.name.replace("_", "-")
+
+
+def _help(field: dataclasses.Field[Any]) -> str:
+    default = field.default
+    text = str(field.metadata["help"]).replace("%", "%%")
+    if default in (None, False, (), "", dataclasses.MISSING) and default != 0:
+        return text
+    return f"{text} (default: {'on' if default is True else default})"
+
+
+def _reader(field: dataclasses.Field[Any], kind: Any) -> Any:
+    read = field.metadata["read"] or (typing.get_args(kind)[0] if _is_tuple(kind) else kind)
+
+    def convert(text: str) -> Any:
+        try:
+            value = read(text)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"'{text}' is not a finite number")
+            return value
+        except ValueError as error:
+            detail = str(error) if field.metadata["read"] else f"'{text}' is not {_kind_name(read)}"
+            raise argparse.ArgumentTypeError(detail) from None
+
+    return convert
+
+
+def _kind_name(kind: Any) -> str:
+    return {int: "a whole number", float: "a number"}.get(kind, f"a {getattr(kind, '__name__', kind)}")
+
+
+def _plain_type(config: type, name: str) -> Any:
+    """The annotation of a field with ``| None`` taken off."""
+    kind = typing.get_type_hints(config)[name]
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        return next(part for part in typing.get_args(kind) if part is not type(None))
+    return kind
+
+
+def _is_tuple(kind: Any) -> bool:
+    return typing.get_origin(kind) is tuple
+
+
+def _read_toml(config: type, path: Path) -> dict[str, Any]:
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SourceError(f"cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SourceError(f"{path} is not valid TOML: {error}") from None
+    fields = {field.name: field for field in dataclasses.fields(config)}
+    values = {}
+    for key, value in table.items():
+        name = key.replace("-", "_")
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            raise UsageError(f"{path}: unknown option '{key}'{hint}")
+        values[name] = _from_toml(fields[name], _plain_type(config, name), value, f"{path}: {key}")
+    return values
+
+
+def _from_toml(field: dataclasses.Field[Any], kind: Any, value: Any, where: str) -> Any:
+    try:
+        if kind is bool:
+            if not isinstance(value, bool):
+                raise UsageError(f"{where}: write true or false")
+            return value
+        convert = _reader(field, kind)
+        if _is_tuple(kind):
+            items = value if isinstance(value, list) else [value]
+            return tuple(convert(str(item)) for item in items)
+        if isinstance(value, (bool, list, dict)):
+            raise UsageError(f"{where}: {value!r} is not {_kind_name(kind)}")
+        value = convert(str(value))
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(f"{where}: {error}") from None
+    choices = field.metadata["choices"]
+    if choices and value not in choices:
+        raise UsageError(f"{where}: '{value}' is not one of {', '.join(choices)}")
+    return value
+
+
+# ---- the verbs, in the order of the path --------------------------------------------
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Turn text into a corpus: token shards with a manifest."""
+
+    sources: tuple[str, ...] = option(
+        (), positional=True, metavar="SOURCE", help="text, Markdown, JSONL or Parquet files, directories, or - for standard input"
+    )
+    output: Path = option(short="-o", metavar="DIR", help="the corpus to write")
+    tokenizer: Path | None = option(None, metavar="FILE", help="use this tokenizer.json (or a folder or GGUF that holds one)")
+    vocab_size: int = option(4096, metavar="N", read=count, help="train a byte-level BPE of this size when no tokenizer is given")
+    field: str = option("text", metavar="NAME", help="the column or key of JSONL and Parquet rows that holds the text")
+    validation: float = option(0.01, metavar="SHARE", help="share of the documents kept out for validation")
+    seed: int = option(0, metavar="N", help="chooses which documents are kept out")
+    shard_tokens: int = option(100_000_000, metavar="N", read=count, help="tokens per shard file")
+    json: bool = option(False, help="print one JSON object instead of text")
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Train a model from scratch on a corpus."""
+
+    corpus: Path = option(positional=True, metavar="CORPUS", help="a corpus made by linnet data")
+    output: Path = option(short="-o", metavar="DIR", help="the checkpoint to write")
+    params: int = option(3_000_000, metavar="N", read=count, help="size of the model; width and depth are derived from it")
+    shape: str = option("", metavar="K=V,...", help="set parts of the shape yourself: dim, n_layers, n_heads, n_kv_heads, ffn_dim, max_seq_len")
+    minutes: float | None = option(None, metavar="M", help="train for this long")
+    tokens: int | None = option(None, metavar="N", read=count, help="train on this many tokens")
+    epochs: float | None = option(None, metavar="E", help="go over the corpus this many times")
+    batch: str = option("", metavar="K=V,...", help="tokens per step and its parts: tokens, sequences, length")
+    optimizer: str = option("muon", choices=("muon", "adamw"), help="update rule of the weight matrices; embeddings and norms use AdamW")
+    schedule: str = option("wsd", choices=("wsd", "cosine"), help="warmup-stable-decay, or warmup and cosine")
+    learning_rate: float | None = option(None, metavar="X", help="peak learning rate; derived from the size by default")
+    device: str = option("auto", choices=("auto", "cpu", "cuda"), help="where to compute")
+    dtype: str = option("auto", choices=("auto", "bf16", "f32"), help="precision of the matrix products")
+    seed: int = option(0, metavar="N", help="seed of weights and data order")
+    resume: bool = option(False, help="go on from the last state in the output, bit for bit")
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """Convert between checkpoints, GGUF and llama2.c files."""
+
+    source: Path = option(positional=True, metavar="SOURCE", help="a checkpoint folder, a GGUF or a llama2.c .bin file")
+    output: Path = option(short="-o", metavar="OUT", help="a file ending in .gguf, or a folder for a checkpoint")
+    tokenizer: Path | None = option(None, metavar="FILE", help="tokenizer of the model: tokenizer.json, a llama2.c tokenizer .bin or a SentencePiece .vocab")
+    type: str | None = option(None, metavar="TYPE", help="store weights as f32, f16, bf16, q8_0 or q4_0 (default: as they are)")
+    json: bool = option(False, help="print one JSON object instead of text")
+
+
+@dataclass(frozen=True)
+class QuantizeOptions:
+    """Store the weights of a model in fewer bits."""
+
+    source: Path = option(positional=True, metavar="SOURCE", help="a GGUF file or a checkpoint folder")
+    output: Path = option(short="-o", metavar="OUT.gguf", help="the GGUF file to write")
+    type: str = option("q8_0", metavar="TYPE", help="f16, bf16, q8_0 or q4_0")
+    json: bool = option(False, help="print one JSON object instead of text")
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Measure how well a model predicts a text."""
+
+    model: Path = option(short="-m", metavar="MODEL", help="a GGUF file or a checkpoint folder")
+    text: Path = option(metavar="FILE", help="a .txt file is one stream; each row of a .jsonl file is a document")
+    field: str = option("text", metavar="NAME", help="the key of JSONL rows that holds the text")
+    n_ctx: int | None = option(None, metavar="N", help="tokens of context (default: what the model was made for)")
+    stride: int | None = option(None, metavar="N", help="new tokens scored per window of a stream (default: half the context)")
+    threads: int | None = option(None, metavar="N", help="threads to compute with (default: one per processor)")
+    json: bool = option(False, help="print one JSON object instead of text")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Generate text with a model, offline."""
+
+    prompt: str | None = option(None, positional=True, metavar="PROMPT", help="text to continue (default: ask on a terminal, else standard input)")
+    model: Path | None = option(None, short="-m", metavar="MODEL", help="a GGUF file or a checkpoint folder (default: the bundled model)")
+    max_tokens: int = option(256, short="-n", metavar="N", help="stop after this many tokens")
+    temperature: float = option(0.8, metavar="T", help="0 always takes the most probable token")
+    top_k: int = option(0, metavar="K", help="sample from the K most probable tokens; 0 = off")
+    top_p: float = option(0.95, metavar="P", help="sample from the smallest set of tokens with this probability; 1 = off")
+    min_p: float = option(0.05, metavar="P", help="drop tokens less probable than P times the best; 0 = off")
+    repetition_penalty: float = option(1.0, metavar="X", help="make tokens of the recent text less probable; 1 = off")
+    seed: int | None = option(None, metavar="N", help="the same seed gives the same text (default: a new one each time)")
+    n_ctx: int | None = option(None, metavar="N", help="tokens of context (default: what the model was made for, at most 4096)")
+    kv_type: str = option("f16", choices=("f16", "f32"), help="precision of the key/value cache")
+    threads: int | None = option(None, metavar="N", help="threads to compute with (default: one per processor)")
+    json: bool = option(False, help="print one JSON object instead of streaming")
+
+
+@dataclass(frozen=True)
+class ShowOptions:
+    """Describe a model, checkpoint, corpus or tokenizer, and say what is wrong with a broken one."""
+
+    source: Path = option(positional=True, metavar="MODEL", help="a GGUF file, a checkpoint folder or a corpus")
+    json: bool = option(False, help="print one JSON object instead of text")
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """Measure speed and memory, and how near they come to the limit of this machine."""
+
+    model: Path | None = option(None, short="-m", metavar="MODEL", help="a GGUF file or a checkpoint folder (default: the bundled model)")
+    prompt_tokens: int = option(128, metavar="N", help="tokens of the prefill measurement")
+    decode_tokens: int = option(64, metavar="N", help="tokens of the decode measurement")
+    repeat: int = option(5, metavar="N", help="measurements of each kind; the median is reported")
+    threads: int | None = option(None, metavar="N", help="threads to compute with (default: one per processor)")
+    json: bool = option(False, help="print one JSON object instead of text")

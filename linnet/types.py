@@ -1,0 +1,105 @@
+"""Words shared by every room: tensor types and the facts of a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from linnet.errors import UnsupportedError
+
+
+class TensorType(IntEnum):
+    """How the elements of a tensor are stored. Values are the GGUF type numbers."""
+
+    F32 = 0
+    F16 = 1
+    Q4_0 = 2
+    Q8_0 = 8
+    BF16 = 30
+
+    @property
+    def block_elements(self) -> int:
+        """Elements that share one block; a row is a whole number of blocks."""
+        return _BLOCKS[self][0]
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one block."""
+        return _BLOCKS[self][1]
+
+    @property
+    def label(self) -> str:
+        """The name people type: ``q8_0``."""
+        return self.name.lower()
+
+    def bytes_for(self, elements: int) -> int:
+        """Bytes that ``elements`` elements take; a multiple of ``block_elements``."""
+        blocks, rest = divmod(elements, self.block_elements)
+        if rest:
+            raise UnsupportedError(
+                f"{elements} elements are not a whole number of {self.label} blocks "
+                f"of {self.block_elements}"
+            )
+        return blocks * self.block_bytes
+
+    @classmethod
+    def parse(cls, label: str) -> TensorType:
+        """The type called ``label``, in any case. Raises UnsupportedError."""
+        try:
+            return cls[label.upper()]
+        except KeyError:
+            known = ", ".join(t.label for t in cls)
+            raise UnsupportedError(f"unknown type '{label}'; choose from {known}") from None
+
+
+_BLOCKS = {  # type: (elements, bytes) of one block
+    TensorType.F32: (1, 4),
+    TensorType.F16: (1, 2),
+    TensorType.Q4_0: (32, 18),
+    TensorType.Q8_0: (32, 34),
+    TensorType.BF16: (1, 2),
+}
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What has to be known about an architecture to run it; the shape of one model.
+
+    The names are those of the core. Hugging Face names and GGUF keys appear only in
+    ``formats/arch``.
+    """
+
+    arch: str
+    dim: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    ffn_dim: int
+    vocab_size: int
+    max_seq_len: int
+    norm_eps: float = 1e-5
+    rope_theta: float = 10000.0
+    tied_embeddings: bool = True
+
+    @property
+    def kv_dim(self) -> int:
+        """Elements of the keys (and of the values) of one token in one layer."""
+        return self.n_kv_heads * self.head_dim
+
+    @property
+    def n_params(self) -> int:
+        """Number of weights, each shared weight counted once."""
+        attention = self.dim * self.head_dim * (2 * self.n_heads + 2 * self.n_kv_heads)
+        layer = attention + 3 * self.dim * self.ffn_dim + 2 * self.dim
+        embeddings = self.vocab_size * self.dim * (1 if self.tied_embeddings else 2)
+        return embeddings + self.n_layers * layer + self.dim
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """The ids that begin and end a document; they may be one and the same token."""
+
+    bos_id: int | None = None
+    eos_id: int | None = None
+    add_bos: bool = True
