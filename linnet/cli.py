@@ -1,15 +1,19 @@
-"""The ``linnet`` command: each verb is a row of a table, imported when it is called."""
+"""The ``linnet`` command: a table of verbs, each imported when it is called."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import os
 import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
-from linnet import errors, options
+from linnet import __version__, options
+from linnet.errors import LinnetError
 
-VERBS = {  # verb: (options, "module:function")
+VERBS: dict[str, tuple[type, str]] = {  # verb: (its options, "module:function"), in the order of the path
     "run": (options.RunOptions, "linnet.run.terminal:run"),
     "data": (options.DataOptions, "linnet.data.corpus:data"),
     "train": (options.TrainOptions, "linnet.train.pretrain:train"),
@@ -19,3 +23,63 @@ VERBS = {  # verb: (options, "module:function")
     "show": (options.ShowOptions, "linnet.run.show:show"),
     "bench": (options.BenchOptions, "linnet.run.bench:bench"),
 }
+
+USAGE_ERROR = 2  # exit code of every error that the user can mend
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, like every other error, instead of the whole usage."""
+        print(f"{self.prog}: {message}; see '{self.prog} --help'", file=sys.stderr)
+        raise SystemExit(USAGE_ERROR)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line; reads no file and imports no verb."""
+    parser = _Parser(
+        prog="linnet",
+        description="Make small language models and run them on this machine, offline.",
+        epilog="'linnet VERB --help' explains a verb. 'linnet run' needs no model: one is bundled.",
+    )
+    parser.add_argument("--version", action="version", version=f"linnet {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
+    for verb, (config, _) in VERBS.items():
+        about = (config.__doc__ or "").strip()
+        child = verbs.add_parser(verb, help=about.rstrip("."), description=about)
+        options.add_arguments(child, config)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one verb. Returns the exit code: 0, 2 for an error the user can mend, 130 when interrupted."""
+    parser = build_parser()
+    given = vars(parser.parse_args(arguments))
+    verb = given.pop("verb")
+    if verb is None:
+        parser.print_help()
+        return 0
+    try:
+        return _call(verb, given)
+    except LinnetError as error:
+        print(f"linnet {verb}: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of standard output went away, as `head` does; the interpreter
+        # would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _call(verb: str, given: dict[str, Any]) -> int:
+    config, address = VERBS[verb]
+    chosen: Any = options.from_arguments(config, given)
+    module, function = address.split(":")
+    stage: Callable[[Any], dict[str, object]] = getattr(importlib.import_module(module), function)
+    result = stage(chosen)
+    if getattr(chosen, "json", False):
+        print(json.dumps(result, ensure_ascii=False))
+    return 0

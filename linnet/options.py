@@ -84,7 +84,7 @@ def from_arguments(config: type[Config], given: dict[str, Any]) -> Config:
     path = values.pop("config", None)
     merged = {**_read_toml(config, path), **values} if path else values
     missing = [
-        _flag(field)
+        flags_of(field)[-1]
         for field in dataclasses.fields(config)  # type: ignore[arg-type]
         if field.default is dataclasses.MISSING and field.name not in merged
     ]
@@ -105,27 +105,33 @@ def _add_argument(parser: argparse.ArgumentParser, field: dataclasses.Field[Any]
             keywords["choices"] = about["choices"]
             keywords["metavar"] = "|".join(about["choices"])
     if about["positional"]:
-        keywords["nargs"] = "*" if _is_tuple(kind) else (None if field.default is dataclasses.MISSING else "?")
+        keywords["nargs"] = "+" if _is_tuple(kind) else (None if field.default is dataclasses.MISSING else "?")
         parser.add_argument(field.name, **keywords)
         return
     if _is_tuple(kind):
         keywords["nargs"] = "+"
-    flags = [about["short"]] if about["short"] else []
-    parser.add_argument(*flags, _flag(field), dest=field.name, **keywords)
+    parser.add_argument(*flags_of(field), dest=field.name, **keywords)
 
 
-def _flag(field: dataclasses.Field[Any]) -> str:
-    if field.metadata["positional"]:
-        return field.name.upper()
-    return "--" + field.name.replace("_", "-")
+def flags_of(field: dataclasses.Field[Any]) -> list[str]:
+    """What people type for an option: its flags, short first, or the name of a positional."""
+    about = field.metadata
+    if about["positional"]:
+        return [about["metavar"] or field.name.upper()]
+    long = "--" + field.name.replace("_", "-")
+    return [about["short"], long] if about["short"] else [long]
+
+
+def default_of(field: dataclasses.Field[Any]) -> str:
+    """The default as people read it; empty where there is none or it goes without saying."""
+    if field.default in (dataclasses.MISSING, None, (), "") or field.default is False:
+        return ""
+    return "on" if field.default is True else str(field.default)
 
 
 def _help(field: dataclasses.Field[Any]) -> str:
-    default = field.default
-    text = str(field.metadata["help"]).replace("%", "%%")
-    if default in (None, False, (), "", dataclasses.MISSING) and default != 0:
-        return text
-    return f"{text} (default: {'on' if default is True else default})"
+    text, default = str(field.metadata["help"]).replace("%", "%%"), default_of(field)
+    return f"{text} (default: {default})" if default else text
 
 
 def _reader(field: dataclasses.Field[Any], kind: Any) -> Any:
@@ -208,7 +214,9 @@ class DataOptions:
     """Turn text into a corpus: token shards with a manifest."""
 
     sources: tuple[str, ...] = option(
-        (), positional=True, metavar="SOURCE", help="text, Markdown, JSONL or Parquet files, directories, or - for standard input"
+        positional=True,
+        metavar="SOURCE",
+        help="text, Markdown, JSONL or Parquet files, directories, or - for standard input",
     )
     output: Path = option(short="-o", metavar="DIR", help="the corpus to write")
     tokenizer: Path | None = option(None, metavar="FILE", help="use this tokenizer.json (or a folder or GGUF that holds one)")

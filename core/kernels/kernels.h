@@ -87,6 +87,7 @@ typedef struct ln_type_traits {
     int32_t block_elements;
     int32_t block_bytes;
     int quantized_activations; /* matmul wants x quantised to q8 */
+    float largest;             /* magnitude up to which a packed value stays finite; infinity = no limit of its own */
     void (*pack)(const float *source, int64_t n, void *target);
     void (*unpack)(const void *source, int64_t n, float *target);
 } ln_type_traits;

@@ -1,0 +1,28 @@
+"""Linnet makes small language models and runs them on the machine you already have.
+
+    import linnet
+
+    model = linnet.load("model.gguf")
+    print(model.generate("Once upon a time", max_tokens=50).text)
+
+Importing this package does nothing else: no environment writes, no logging set-up, no
+network, no heavy import.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from linnet.run.model import LanguageModel, load
+
+__version__ = "0.1.0"
+__all__ = ["LanguageModel", "__version__", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("LanguageModel", "load"):
+        from linnet.run import model
+
+        return getattr(model, name)
+    raise AttributeError(f"module 'linnet' has no attribute '{name}'")

@@ -1,0 +1,1 @@
+"""Text to corpus: sources, tokenizer training, tokenizing, shards."""

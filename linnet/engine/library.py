@@ -1,0 +1,62 @@
+"""The shared library of the core: found, loaded once, its errors made ours."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from pathlib import Path
+from typing import Any
+
+from linnet.engine import _bindings
+from linnet.errors import ContextFullError, FormatError, LinnetError, UnsupportedError, UsageError
+
+_NAMES = ("liblinnet.so", "liblinnet.dylib", "linnet.dll")
+
+_ERRORS: dict[int, type[LinnetError]] = {
+    _bindings.LN_BAD_FILE: FormatError,
+    _bindings.LN_UNSUPPORTED: UnsupportedError,
+    _bindings.LN_BAD_ARGUMENT: UsageError,
+    _bindings.LN_CONTEXT_FULL: ContextFullError,
+}
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The loaded core. Raises LinnetError when the package was installed without it."""
+    folder = Path(__file__).parent
+    for name in _NAMES:
+        if (folder / name).exists():
+            return _bindings.load(folder / name)
+    raise LinnetError("the compiled core is missing from this installation; run: pip install --force-reinstall linnet")
+
+
+def call(function: str, *arguments: Any) -> None:
+    """Calls ``function`` of the core, whose last parameter is the error, and raises what it reports."""
+    error = _bindings.ln_error()
+    status = getattr(library(), function)(*arguments, ctypes.byref(error))
+    if status != _bindings.LN_OK:
+        message = error.message.decode("utf-8", "replace") or f"the core failed with status {status}"
+        raise _ERRORS.get(status, LinnetError)(message)
+
+
+class Handle:
+    """Owns one object of the core, made by ``function(*arguments, out, err)``; closed with this object.
+
+    Can be passed wherever the core wants a pointer to ``kind``.
+    """
+
+    def __init__(self, kind: str, function: str, *arguments: Any) -> None:
+        self._as_parameter_ = ctypes.POINTER(getattr(_bindings, kind))()
+        call(function, *arguments, ctypes.byref(self._as_parameter_))
+        self._close = getattr(library(), f"{kind}_close")  # kept: at exit library() may be gone
+
+    def __del__(self) -> None:
+        if self._as_parameter_ and hasattr(self, "_close"):
+            self._close(self._as_parameter_)
+
+
+def describe(kind: str, handle: Handle) -> Any:
+    """The ``<kind>_info`` structure of ``handle``."""
+    info = getattr(_bindings, f"{kind}_info")()
+    getattr(library(), f"{kind}_describe")(handle, ctypes.byref(info))
+    return info

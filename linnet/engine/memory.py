@@ -1,0 +1,51 @@
+"""The bytes of a model as the core wants them: one GGUF image that stays in memory."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from pathlib import Path
+
+from linnet.errors import FormatError, SourceError
+
+
+class Image:
+    """A GGUF image in memory: a mapped file, or one built from a checkpoint folder.
+
+    ``address`` and ``size`` (bytes) stay valid as long as this object lives.
+    """
+
+    def __init__(self, pages: mmap.mmap) -> None:
+        self._pages = pages  # a private mapping: writable in name, so that ctypes can take its address
+        self.size = len(pages)
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(pages))
+
+    @classmethod
+    def open(cls, path: Path) -> Image:
+        """Maps a GGUF file, or builds the image of a checkpoint folder.
+
+        Raises SourceError when ``path`` cannot be read and FormatError when it is
+        damaged or neither of the two.
+        """
+        if path.is_dir():
+            return cls._of_checkpoint(path)
+        try:
+            with path.open("rb") as file:
+                file.seek(0, 2)
+                if not file.tell():
+                    raise FormatError(f"{path} is empty; download or convert it again")
+                return cls(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+        except FileNotFoundError:
+            raise SourceError(f"{path} does not exist; check the spelling") from None
+        except OSError as error:
+            raise SourceError(f"cannot read {path}: {error.strerror}") from None
+
+    @classmethod
+    def _of_checkpoint(cls, folder: Path) -> Image:
+        from linnet.formats.checkpoint import read_checkpoint
+        from linnet.formats.gguf import gguf_size, write_gguf
+
+        parts = read_checkpoint(folder)
+        pages = mmap.mmap(-1, gguf_size(parts))
+        write_gguf(parts, pages)
+        return cls(pages)

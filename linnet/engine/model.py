@@ -1,0 +1,51 @@
+"""A model: immutable weights, shared by any number of sessions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from linnet.engine.library import Handle, describe
+from linnet.engine.memory import Image
+from linnet.engine.tokenizer import Tokenizer
+
+
+class Model:
+    """Weights and tokenizer of one model.
+
+    The attributes ``arch, n_layers, n_heads, n_kv_heads, head_dim, dim, ffn_dim,
+    vocab_size, max_seq_len, tied_embeddings, n_params, weight_bytes, bytes_per_token``
+    are those of ``ln_model_info``.
+    """
+
+    arch: str
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    dim: int
+    ffn_dim: int
+    vocab_size: int
+    max_seq_len: int
+    tied_embeddings: bool
+    n_params: int
+    weight_bytes: int
+    bytes_per_token: int
+
+    def __init__(self, image: Image) -> None:
+        self.image = image  # kept: the core uses the weights where they lie
+        self.handle = Handle("ln_model", "ln_model_open", image.address, image.size)
+        info = describe("ln_model", self.handle)
+        for name, *_ in info._fields_:
+            setattr(self, name, getattr(info, name))
+        self.arch = info.arch.decode()
+        self.tied_embeddings = bool(info.tied_embeddings)
+        self.tokenizer = Tokenizer.from_gguf(image)
+
+    @classmethod
+    def open(cls, path: Path) -> Model:
+        """Opens a GGUF file or a checkpoint folder.
+
+        Raises SourceError, FormatError (damaged) or UnsupportedError (sound, but not
+        for this version).
+        """
+        return cls(Image.open(path))

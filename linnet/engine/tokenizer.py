@@ -1,0 +1,76 @@
+"""Text to token ids and back."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from pathlib import Path
+
+from linnet.engine import _bindings
+from linnet.engine.library import Handle, call, describe
+from linnet.engine.memory import Image
+
+
+class Tokenizer:
+    """An immutable tokenizer; ``bos_id`` and ``eos_id`` are None where it names none."""
+
+    def __init__(self, handle: Handle) -> None:
+        self._handle = handle
+        info = describe("ln_tokenizer", handle)
+        self.vocab_size: int = info.vocab_size
+        self.bos_id: int | None = info.bos_id if info.bos_id >= 0 else None
+        self.eos_id: int | None = info.eos_id if info.eos_id >= 0 else None
+        self.add_bos: bool = bool(info.add_bos)
+        self.kind: str = info.kind.decode()
+
+    @classmethod
+    def from_gguf(cls, image: Image) -> Tokenizer:
+        """The tokenizer inside a GGUF image. Raises FormatError, UnsupportedError."""
+        return cls(Handle("ln_tokenizer", "ln_tokenizer_from_gguf", image.address, image.size))
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Tokenizer:
+        """The tokenizer described by a Hugging Face ``tokenizer.json``. Raises FormatError, UnsupportedError."""
+        return cls(Handle("ln_tokenizer", "ln_tokenizer_from_json", text, len(text)))
+
+    @classmethod
+    def open(cls, path: Path) -> Tokenizer:
+        """The tokenizer of a GGUF file, a checkpoint folder or a ``tokenizer.json``."""
+        if path.suffix == ".json":
+            return cls.from_json(path.read_bytes())
+        return cls.from_gguf(Image.open(path))
+
+    def encode(self, text: str | bytes, *, special: bool = False) -> list[int]:
+        """Token ids of ``text``, without BOS.
+
+        With ``special`` the special tokens written out in the text become their ids.
+        Invalid UTF-8 and lone surrogates count as U+FFFD.
+        """
+        data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+        flags = _bindings.LN_ENCODE_SPECIAL if special else 0
+        n = ctypes.c_int64()
+        capacity = len(data) + 16
+        while True:
+            ids = (ctypes.c_int32 * capacity)()
+            call("ln_tokenizer_encode", self._handle, data, len(data), flags, ids, capacity, ctypes.byref(n))
+            if n.value <= capacity:
+                return ids[: n.value]
+            capacity = n.value
+
+    def decode(self, ids: Sequence[int], *, special: bool = False, at_start: bool = True) -> bytes:
+        """The bytes of ``ids``; a single id need not be a whole UTF-8 character.
+
+        ``special`` writes special tokens out instead of leaving them out. ``at_start``
+        takes off the leading space that SentencePiece puts in front of a text.
+        """
+        array = (ctypes.c_int32 * len(ids))(*ids)
+        flags = _bindings.LN_DECODE_SPECIAL if special else 0
+        n = ctypes.c_int64()
+        capacity = 16 * len(ids) + 16
+        while True:
+            text = ctypes.create_string_buffer(capacity)
+            call("ln_tokenizer_decode", self._handle, array, len(ids), flags, int(at_start), text, capacity, ctypes.byref(n))
+            if n.value <= capacity:
+                return text.raw[: n.value]
+            capacity = n.value
+

@@ -1,0 +1,107 @@
+"""A tokenizer in the metadata of a GGUF file (``tokenizer.*``).
+
+``tokenizer.ggml.*`` is what every reader understands; the whole ``tokenizer.json``
+goes along as ``tokenizer.huggingface.json``, because a vocabulary and merges do not
+say how text is normalised and split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from linnet.errors import FormatError, UnsupportedError
+from linnet.formats.parts import TokenizerParts
+from linnet.formats.vocabulary import TokenKind, Vocabulary, VocabularyKind
+from linnet.types import SpecialTokens
+
+_MODELS = {VocabularyKind.BPE: "gpt2", VocabularyKind.SPM: "llama"}
+_JSON = "tokenizer.huggingface.json"
+
+
+def metadata_from_tokenizer(tokenizer: TokenizerParts, special: SpecialTokens) -> dict[str, Any]:
+    """The ``tokenizer.*`` keys, in the order of writing."""
+    vocabulary = tokenizer.vocabulary
+    keys: dict[str, Any] = {"model": _MODELS[vocabulary.kind]}
+    if vocabulary.kind is VocabularyKind.BPE:
+        keys["pre"] = vocabulary.pre
+    keys["tokens"] = list(vocabulary.tokens)
+    if vocabulary.kind is VocabularyKind.SPM:
+        keys["scores"] = np.array(vocabulary.scores, dtype="<f4")
+    keys["token_type"] = np.array(vocabulary.kinds, dtype="<i4")
+    if vocabulary.kind is VocabularyKind.BPE:
+        keys["merges"] = list(vocabulary.merges)
+    ids = {"bos": special.bos_id, "eos": special.eos_id, "unknown": vocabulary.unk_id}
+    keys |= {f"{name}_token_id": value for name, value in ids.items() if value is not None}
+    keys["add_bos_token"] = special.add_bos
+    if vocabulary.kind is VocabularyKind.SPM:
+        keys["add_space_prefix"] = vocabulary.add_space_prefix
+    metadata = {f"tokenizer.ggml.{key}": value for key, value in keys.items()}
+    if tokenizer.json is not None:
+        metadata[_JSON] = tokenizer.json.decode("utf-8")
+    return metadata
+
+
+def tokenizer_from_metadata(metadata: Mapping[str, Any]) -> tuple[TokenizerParts, SpecialTokens]:
+    """Undoes :func:`metadata_from_tokenizer`. Raises FormatError, UnsupportedError."""
+    keys = {key.removeprefix("tokenizer.ggml."): value for key, value in metadata.items()}
+    model = keys.get("model")
+    kind = next((kind for kind, name in _MODELS.items() if name == model), None)
+    if kind is None:
+        raise UnsupportedError(f"tokenizer model {model!r} is not supported; known: {', '.join(_MODELS.values())}")
+    tokens = _strings(keys, "tokens")
+    n = len(tokens)
+    vocabulary = Vocabulary(
+        kind=kind,
+        tokens=tokens,
+        kinds=_kinds(keys, n),
+        scores=_scores(keys, n) if kind is VocabularyKind.SPM else (),
+        merges=_strings(keys, "merges") if kind is VocabularyKind.BPE else (),
+        pre=str(keys.get("pre", "default")),
+        unk_id=_token_id(keys, "unknown", n),
+        add_space_prefix=bool(keys.get("add_space_prefix", True)),
+    )
+    special = SpecialTokens(
+        bos_id=_token_id(keys, "bos", n),
+        eos_id=_token_id(keys, "eos", n),
+        add_bos=bool(keys.get("add_bos_token", kind is VocabularyKind.SPM)),
+    )
+    json = metadata.get(_JSON)
+    return TokenizerParts(vocabulary, json.encode("utf-8", "surrogateescape") if isinstance(json, str) else None), special
+
+
+def _strings(keys: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    value = keys.get(key)
+    if not isinstance(value, list):
+        raise FormatError(f"tokenizer.ggml.{key} is missing or not a list of texts")
+    return tuple(value)
+
+
+def _kinds(keys: Mapping[str, Any], n: int) -> tuple[TokenKind, ...]:
+    values = keys.get("token_type")
+    if values is None:
+        return (TokenKind.NORMAL,) * n
+    if not isinstance(values, np.ndarray) or len(values) != n:
+        raise FormatError("tokenizer.ggml.token_type does not have one entry per token")
+    try:
+        return tuple(TokenKind(int(value)) for value in values)
+    except ValueError as error:
+        raise FormatError(f"tokenizer.ggml.token_type: {error}") from None
+
+
+def _scores(keys: Mapping[str, Any], n: int) -> tuple[float, ...]:
+    values = keys.get("scores")
+    if not isinstance(values, np.ndarray) or len(values) != n or values.dtype.kind != "f":
+        raise FormatError("tokenizer.ggml.scores does not have one number per token")
+    return tuple(values.tolist())
+
+
+def _token_id(keys: Mapping[str, Any], name: str, n: int) -> int | None:
+    value = keys.get(f"{name}_token_id")
+    if value is None:
+        return None
+    if not isinstance(value, int) or not 0 <= value < n:
+        raise FormatError(f"tokenizer.ggml.{name}_token_id is {value}, outside the {n} tokens")
+    return value

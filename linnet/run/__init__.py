@@ -1,0 +1,1 @@
+"""Using a model: generating text, and measuring what that costs."""

@@ -1,0 +1,242 @@
+"""A language model that is ready to use: text in, text out."""
+
+from __future__ import annotations
+
+import codecs
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from linnet.engine.model import Model
+from linnet.engine.sampler import Sampler
+from linnet.engine.session import Session
+from linnet.errors import ContextFullError, UsageError
+from linnet.types import TensorType
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+BUNDLED_MODEL = Path(__file__).parent.parent / "models" / "linnet-stories.gguf"
+
+DEFAULT_N_CTX = 4096  # at most, unless asked for: a key/value cache for a model's whole context may not fit
+PREFILL_CHUNK = 256  # tokens per call into the core; an interrupt is noticed between calls
+
+
+def load(
+    path: str | Path | None = None,
+    *,
+    n_ctx: int | None = None,
+    threads: int | None = None,
+    kv_type: str = "f16",
+    isa: str | None = None,
+) -> LanguageModel:
+    """Loads a GGUF file or a checkpoint folder; without ``path`` the bundled model.
+
+    ``n_ctx`` is the context in tokens (default: what the model was made for, at most
+    4096), ``threads`` defaults to the processors this process may use, ``kv_type`` is
+    ``f16`` or ``f32``, ``isa`` forces an instruction set. Raises SourceError,
+    FormatError or UnsupportedError.
+    """
+    model = Model.open(Path(path) if path is not None else BUNDLED_MODEL)
+    session = Session(
+        model,
+        n_ctx=n_ctx if n_ctx is not None else min(model.max_seq_len, DEFAULT_N_CTX),
+        n_threads=threads,
+        kv_type=TensorType.parse(kv_type),
+        isa=isa,
+    )
+    return LanguageModel(model, session)
+
+
+@dataclass
+class Generation:
+    """A text and what it cost. ``finish_reason`` is ``stop`` (end of text), ``length`` or ``context``."""
+
+    prompt_tokens: int
+    ids: list[int] = field(default_factory=list)
+    text: str = ""
+    finish_reason: str = "length"
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+
+    @property
+    def prefill_tok_s(self) -> float | None:
+        """Prompt tokens per second; None when nothing was measured."""
+        return self.prompt_tokens / self.prefill_s if self.prefill_s > 0 else None
+
+    @property
+    def decode_tok_s(self) -> float | None:
+        """Tokens per second after the first, which comes out of prefill; None for fewer than two."""
+        steps = len(self.ids) - 1
+        return steps / self.decode_s if steps > 0 and self.decode_s > 0 else None
+
+
+class TextStream:
+    """Iterates over the pieces of a text as they are made; never splits a character.
+
+    :attr:`generation` is complete when the iteration has ended, and true up to now
+    before that.
+    """
+
+    def __init__(self, model: LanguageModel, prompt: Sequence[int], sampler: Sampler, max_tokens: int) -> None:
+        self.generation = Generation(prompt_tokens=len(prompt))
+        self.seed = sampler.seed
+        self._pieces = self._generate(model, prompt, sampler, max_tokens)
+
+    def __iter__(self) -> Iterator[str]:
+        return self._pieces
+
+    def _generate(
+        self, model: LanguageModel, prompt: Sequence[int], sampler: Sampler, max_tokens: int
+    ) -> Iterator[str]:
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        for token in self._draw(model, prompt, sampler, max_tokens):
+            at_start = len(prompt) + len(self.generation.ids) == 1
+            piece = decoder.decode(model.tokenizer.decode([token], at_start=at_start))
+            self.generation.text += piece
+            if piece:
+                yield piece
+        rest = decoder.decode(b"", final=True)
+        self.generation.text += rest
+        if rest:
+            yield rest
+
+    def _draw(
+        self, model: LanguageModel, prompt: Sequence[int], sampler: Sampler, max_tokens: int
+    ) -> Iterator[int]:
+        """The tokens of the text, each evaluated only when the one after it is wanted."""
+        made, session = self.generation, model.session
+        started = time.perf_counter()
+        model.prefill(prompt)
+        for token in prompt:
+            sampler.accept(token)
+        made.prefill_s = time.perf_counter() - started
+        while len(made.ids) < max_tokens:
+            started = time.perf_counter()
+            if made.ids:
+                if len(session) == session.n_ctx:
+                    made.finish_reason = "context"
+                    return
+                session.eval(made.ids[-1:])
+            token = session.draw(sampler)
+            if made.ids:
+                made.decode_s += time.perf_counter() - started
+            if token == model.tokenizer.eos_id:
+                made.finish_reason = "stop"
+                return
+            sampler.accept(token)
+            made.ids.append(token)
+            yield token
+
+
+class LanguageModel:
+    """A model with its tokenizer and one timeline. Not for two threads at once."""
+
+    def __init__(self, model: Model, session: Session) -> None:
+        self.model = model
+        self.session = session
+        self.tokenizer = model.tokenizer
+
+    @property
+    def n_ctx(self) -> int:
+        """Tokens of context."""
+        return self.session.n_ctx
+
+    def tokenize(self, text: str, *, bos: bool | None = None, special: bool = False) -> list[int]:
+        """Token ids of ``text``.
+
+        ``bos`` puts the beginning-of-sequence token in front (default: as the makers of
+        the tokenizer do); with ``special`` the special tokens written out in the text
+        become their ids.
+        """
+        ids = self.tokenizer.encode(text, special=special)
+        wanted = self.tokenizer.add_bos if bos is None else bos
+        if not wanted:
+            return ids
+        if self.tokenizer.bos_id is None:
+            raise UsageError("this tokenizer has no beginning-of-sequence token; pass bos=False")
+        return [self.tokenizer.bos_id, *ids]
+
+    def detokenize(self, ids: Sequence[int], *, special: bool = False) -> str:
+        """The text of ``ids``; bytes that are not UTF-8 become U+FFFD."""
+        return self.tokenizer.decode(ids, special=special).decode("utf-8", "replace")
+
+    def stream(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        max_tokens: int = 256,
+        temperature: float = 0.8,
+        top_k: int = 0,
+        top_p: float = 0.95,
+        min_p: float = 0.05,
+        repetition_penalty: float = 1.0,
+        seed: int | None = None,
+    ) -> TextStream:
+        """Continues ``prompt`` (text or token ids), piece by piece.
+
+        ``temperature`` 0 always takes the most probable token. The same seed gives the
+        same text. Raises UsageError for an empty prompt without BOS or an impossible
+        sampling option, ContextFullError when the prompt does not fit.
+        """
+        ids = self.tokenize(prompt) if isinstance(prompt, str) else list(prompt)
+        if not ids:
+            raise UsageError("the prompt is empty and this model has no beginning-of-sequence token; write something")
+        if len(ids) > self.n_ctx:
+            raise ContextFullError(
+                f"the prompt has {len(ids)} tokens and the context holds {self.n_ctx}; shorten it or raise n_ctx"
+            )
+        sampler = Sampler(
+            self.model.vocab_size,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+        )
+        return TextStream(self, ids, sampler, max_tokens)
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        max_tokens: int = 256,
+        temperature: float = 0.8,
+        top_k: int = 0,
+        top_p: float = 0.95,
+        min_p: float = 0.05,
+        repetition_penalty: float = 1.0,
+        seed: int | None = None,
+    ) -> Generation:
+        """As :meth:`stream`, all at once."""
+        stream = self.stream(
+            prompt,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+        )
+        for _ in stream:
+            pass
+        return stream.generation
+
+    def score(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Natural-log probability of each of ``ids`` given all before it, [len(ids)]; the first is NaN.
+
+        Raises ContextFullError when they do not fit into the context.
+        """
+        self.session.truncate(0)
+        return self.session.score(ids)
+
+    def prefill(self, ids: Sequence[int]) -> None:
+        """Makes ``ids`` the whole timeline."""
+        self.session.truncate(0)
+        for start in range(0, len(ids), PREFILL_CHUNK):
+            self.session.eval(ids[start : start + PREFILL_CHUNK])

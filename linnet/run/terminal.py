@@ -1,0 +1,133 @@
+"""``linnet run``: a prompt from the command line, a pipe or a terminal; text as it is made."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import TextIO
+
+from linnet.errors import UsageError
+from linnet.options import RunOptions
+from linnet.run.meter import Energy, EnergyMeter, peak_rss_bytes, process_age
+from linnet.run.model import Generation, LanguageModel, TextStream, load
+
+_DIM, _BOLD, _PLAIN = "\x1b[2m", "\x1b[1m", "\x1b[0m"
+
+
+def run(options: RunOptions) -> dict[str, object]:
+    """Generates text as ``options`` say; returns what ``--json`` prints.
+
+    ``text, tokens, prompt_tokens, finish_reason, prefill_tok_s, decode_tok_s, ttft_s``
+    (seconds from the start of the process to the first token), ``peak_rss_bytes, energy, seed``.
+    """
+    if options.max_tokens < 1:
+        raise UsageError("--max-tokens must be at least 1")
+    if options.prompt is None and sys.stdin.isatty() and not options.json:
+        return _converse(load_for(options), options)
+    prompt = options.prompt if options.prompt is not None else sys.stdin.buffer.read().decode("utf-8", "replace")
+    return _answer(load_for(options), prompt, options)
+
+
+def load_for(options: RunOptions) -> LanguageModel:
+    """The model that ``options`` name."""
+    return load(options.model, n_ctx=options.n_ctx, threads=options.threads, kv_type=options.kv_type)
+
+
+def _stream(model: LanguageModel, prompt: str, options: RunOptions) -> TextStream:
+    return model.stream(
+        prompt,
+        max_tokens=options.max_tokens,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        min_p=options.min_p,
+        repetition_penalty=options.repetition_penalty,
+        seed=options.seed,
+    )
+
+
+def _answer(model: LanguageModel, prompt: str, options: RunOptions) -> dict[str, object]:
+    meter = EnergyMeter()
+    stream = _stream(model, prompt, options)
+    if not options.json and sys.stdout.isatty():
+        print(_styled(prompt, _BOLD, sys.stdout), end="", flush=True)
+    ttft, interrupted = _print(stream, quiet=options.json)
+    energy, made = meter.read(), stream.generation
+    if not options.json:
+        print(flush=True)
+        _print_cost(made, ttft, energy)
+    if interrupted and not options.json:
+        raise KeyboardInterrupt
+    return {
+        "text": made.text,
+        "tokens": len(made.ids),
+        "prompt_tokens": made.prompt_tokens,
+        "finish_reason": made.finish_reason,
+        "prefill_tok_s": made.prefill_tok_s,
+        "decode_tok_s": made.decode_tok_s,
+        "ttft_s": ttft,
+        "peak_rss_bytes": peak_rss_bytes(),
+        "energy": energy.as_json(len(made.ids)),
+        "seed": stream.seed,
+    }
+
+
+def _converse(model: LanguageModel, options: RunOptions) -> dict[str, object]:
+    """Asks for texts to continue until end of file; an empty line continues the last one."""
+    with contextlib.suppress(ImportError):  # gives input() history and line editing; absent on Windows
+        import readline  # noqa: F401
+
+    greeting = "Write the beginning of a text. Enter alone goes on, Ctrl-C stops, Ctrl-D leaves."
+    print(_styled(greeting, _DIM, sys.stdout))
+    text, texts = "", 0
+    while True:
+        try:
+            line = input("> ")
+        except EOFError:
+            print()
+            return {"texts": texts}
+        except KeyboardInterrupt:
+            print()
+            continue
+        if not line and not text:
+            continue
+        text = line or text
+        meter, asked = EnergyMeter(), process_age()
+        stream = _stream(model, text, options)
+        first, _ = _print(stream)
+        print(flush=True)
+        _print_cost(stream.generation, None if first is None else first - asked, meter.read())
+        text += stream.generation.text
+        texts += 1
+
+
+def _print(stream: TextStream, quiet: bool = False) -> tuple[float | None, bool]:
+    """Prints the pieces as they come. Returns the process age at the first, and whether Ctrl-C ended it."""
+    first = None
+    try:
+        for piece in stream:
+            if first is None:
+                first = process_age()
+            if not quiet:
+                print(piece, end="", flush=True)
+    except KeyboardInterrupt:
+        return first, True
+    return first, False
+
+
+def _print_cost(made: Generation, ttft: float | None, energy: Energy) -> None:
+    """One dim line on standard error: tokens, speed, time to first token, memory, energy."""
+    speed = f"{made.decode_tok_s:,.0f} tok/s" if made.decode_tok_s else "too short for tok/s"
+    first = f"first token after {ttft:.3f} s" if ttft is not None else "no token"
+    peak = peak_rss_bytes()
+    memory = f"peak {peak / 2**20:.0f} MB" if peak else "memory: not readable here"
+    parts = [f"{len(made.ids)} tokens", speed, first, memory, energy.per_token(len(made.ids))]
+    if made.finish_reason == "context":
+        parts.append("stopped: the context is full, raise it with --n-ctx")
+    print(_styled(" · ".join(parts), _DIM, sys.stderr), file=sys.stderr)
+
+
+def _styled(text: str, style: str, target: TextIO) -> str:
+    """``text`` in ``style`` where ``target`` is a terminal and the user wants colour (no-color.org)."""
+    return f"{style}{text}{_PLAIN}" if target.isatty() and "NO_COLOR" not in os.environ else text

@@ -1,0 +1,119 @@
+"""The command line: options, TOML files, error lines and exit codes."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from linnet import cli, options
+from linnet.errors import UsageError
+
+
+def linnet(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "linnet", *arguments], input=stdin, capture_output=True, text=True, check=False
+    )
+
+
+def test_every_verb_has_options_of_the_house_measure_and_a_function_that_exists() -> None:
+    for verb, (config, address) in cli.VERBS.items():
+        assert len(dataclasses.fields(config)) <= 15, verb
+        module = Path(cli.__file__).parent.parent / (address.split(":")[0].replace(".", "/") + ".py")
+        assert f"def {address.split(':')[1]}(" in module.read_text(encoding="utf-8"), address
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate"], "linnet evaluate: missing --model, --text"),
+        (["run", "--temperature", "warm"], "'warm' is not a number"),
+        (["train", "c", "-o", "x", "--params", "many"], "'many' is not a count"),
+        (["run", "-m", "nowhere.gguf", "hi"], "nowhere.gguf does not exist"),
+        (["dance"], "invalid choice: 'dance'"),
+        (["data"], "SOURCE"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments: list[str], message: str) -> None:
+    done = linnet(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+def parsed(verb: str, *arguments: str) -> object:
+    given = vars(cli.build_parser().parse_args([verb, *arguments]))
+    given.pop("verb")
+    return options.from_arguments(cli.VERBS[verb][0], given)
+
+
+def test_command_line_wins_over_toml_and_toml_over_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('temperature = 0.3\ntop-k = 7\nmodel = "a.gguf"\njson = true\n')
+    chosen = parsed("run", "--config", str(file), "--top-k", "9")
+    assert isinstance(chosen, options.RunOptions)
+    assert (chosen.temperature, chosen.top_k, chosen.model, chosen.json) == (0.3, 9, Path("a.gguf"), True)
+    assert chosen.top_p == options.RunOptions.top_p
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("temperatur = 1", "unknown option 'temperatur'; did you mean 'temperature'?"),
+        ("top_k = true", "is not a whole number"),
+        ("top_k = [1]", "is not a whole number"),
+        ("top_k = 1.5", "'1.5' is not a whole number"),
+        ("json = 1", "write true or false"),
+        ('kv_type = "f8"', "'f8' is not one of f16, f32"),
+        ("= 3", "is not valid TOML"),
+    ],
+)
+def test_a_wrong_toml_file_says_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "options.toml"
+    file.write_text(text)
+    with pytest.raises(Exception, match="options.toml") as error:
+        parsed("run", "--config", str(file))
+    assert message in str(error.value)
+
+
+def test_required_options_may_come_from_toml(tmp_path: Path) -> None:
+    file = tmp_path / "evaluate.toml"
+    file.write_text('model = "m.gguf"\n')
+    with pytest.raises(UsageError, match="missing --text"):
+        parsed("evaluate", "--config", str(file))
+
+
+@pytest.mark.parametrize(("text", "value"), [("3M", 3_000_000), ("2.5k", 2500), ("4096", 4096), ("1B", 10**9)])
+def test_counts_are_read_as_people_write_them(text: str, value: int) -> None:
+    assert options.count(text) == value
+
+
+def test_a_closed_pipe_is_not_an_error() -> None:
+    command = f"{sys.executable} -m linnet --help | head -n 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert "usage: linnet" in done.stdout
+    assert done.stderr == ""
+
+
+def test_no_verb_prints_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 0
+    shown = capsys.readouterr().out
+    assert all(verb in shown for verb in cli.VERBS)
+
+
+def test_help_of_every_option_names_its_default() -> None:
+    for verb, (config, _) in cli.VERBS.items():
+        text = io.StringIO()
+        parser = cli.build_parser()
+        with pytest.raises(SystemExit), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "stdout", text)
+            parser.parse_args([verb, "--help"])
+        flat = " ".join(text.getvalue().split())
+        for field in dataclasses.fields(config):
+            default = options.default_of(field)
+            assert not default or f"(default: {default})" in flat, (verb, field.name)
