@@ -135,7 +135,8 @@ def compile_library(out: Path, target: Target | None = None, *, strict: bool = F
     with tempfile.TemporaryDirectory(prefix=".linnet-", dir=out.parent) as folder:
         objects = _compile_objects(sources(target), Path(folder), flags)
         library = Path(folder) / target.library_name
-        _call([*compiler(), "-shared", *_link_flags(target), *machine, *objects, "-o", library, *_libraries(target)])
+        link = ["-shared", *_link_flags(target), *machine]
+        _call([*compiler(), *link, *objects, "-o", library, *_libraries(target)])
         os.replace(library, out)
     return out
 
@@ -231,9 +232,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Compile the core of Linnet.")
     parser.add_argument("--target", choices=TARGETS, help="build for this machine instead of the present one")
     parser.add_argument("-o", "--output", type=Path, help="the library, or the folder of the programs")
-    parser.add_argument("--programs", type=Path, metavar="DIR", help="build each .c file of DIR into a program")
-    parser.add_argument("--sanitize", action="store_true", help="programs with ASan and UBSan (needs LINNET_CC)")
-    parser.add_argument("--fuzz", action="store_true", help="programs with libFuzzer, ASan and UBSan (clang)")
+    parser.add_argument("--programs", type=Path, metavar="DIR", help="one program per .c file of DIR")
+    parser.add_argument("--sanitize", action="store_true", help="programs with ASan and UBSan")
+    parser.add_argument("--fuzz", action="store_true", help="the same with libFuzzer (clang only)")
     parser.add_argument("--strict", action="store_true", help="warnings are errors")
     given = parser.parse_args(arguments)
     target = TARGETS[given.target] if given.target else None
@@ -243,6 +244,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if given.output is None:
                 parser.error("--programs needs -o DIR")
             mains = sorted(given.programs.glob("*.c"))
+            if not mains:
+                raise CompileError(f"no .c file in {given.programs}")
             kinds = [*(["fuzzer"] if given.fuzz else []), *sanitizers]
             built = compile_programs(mains, given.output, target, sanitize=kinds, strict=given.strict)
         else:

@@ -309,8 +309,14 @@ static ln_status read_tensors(reader *r, ln_gguf *g) {
     }
     uint64_t header = (uint64_t)(r->at - r->start);
     uint64_t data_start = (header + alignment - 1) / alignment * alignment;
+    uint64_t bytes = 0; /* cannot overflow: it stays below two file sizes */
     for (uint64_t i = 0; status == LN_OK && i < g->n_tensors; i++) {
         status = place_tensor(r, data_start, alignment, offsets[i], &g->tensors[i]);
+        bytes += g->tensors[i].bytes;
+        if (status == LN_OK && bytes > (uint64_t)(r->end - r->start)) {
+            /* Else a small file could make its reader allocate without bound. */
+            status = ln_fail(r->err, LN_BAD_FILE, "the tensors overlap: together they are larger than the file; " AGAIN);
+        }
     }
     free(offsets);
     if (status != LN_OK) {

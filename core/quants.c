@@ -157,10 +157,11 @@ static void unpack_q8_0(const void *source, int64_t n, float *target) {
     }
 }
 
-/* x / d + 8 rounded and clipped to a nibble. The reference adds 8.5 in one fused
- * operation and truncates; double holds the product exactly and gives the same. */
+/* x / d + 8 rounded and clipped to a nibble. The product is rounded before 8.5 is added,
+ * never fused, as in the reference's portable form. */
 static uint8_t q4_0_nibble(float x, float inverse) {
-    float shifted = (float)((double)x * (double)inverse + 8.5);
+    float quotient = x * inverse;
+    float shifted = quotient + 8.5f;
     if (shifted >= 15.0f) {
         return 15;
     }

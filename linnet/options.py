@@ -241,10 +241,10 @@ class TrainOptions:
     epochs: float | None = option(None, metavar="E", help="go over the corpus this many times")
     batch: str = option("", metavar="K=V,...", help="tokens per step and its parts: tokens, sequences, length")
     optimizer: str = option("muon", choices=("muon", "adamw"), help="update rule of the weight matrices; embeddings and norms use AdamW")
-    schedule: str = option("wsd", choices=("wsd", "cosine"), help="warmup-stable-decay, or warmup and cosine")
-    learning_rate: float | None = option(None, metavar="X", help="peak learning rate; derived from the size by default")
+    hyper: str = option("", metavar="K=V,...", help="set parts of the recipe yourself: learning_rate, schedule (wsd or cosine), warmup, decay, weight_decay, dropout, clip")
     device: str = option("auto", choices=("auto", "cpu", "cuda"), help="where to compute")
     dtype: str = option("auto", choices=("auto", "bf16", "f32"), help="precision of the matrix products")
+    compile: bool = option(False, help="let torch.compile fuse the model; pays off in long runs, needs a C++ compiler")
     seed: int = option(0, metavar="N", help="seed of weights and data order")
     resume: bool = option(False, help="go on from the last state in the output, bit for bit")
 

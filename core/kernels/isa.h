@@ -22,6 +22,9 @@
 #define LN_AARCH64 0
 #endif
 
+/* For kernels written once and specialised by constant arguments. */
+#define LN_ALWAYS_INLINE inline __attribute__((always_inline))
+
 /* quantize_q8 on every instruction set: a group whose largest magnitude is below this
  * counts as all zero (127 over it would be no float), one that is not finite gets a NaN
  * scale. As bits of a float: 2^-110 and infinity. */
@@ -35,6 +38,7 @@ extern const ln_kernels ln_avx2_kernels;
 extern const ln_kernels ln_avx512_kernels;
 int ln_cpu_runs_avx2(void);   /* AVX2, FMA, F16C, and an operating system that keeps ymm state */
 int ln_cpu_runs_avx512(void); /* that, and AVX-512 F, BW, VL, DQ, VNNI with zmm state */
+void ln_quantize_q8_avx2(const float *x, int64_t cols, int8_t *q8, float *scale, int32_t *sum);
 #endif
 
 #if LN_AARCH64

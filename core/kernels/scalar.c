@@ -136,7 +136,8 @@ static void quantize_q8(const float *x, int64_t cols, int8_t *q8, float *scale, 
         float inverse = 127.0f / largest;
         int32_t total = 0;
         for (int j = 0; j < LN_Q8_GROUP; j++) {
-            float rounded = x[j] * inverse + 0x1.8p23f; /* the unit is now the last bit: nearest, halves to even */
+            float scaled = x[j] * inverse;
+            float rounded = scaled + 0x1.8p23f; /* one is now the last bit: to nearest, halves to even */
             int32_t q = (int32_t)(rounded - 0x1.8p23f);
             q8[j] = (int8_t)q;
             total += q;

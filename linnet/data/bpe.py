@@ -26,12 +26,13 @@ def library() -> Any:
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> bytes:
-    """The tokenizer.json of a BPE trained on ``texts``; smaller than ``vocab_size`` when they give no more merges.
+    """The tokenizer.json of a BPE trained on ``texts``.
 
-    Raises UsageError for a size that cannot hold the bytes, SourceError for texts without a word.
+    It has ``vocab_size`` tokens, or fewer where the texts give no more merges. Raises
+    UsageError for a size that cannot hold the bytes, SourceError for texts without a word.
     """
     if vocab_size < MIN_VOCAB_SIZE:
-        raise UsageError(f"--vocab-size {vocab_size} is too small; a byte-level BPE needs at least {MIN_VOCAB_SIZE}")
+        raise UsageError(f"--vocab-size {vocab_size} is too small; a byte-level BPE needs {MIN_VOCAB_SIZE}")
     tokenizers = library()
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(

@@ -16,32 +16,32 @@ from __future__ import annotations
 import codecs
 import gzip
 import hashlib
-import json
 import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from linnet.errors import MissingExtraError, SourceError
+from linnet.formats import jsonl
 from linnet.formats.corpus import SourceRecord
 
-ROWS = (".jsonl", ".ndjson", ".json")
 PARQUET = ".parquet"
 # What a directory is searched for; a file named on the command line may have any name.
-TEXT = tuple(
-    ".txt .text .md .markdown .rst .tex .org .html .htm .xml .csv .tsv .srt .toml .yaml .yml .ini .cfg .py .pyi "
-    ".c .h .cc .cpp .hpp .rs .go .java .kt .swift .js .ts .jsx .tsx .css .rb .pl .php .lua .r .jl .scala .hs .ml "
-    ".ex .erl .clj .lisp .el .sh .bash .sql .vue .zig .nim .dart .cs .fs .m .proto .cmake .asm .s .tcl".split()
-)
+TEXT = (
+    ".txt", ".text", ".md", ".markdown", ".rst", ".tex", ".org", ".html", ".htm", ".xml", ".csv", ".tsv",
+    ".srt", ".toml", ".yaml", ".yml", ".ini", ".cfg", ".py", ".pyi", ".c", ".h", ".cc", ".cpp", ".hpp", ".rs",
+    ".go", ".java", ".kt", ".swift", ".js", ".ts", ".jsx", ".tsx", ".css", ".rb", ".pl", ".php", ".lua", ".r",
+    ".jl", ".scala", ".hs", ".ml", ".ex", ".erl", ".clj", ".lisp", ".el", ".sh", ".bash", ".sql", ".vue",
+    ".zig", ".nim", ".dart", ".cs", ".fs", ".m", ".proto", ".cmake", ".asm", ".s", ".tcl",
+)  # fmt: skip
 # A .json file in a directory is rarely JSONL; name it to have it read.
 SEARCHED = (*TEXT, ".jsonl", ".ndjson", PARQUET)
 SEPARATOR = re.compile(r"\n<\|endoftext\|>[ \t]*\r?\n")
 PIECE_CHARS = 1 << 18  # a longer document is handed on in pieces of about this many characters
-ROW_BYTES = 1 << 26  # a longer line is taken for something other than JSONL
+_SPACE = re.compile(r"\s+")
 _CHUNK_BYTES = 1 << 18
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 class Piece(NamedTuple):
@@ -62,14 +62,14 @@ class Source:
     def kind(self) -> str:
         """``text``, ``rows`` or ``parquet``, by the ending of the name."""
         suffix = Path(self.name.removesuffix(".gz")).suffix.lower()
-        if suffix in ROWS:
+        if suffix in jsonl.SUFFIXES:
             return "rows"
         return "parquet" if suffix == PARQUET else "text"
 
     def record(self) -> SourceRecord:
         """Size and SHA-256 of the file as it lies on disk. Raises SourceError."""
         try:
-            with open(self.path, "rb") as file:
+            with self.path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
                 return SourceRecord(self.name, file.tell(), digest)
         except OSError as error:
@@ -82,6 +82,7 @@ class ReadCounts:
 
     replaced: int = 0  # ill-formed UTF-8 sequences, each now one U+FFFD
     null_rows: int = 0  # rows whose field is null
+    blank_documents: int = 0
     skipped_files: list[str] = field(default_factory=list)  # in directories, of a kind that is not read
 
 
@@ -129,14 +130,17 @@ def read_pieces(source: Source, field_name: str, counts: ReadCounts) -> Iterator
     """
     try:
         if source.kind == "parquet":
-            rows = _parquet_rows(source, field_name, counts)
+            rows = _parquet_rows(source, field_name)
         elif source.kind == "rows":
             rows = _json_rows(source, field_name, counts)
         else:
             yield from _text_pieces(source, counts)
             return
         for text in rows:
-            yield from _cut(_without_surrogates(text, counts))
+            if text is None:
+                counts.null_rows += 1
+            else:
+                yield from _cut(text)
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise SourceError(f"cannot decompress {source.name}: {error}") from None
     except OSError as error:
@@ -146,7 +150,7 @@ def read_pieces(source: Source, field_name: str, counts: ReadCounts) -> Iterator
 def _open(source: Source) -> BinaryIO:
     if source.name.lower().endswith(".gz"):
         return gzip.open(source.path, "rb")  # type: ignore[return-value]
-    return open(source.path, "rb")
+    return source.path.open("rb")
 
 
 # ---- text files ----------------------------------------------------------------------
@@ -164,7 +168,7 @@ def _text_pieces(source: Source, counts: ReadCounts) -> Iterator[Piece]:
             at = match.end() - 1
         held = held[at:]
         while len(held) > 2 * PIECE_CHARS:
-            end = _border(held, PIECE_CHARS)
+            end = border(held, PIECE_CHARS, back=PIECE_CHARS // 2)
             yield Piece(held[1:end], last=False)
             held = held[end - 1 :]
     if match := SEPARATOR.search(held + "\n"):  # the last line, without a line break
@@ -179,7 +183,7 @@ def _decoded(source: Source, counts: ReadCounts) -> Iterator[str]:
         while True:
             data = file.read(_CHUNK_BYTES)
             if b"\0" in data:
-                raise SourceError(f"{source.name} is not text (it holds NUL bytes); convert it to UTF-8 or leave it out")
+                raise SourceError(f"{source.name} is not text (it holds NUL bytes); give UTF-8 text")
             pending = decoder.getstate()[0]
             text = decoder.decode(data, final=not data)
             if "\ufffd" in text:
@@ -195,71 +199,49 @@ def _decoded(source: Source, counts: ReadCounts) -> Iterator[str]:
 
 
 def _cut(text: str) -> Iterator[Piece]:
-    """A whole document as pieces of bounded size."""
+    """A whole document in pieces."""
+    *parts, rest = cut(text, PIECE_CHARS)
+    yield from (Piece(part, last=False) for part in parts)
+    yield Piece(rest, last=True)
+
+
+def cut(text: str, near: int) -> Iterator[str]:
+    """``text`` in parts of about ``near`` characters, at most twice that, cut at borders."""
     start = 0
-    while len(text) - start > 2 * PIECE_CHARS:
-        end = start + _border(text[start : start + 2 * PIECE_CHARS], PIECE_CHARS)
-        yield Piece(text[start:end], last=False)
+    while len(text) - start > 2 * near:
+        end = start + border(text[start : start + 2 * near], near, back=near // 2)
+        yield text[start:end]
         start = end
-    yield Piece(text[start:], last=True)
+    yield text[start:]
 
 
-def _border(text: str, near: int) -> int:
-    """Where to cut: at the last paragraph, else line, else word border in the half before ``near``, else there.
+def border(text: str, near: int, back: int) -> int:
+    """Where to cut: at the last paragraph border among the ``back`` characters before ``near``.
 
-    The cut is before the last white-space character of the border: byte-level BPE joins that
-    one to what follows, so that the tokens on both sides are those of the uncut text.
+    Where there is none, at the last line border, else between words, else at ``near``. The cut
+    is before the last white-space character there, which byte-level BPE joins to the word after
+    it, or before a digit, which stands alone: both sides then have the tokens of the uncut text.
     """
-    for border in ("\n\n", "\n", " "):
-        at = text.rfind(border, near // 2, near)
+    for mark in ("\n\n", "\n", " "):
+        at = text.rfind(mark, near - back, near)
         if at >= 0:
-            return at + len(border) - 1
+            space = _SPACE.match(text, at)
+            end = space.end() if space else at + 1
+            return end if text[end : end + 1].isnumeric() else end - 1
     return near
 
 
 # ---- rows ----------------------------------------------------------------------------
 
 
-def _json_rows(source: Source, field_name: str, counts: ReadCounts) -> Iterator[str]:
+def _json_rows(source: Source, field_name: str, counts: ReadCounts) -> Iterator[str | None]:
     with _open(source) as file:
-        number = 0
-        while line := file.readline(ROW_BYTES + 1):
-            number += 1
-            where = f"{source.name}, line {number}"
-            if len(line) > ROW_BYTES:
-                raise SourceError(f"{where} is longer than {ROW_BYTES >> 20} MiB; is this JSONL?")
-            if not line.strip():
-                continue
-            text = json_text(_parse(line, where, counts), field_name, where)
-            if text is None:
-                counts.null_rows += 1
-            else:
-                yield text
+        for text, replaced in jsonl.read_rows(file, field_name, source.name):
+            counts.replaced += replaced
+            yield text
 
 
-def _parse(line: bytes, where: str, counts: ReadCounts) -> Any:
-    text = line.decode("utf-8", "replace").removeprefix("\ufeff")
-    if "\ufffd" in text:
-        counts.replaced += text.count("\ufffd") - line.count("\ufffd".encode())
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise SourceError(f"{where} is not valid JSON: {error}") from None
-
-
-def json_text(row: Any, field_name: str, where: str) -> str | None:
-    """The text of a JSONL row, None where it is null. Raises SourceError that names ``where``."""
-    if not isinstance(row, dict):
-        raise SourceError(f"{where} is not a JSON object; each line has to be one, such as {{\"text\": \"...\"}}")
-    if field_name not in row:
-        raise SourceError(f"{where} has no field '{field_name}'; it has {_listed(row)} (choose with --field)")
-    text = row[field_name]
-    if text is not None and not isinstance(text, str):
-        raise SourceError(f"{where}: the field '{field_name}' is not text")
-    return text
-
-
-def _parquet_rows(source: Source, field_name: str, counts: ReadCounts) -> Iterator[str]:
+def _parquet_rows(source: Source, field_name: str) -> Iterator[str | None]:
     try:
         import pyarrow as arrow
         import pyarrow.parquet as parquet
@@ -271,33 +253,15 @@ def _parquet_rows(source: Source, field_name: str, counts: ReadCounts) -> Iterat
         with parquet.ParquetFile(source.path) as file:
             names = file.schema_arrow.names
             if field_name not in names:
+                known = jsonl.listed(names)
                 raise SourceError(
-                    f"{source.name} has no column '{field_name}'; it has {_listed(names)} (choose with --field)"
+                    f"{source.name} has no column '{field_name}'; it has {known} (choose with --field)"
                 )
             kind = file.schema_arrow.field(field_name).type
             if not (arrow.types.is_string(kind) or arrow.types.is_large_string(kind)):
                 raise SourceError(f"{source.name}: the column '{field_name}' holds {kind}, not text")
             for batch in file.iter_batches(batch_size=64, columns=[field_name]):
-                for text in batch.column(0).to_pylist():
-                    if text is None:
-                        counts.null_rows += 1
-                    else:
-                        yield text
+                yield from batch.column(0).to_pylist()
     except (arrow.ArrowException, UnicodeDecodeError) as error:
-        raise SourceError(f"{source.name} is not a readable Parquet file: {str(error).splitlines()[0]}") from None
-
-
-def _without_surrogates(text: str, counts: ReadCounts) -> str:
-    """JSON can write half of a surrogate pair; UTF-8 cannot."""
-    try:
-        text.encode("utf-8")
-        return text
-    except UnicodeEncodeError:
-        text, replaced = _SURROGATE.subn("\ufffd", text)
-        counts.replaced += replaced
-        return text
-
-
-def _listed(names: Any) -> str:
-    shown = sorted(str(name) for name in names)[:12]
-    return ", ".join(f"'{name}'" for name in shown) or "none"
+        detail = str(error).splitlines()[0]
+        raise SourceError(f"{source.name} is not a readable Parquet file: {detail}") from None

@@ -9,9 +9,9 @@ from typing import Any
 
 from linnet.data.bpe import library
 from linnet.errors import FormatError, SourceError
-from linnet.formats import gguf
+from linnet.formats.gguf import MAGIC, open_gguf
+from linnet.formats.gguf_tokenizer import tokenizer_from_metadata
 
-GGUF_MAGIC = b"GGUF"
 # Where nothing says which tokens begin and end a document, the first of these that the
 # tokenizer has as a special token is taken.
 BOS_NAMES = ("<|begin_of_text|>", "<s>", "<|startoftext|>", "<bos>", "<|endoftext|>")
@@ -25,25 +25,37 @@ class TextEncoder:
     carry the settings of the last run, which would cut every document short).
     """
 
-    def __init__(self, data: bytes, name: str, bos: str | int | None = None, eos: str | int | None = None) -> None:
-        """``bos`` and ``eos`` are tokens or ids; where None, found by name. Raises SourceError, FormatError."""
+    def __init__(
+        self, data: bytes, name: str, bos: str | int | None = None, eos: str | int | None = None
+    ) -> None:
+        """``bos`` and ``eos`` are tokens or ids; where None, they are found by name.
+
+        Raises SourceError when there is none, FormatError when ``data`` is no tokenizer.json.
+        """
         self.json = _without_run_settings(data, name)
+        tokenizers = library()
         try:
-            self._tokenizer = library().Tokenizer.from_str(self.json.decode("utf-8"))
+            self._tokenizer = tokenizers.Tokenizer.from_str(self.json.decode("utf-8"))
         except Exception as error:  # the library raises plain Exception
-            raise FormatError(f"{name} is not a tokenizer.json the tokenizers library reads: {error}") from None
+            raise FormatError(
+                f"{name} is not a tokenizer.json the tokenizers library reads: {error}"
+            ) from None
         self._tokenizer.encode_special_tokens = True
         self._special = {
-            token.content: number for number, token in self._tokenizer.get_added_tokens_decoder().items() if token.special
+            token.content: int(number)
+            for number, token in self._tokenizer.get_added_tokens_decoder().items()
+            if token.special
         }
         self.eos_id = self._find(eos, EOS_NAMES, name)
         # Without a BOS of its own (Qwen, GPT-2) the token that ends a document also begins the next.
-        self.bos_id = self.eos_id if bos is None and not self._has(BOS_NAMES) else self._find(bos, BOS_NAMES, name)
+        self.bos_id = (
+            self.eos_id if bos is None and not self._has(BOS_NAMES) else self._find(bos, BOS_NAMES, name)
+        )
 
     @property
     def vocab_size(self) -> int:
         """One more than the largest id."""
-        return 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
+        return 1 + int(max(self._tokenizer.get_vocab(with_added_tokens=True).values()))
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, none added; special tokens written out in a text stay text."""
@@ -75,15 +87,23 @@ def open_encoder(path: Path) -> TextEncoder:
     """
     file = path / "tokenizer.json" if path.is_dir() else path
     try:
-        with open(file, "rb") as opened:
-            if opened.read(len(GGUF_MAGIC)) == GGUF_MAGIC:
+        with file.open("rb") as opened:
+            if opened.read(len(MAGIC)) == MAGIC:
                 return _from_gguf(file)
             opened.seek(0)
             data = opened.read()
     except OSError as error:
         raise SourceError(f"cannot read the tokenizer {file}: {error.strerror}") from None
     config = _read_config(file.with_name("tokenizer_config.json"))
-    return TextEncoder(data, str(file), bos=_token(config.get("bos_token")), eos=_token(config.get("eos_token")))
+    bos, eos = _token(config.get("bos_token")), _token(config.get("eos_token"))
+    return TextEncoder(data, str(file), bos=bos, eos=eos)
+
+
+def _from_gguf(path: Path) -> TextEncoder:
+    parts, special = tokenizer_from_metadata(open_gguf(path).metadata)
+    if parts.json is None:
+        raise SourceError(f"{path} holds no tokenizer.json, only a vocabulary; give that of its model")
+    return TextEncoder(parts.json, str(path), bos=special.bos_id, eos=special.eos_id)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -32,14 +32,14 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     folder, or the disk is full. The old file, if any, stays until the very end.
     """
     target = _resolved(path)
-    if target.is_dir():
+    if os.path.isdir(target):
         raise TargetError(f"cannot write {path}: it is a folder; name a file")
-    if target.exists() and not target.is_file():
+    if os.path.lexists(target) and not os.path.isfile(target):
         raise TargetError(f"cannot write {path}: it is not a regular file")
     temporary = _temporary_name(target)
     try:
         with _reported(path):
-            file = open(temporary, "xb")
+            file = open(temporary, "xb")  # noqa: SIM115 (closed by the with below)
         with file, _reported(path, only=_WRITE_FAILURES):
             yield file
             file.flush()
@@ -83,7 +83,7 @@ def check_replaceable(
     target, shown = _resolved(path), shown if shown is not None else path
     if not os.path.lexists(target):
         return
-    if not target.is_dir():
+    if not os.path.isdir(target):
         raise TargetError(f"cannot write {shown}: a file of that name exists; name a folder")
     if os.path.ismount(target) or target == Path.cwd():
         raise TargetError(f"cannot write {shown}: the folder is in use; name a new folder inside it")
@@ -99,7 +99,7 @@ def check_replaceable(
 
 
 def _swap_in(temporary: Path, target: Path) -> None:
-    if not target.exists():
+    if not os.path.lexists(target):
         os.rename(temporary, target)
         return
     old = _temporary_name(target)
@@ -115,8 +115,8 @@ def _swap_in(temporary: Path, target: Path) -> None:
 def _resolved(path: str | os.PathLike[str]) -> Path:
     # Through symbolic links, so that a link is kept and the file behind it replaced.
     target = Path(os.path.realpath(path))
-    if not target.parent.is_dir():
-        raise TargetError(f"cannot write {path}: the folder {target.parent} does not exist; create it first")
+    if not os.path.isdir(target.parent):
+        raise TargetError(f"cannot write {path}: there is no folder {target.parent}; create it first")
     return target
 
 

@@ -38,7 +38,7 @@ MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 SPLITS = ("train", "validation")
 FILES = (MANIFEST, TOKENIZER, *(f"{split}-*.bin" for split in SPLITS))  # patterns of every name in a corpus
-_DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
+_DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,11 @@ class Manifest:
     splits: dict[str, SplitRecord]
     sources: tuple[SourceRecord, ...] = ()
     made_by: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of manifest.json, and so over the hash of every shard. 64 hex digits."""
+        return hashlib.sha256(self.to_json()).hexdigest()
 
     def to_json(self) -> bytes:
         """The bytes of manifest.json; equal manifests give equal bytes."""
@@ -181,7 +186,9 @@ class Corpus:
         try:
             data = (folder / MANIFEST).read_bytes()
         except OSError:
-            raise SourceError(f"{folder} is not a corpus (no readable {MANIFEST}); make one with: linnet data") from None
+            raise SourceError(
+                f"{folder} is not a corpus (no {MANIFEST}); make one with: linnet data"
+            ) from None
         try:
             manifest = Manifest.from_json(data)
             _check(manifest)
@@ -191,7 +198,7 @@ class Corpus:
         try:
             tokenizer_json = (folder / TOKENIZER).read_bytes()
         except OSError as error:
-            raise FormatError(f"cannot read {folder / TOKENIZER}: {error.strerror}; make the corpus again") from None
+            raise FormatError(f"cannot read {folder / TOKENIZER}: {error.strerror}") from None
         if hashlib.sha256(tokenizer_json).hexdigest() != manifest.tokenizer_sha256:
             raise FormatError(f"{folder / TOKENIZER} is not the tokenizer the corpus was made with")
         return cls(folder, manifest, tokenizer_json)
@@ -213,8 +220,8 @@ class Corpus:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the manifest, and so over the hash of every token. 64 hex digits."""
-        return hashlib.sha256(self.manifest.to_json()).hexdigest()
+        """As of :attr:`Manifest.fingerprint`."""
+        return self.manifest.fingerprint
 
     def split(self, name: str) -> TokenStream:
         """The stream called ``train`` or ``validation``. It may be empty."""
@@ -230,10 +237,10 @@ class Corpus:
         for name, record in self.manifest.splits.items():
             for shard in record.shards:
                 path = self.path / shard.file
-                with open(path, "rb") as file:
+                with path.open("rb") as file:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
                 if digest != shard.sha256:
-                    raise FormatError(f"{path} is not what was written (its hash differs); make the corpus again")
+                    raise FormatError(f"{path} is not what was written (its hash differs)")
             self._verify_ids(name)
 
     def _verify_ids(self, name: str, chunk: int = 1 << 22) -> None:
@@ -241,7 +248,7 @@ class Corpus:
         for start in range(0, len(stream), chunk):
             largest = int(stream.read(start, min(start + chunk, len(stream))).max())
             if largest >= self.vocab_size:
-                raise FormatError(f"{self.path}: {name} holds id {largest}, the vocabulary has {self.vocab_size}")
+                raise FormatError(f"{self.path}: {name} holds id {largest} of {self.vocab_size}")
 
 
 class CorpusWriter:
@@ -253,14 +260,21 @@ class CorpusWriter:
     """
 
     def __init__(
-        self, folder: Path, tokenizer_json: bytes, vocab_size: int, bos_id: int, eos_id: int, shard_tokens: int
+        self,
+        folder: Path,
+        tokenizer_json: bytes,
+        vocab_size: int,
+        bos_id: int,
+        eos_id: int,
+        shard_tokens: int,
     ) -> None:
         self._folder = folder
         self._tokenizer_json = tokenizer_json
         self._vocab_size = vocab_size
         self._ids = (bos_id, eos_id)
         self._dtype = dtype_for(vocab_size)
-        self._splits = {name: _SplitWriter(folder, name, _DTYPES[self._dtype], shard_tokens) for name in SPLITS}
+        dtype = _DTYPES[self._dtype]
+        self._splits = {name: _SplitWriter(folder, name, dtype, shard_tokens) for name in SPLITS}
 
     def __enter__(self) -> CorpusWriter:
         return self
@@ -278,18 +292,22 @@ class CorpusWriter:
         if bos != eos or writer.tokens == 0:
             writer.write([bos])
 
-    def write(self, split: str, ids: list[int]) -> None:
-        """Appends ids to the document that was begun last. Raises FormatError for an id outside the vocabulary."""
+    def write(self, split: str, ids: list[int], text_bytes: int) -> None:
+        """Appends ids, which stand for ``text_bytes`` bytes of UTF-8, to the document that was begun last.
+
+        Raises FormatError for an id outside the vocabulary.
+        """
         if ids and not 0 <= min(ids) <= max(ids) < self._vocab_size:
             raise FormatError(f"the tokenizer gave an id outside its vocabulary of {self._vocab_size}")
-        self._splits[split].write(ids)
+        writer = self._splits[split]
+        writer.write(ids)
+        writer.text_bytes += text_bytes
 
-    def end(self, split: str, text_bytes: int) -> None:
-        """Ends the document; ``text_bytes`` is the UTF-8 length of its text."""
+    def end(self, split: str) -> None:
+        """Ends the document."""
         writer = self._splits[split]
         writer.write([self._ids[1]])
         writer.documents += 1
-        writer.text_bytes += text_bytes
 
     def finish(self, sources: tuple[SourceRecord, ...], made_by: dict[str, Any]) -> Manifest:
         """Closes the shards and writes tokenizer and manifest."""
@@ -329,7 +347,7 @@ class _SplitWriter:
             part, rest = rest[: self._limit - self._filled], rest[self._limit - self._filled :]
             data = part.tobytes()
             if self._file is None:
-                self._file = open(self._folder / self._file_name(), "wb", buffering=1 << 20)
+                self._file = (self._folder / self._file_name()).open("wb", buffering=1 << 20)
             self._file.write(data)
             self._hash.update(data)
             self._filled += len(part)
@@ -360,7 +378,9 @@ def _natural(value: Any, what: str) -> int:
 
 
 def _split_record(table: dict[str, Any]) -> SplitRecord:
-    shards = tuple(Shard(str(s["file"]), _natural(s["tokens"], "tokens"), str(s["sha256"])) for s in table["shards"])
+    shards = tuple(
+        Shard(str(s["file"]), _natural(s["tokens"], "tokens"), str(s["sha256"])) for s in table["shards"]
+    )
     counts = {key: _natural(table[key], key) for key in ("documents", "tokens", "text_bytes")}
     return SplitRecord(**counts, shards=shards)
 

@@ -7,9 +7,10 @@ endian. :func:`open_gguf` reads any such file far enough to describe it;
 
 from __future__ import annotations
 
+import itertools
 import struct
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any, Protocol
@@ -38,13 +39,15 @@ _VALUE_TYPES = {np.dtype(dtype): number for number, dtype in _SCALARS.items()}
 # Tensor types of GGUF: number -> (name, elements of a block, bytes of a block), so that
 # files with types this version cannot run can at least be described.
 TYPE_TRAITS = {
-    0: ("f32", 1, 4), 1: ("f16", 1, 2), 2: ("q4_0", 32, 18), 3: ("q4_1", 32, 20), 6: ("q5_0", 32, 22),
-    7: ("q5_1", 32, 24), 8: ("q8_0", 32, 34), 9: ("q8_1", 32, 36), 10: ("q2_k", 256, 84), 11: ("q3_k", 256, 110),
-    12: ("q4_k", 256, 144), 13: ("q5_k", 256, 176), 14: ("q6_k", 256, 210), 15: ("q8_k", 256, 292),
-    16: ("iq2_xxs", 256, 66), 17: ("iq2_xs", 256, 74), 18: ("iq3_xxs", 256, 98), 19: ("iq1_s", 256, 50),
-    20: ("iq4_nl", 32, 18), 21: ("iq3_s", 256, 110), 22: ("iq2_s", 256, 82), 23: ("iq4_xs", 256, 136),
-    24: ("i8", 1, 1), 25: ("i16", 1, 2), 26: ("i32", 1, 4), 27: ("i64", 1, 8), 28: ("f64", 1, 8),
-    29: ("iq1_m", 256, 56), 30: ("bf16", 1, 2), 34: ("tq1_0", 256, 54), 35: ("tq2_0", 256, 66), 39: ("mxfp4", 32, 17),
+    0: ("f32", 1, 4), 1: ("f16", 1, 2), 2: ("q4_0", 32, 18), 3: ("q4_1", 32, 20),
+    6: ("q5_0", 32, 22), 7: ("q5_1", 32, 24), 8: ("q8_0", 32, 34), 9: ("q8_1", 32, 36),
+    10: ("q2_k", 256, 84), 11: ("q3_k", 256, 110), 12: ("q4_k", 256, 144), 13: ("q5_k", 256, 176),
+    14: ("q6_k", 256, 210), 15: ("q8_k", 256, 292), 16: ("iq2_xxs", 256, 66), 17: ("iq2_xs", 256, 74),
+    18: ("iq3_xxs", 256, 98), 19: ("iq1_s", 256, 50), 20: ("iq4_nl", 32, 18), 21: ("iq3_s", 256, 110),
+    22: ("iq2_s", 256, 82), 23: ("iq4_xs", 256, 136), 24: ("i8", 1, 1), 25: ("i16", 1, 2),
+    26: ("i32", 1, 4), 27: ("i64", 1, 8), 28: ("f64", 1, 8), 29: ("iq1_m", 256, 56),
+    30: ("bf16", 1, 2), 34: ("tq1_0", 256, 54), 35: ("tq2_0", 256, 66), 39: ("mxfp4", 32, 17),
+    40: ("nvfp4", 64, 36), 41: ("q1_0", 128, 18),
 }  # fmt: skip
 
 # general.file_type: what llama.cpp calls a file whose matrices are mostly of this type.
@@ -161,7 +164,9 @@ def _model_parts(file: GgufFile) -> ModelParts:
             raise FormatError(f"the tensor '{tensor_name}' is missing")
         tensors.append(_tensor(entry, shape))
     if by_name:
-        raise UnsupportedError(f"the tensor '{_short(next(iter(by_name)))}' is not part of a {name} model as known here")
+        raise UnsupportedError(
+            f"the tensor '{_short(next(iter(by_name)))}' is not part of a {name} model as known here"
+        )
     tokenizer, special = tokenizer_from_metadata(metadata)
     own = {*family.metadata_from_facts(facts), *metadata_from_tokenizer(tokenizer, special), *_GENERATED}
     return ModelParts(
@@ -169,10 +174,17 @@ def _model_parts(file: GgufFile) -> ModelParts:
         special=special,
         tokenizer=tokenizer,
         tensors=tuple(tensors),
-        name=str(metadata.get("general.name", "")),
-        chat_template=metadata.get("tokenizer.chat_template"),
+        name=_text(metadata, "general.name") or "",
+        chat_template=_text(metadata, "tokenizer.chat_template"),
         extra={key: value for key, value in metadata.items() if key not in own},
     )
+
+
+def _text(metadata: dict[str, Any], key: str) -> str | None:
+    value = metadata.get(key)
+    if value is not None and not isinstance(value, str):
+        raise FormatError(f"'{key}' is not text")
+    return value
 
 
 def _tensor(entry: GgufTensor, shape: tuple[int, ...]) -> Tensor:
@@ -180,7 +192,9 @@ def _tensor(entry: GgufTensor, shape: tuple[int, ...]) -> Tensor:
         raise FormatError(f"the tensor '{entry.name}' is {entry.shape}, expected {shape}")
     if entry.type_number not in TensorType._value2member_map_ or entry.raw is None:
         known = ", ".join(t.label for t in TensorType)
-        raise UnsupportedError(f"the tensor '{entry.name}' is stored as {entry.type_name}; supported: {known}")
+        raise UnsupportedError(
+            f"the tensor '{entry.name}' is stored as {entry.type_name}; supported: {known}"
+        )
     raw = entry.raw
     return Tensor(entry.name, TensorType(entry.type_number), shape, lambda: raw)
 
@@ -264,10 +278,14 @@ def _place(entry: _Entry, body: RawBytes, alignment: int) -> GgufTensor:
     if traits:
         _, block_elements, block_bytes = traits
         if entry.shape[-1] % block_elements:
-            raise FormatError(f"damaged: a row of the tensor '{name}' is not a whole number of {traits[0]} blocks")
+            raise FormatError(
+                f"damaged: a row of the tensor '{name}' is not a whole number of {traits[0]} blocks"
+            )
         size = prod(entry.shape) // block_elements * block_bytes
     if entry.offset + size > len(body):
-        raise FormatError(f"truncated: the tensor '{name}' ends {entry.offset + size - len(body)} bytes after the file")
+        raise FormatError(
+            f"truncated: the tensor '{name}' ends {entry.offset + size - len(body)} bytes after the file"
+        )
     raw = body[entry.offset : entry.offset + size] if traits else None
     return GgufTensor(entry.name, entry.type_number, entry.shape, raw)
 
@@ -282,7 +300,7 @@ def _check_index(entries: list[_Entry], tensors: tuple[GgufTensor, ...]) -> None
         if tensor.raw is not None and len(tensor.raw):
             spans.append((entry.offset, entry.offset + len(tensor.raw), entry.name))
     spans.sort()
-    for (_, end, first), (begin, _, second) in zip(spans, spans[1:], strict=False):
+    for (_, end, first), (begin, _, second) in itertools.pairwise(spans):
         if begin < end:
             raise FormatError(f"damaged: the tensors '{_short(first)}' and '{_short(second)}' overlap")
 
@@ -305,16 +323,16 @@ _GENERATED = (
 def write_gguf(parts: ModelParts, file: Writable) -> None:
     """Writes a model as GGUF version 3, one tensor at a time in memory."""
     file.write(_header(parts))
-    for tensor in parts.tensors:
+    for tensor in map(_as_written, parts.tensors):
         raw = np.ascontiguousarray(tensor.load())
         assert len(raw) == tensor.n_bytes, tensor.name
-        file.write(memoryview(raw))
+        file.write(raw.data)
         file.write(bytes(-tensor.n_bytes % ALIGNMENT))
 
 
 def gguf_size(parts: ModelParts) -> int:
     """Bytes :func:`write_gguf` will write."""
-    return len(_header(parts)) + sum(_padded(tensor.n_bytes) for tensor in parts.tensors)
+    return len(_header(parts)) + sum(_padded(_as_written(tensor).n_bytes) for tensor in parts.tensors)
 
 
 def gguf_metadata(parts: ModelParts) -> dict[str, Any]:
@@ -332,13 +350,31 @@ def gguf_metadata(parts: ModelParts) -> dict[str, Any]:
     return metadata
 
 
+def _as_written(tensor: Tensor) -> Tensor:
+    """Vectors become f32, which loses nothing: other readers have no kernels for anything else."""
+    if len(tensor.shape) > 1 or tensor.type is TensorType.F32:
+        return tensor
+    return replace(tensor, type=TensorType.F32, load=lambda: _widened(tensor).view(np.uint8))
+
+
+def _widened(tensor: Tensor) -> NDArray[np.float32]:
+    raw = np.ascontiguousarray(tensor.load())
+    if tensor.type is TensorType.BF16:
+        return (raw.view("<u2").astype("<u4") << 16).view("<f4")
+    if tensor.type is TensorType.F16:
+        return raw.view("<f2").astype("<f4")
+    raise UnsupportedError(
+        f"the vector '{tensor.name}' is stored as {tensor.type.label}; vectors must be plain"
+    )
+
+
 def _header(parts: ModelParts) -> bytes:
     metadata = gguf_metadata(parts)
     chunks = [MAGIC, struct.pack("<IQQ", _VERSION, len(parts.tensors), len(metadata))]
     for key, value in metadata.items():
         chunks += [_packed_string(key), *_packed_value(value)]
     offset = 0
-    for tensor in parts.tensors:
+    for tensor in map(_as_written, parts.tensors):
         dims = tensor.shape[::-1]
         chunks.append(_packed_string(tensor.name))
         chunks.append(struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, int(tensor.type), offset))
@@ -381,11 +417,3 @@ def _file_type(parts: ModelParts) -> int:
 
 def _padded(n: int) -> int:
     return -(-n // ALIGNMENT) * ALIGNMENT
-
-
-def string_metadata(metadata: Mapping[str, Any], key: str) -> str | None:
-    """The text under ``key``, or None. Raises FormatError when it is not text."""
-    value = metadata.get(key)
-    if value is not None and not isinstance(value, str):
-        raise FormatError(f"'{key}' is not text")
-    return value

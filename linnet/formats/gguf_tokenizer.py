@@ -40,7 +40,7 @@ def metadata_from_tokenizer(tokenizer: TokenizerParts, special: SpecialTokens) -
         keys["add_space_prefix"] = vocabulary.add_space_prefix
     metadata = {f"tokenizer.ggml.{key}": value for key, value in keys.items()}
     if tokenizer.json is not None:
-        metadata[_JSON] = tokenizer.json.decode("utf-8")
+        metadata[_JSON] = tokenizer.json.decode("utf-8", "surrogateescape")
     return metadata
 
 
@@ -50,7 +50,9 @@ def tokenizer_from_metadata(metadata: Mapping[str, Any]) -> tuple[TokenizerParts
     model = keys.get("model")
     kind = next((kind for kind, name in _MODELS.items() if name == model), None)
     if kind is None:
-        raise UnsupportedError(f"tokenizer model {model!r} is not supported; known: {', '.join(_MODELS.values())}")
+        raise UnsupportedError(
+            f"tokenizer model {model!r} is not supported; known: {', '.join(_MODELS.values())}"
+        )
     tokens = _strings(keys, "tokens")
     n = len(tokens)
     vocabulary = Vocabulary(
@@ -59,9 +61,9 @@ def tokenizer_from_metadata(metadata: Mapping[str, Any]) -> tuple[TokenizerParts
         kinds=_kinds(keys, n),
         scores=_scores(keys, n) if kind is VocabularyKind.SPM else (),
         merges=_strings(keys, "merges") if kind is VocabularyKind.BPE else (),
-        pre=str(keys.get("pre", "default")),
+        pre=str(keys.get("pre", "default")) if kind is VocabularyKind.BPE else "",
         unk_id=_token_id(keys, "unknown", n),
-        add_space_prefix=bool(keys.get("add_space_prefix", True)),
+        add_space_prefix=kind is VocabularyKind.SPM and bool(keys.get("add_space_prefix", True)),
     )
     special = SpecialTokens(
         bos_id=_token_id(keys, "bos", n),
@@ -69,7 +71,9 @@ def tokenizer_from_metadata(metadata: Mapping[str, Any]) -> tuple[TokenizerParts
         add_bos=bool(keys.get("add_bos_token", kind is VocabularyKind.SPM)),
     )
     json = metadata.get(_JSON)
-    return TokenizerParts(vocabulary, json.encode("utf-8", "surrogateescape") if isinstance(json, str) else None), special
+    return TokenizerParts(
+        vocabulary, json.encode("utf-8", "surrogateescape") if isinstance(json, str) else None
+    ), special
 
 
 def _strings(keys: Mapping[str, Any], key: str) -> tuple[str, ...]:

@@ -90,7 +90,7 @@ def write_safetensors(tensors: Sequence[Tensor], file: BinaryIO) -> None:
     text += b" " * (-len(text) % _ALIGNMENT)
     file.write(len(text).to_bytes(8, "little") + text)
     for tensor in tensors:
-        file.write(memoryview(np.ascontiguousarray(tensor.load())))
+        file.write(np.ascontiguousarray(tensor.load()).data)
 
 
 def _parse_header(text: bytes, path: Path) -> dict[str, Any]:
@@ -103,7 +103,9 @@ def _parse_header(text: bytes, path: Path) -> dict[str, Any]:
     try:
         header = json.loads(text, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path} is not a safetensors file: its header is not valid JSON ({error})") from None
+        raise FormatError(
+            f"{path} is not a safetensors file: its header is not valid JSON ({error})"
+        ) from None
     if not isinstance(header, dict):
         raise FormatError(f"{path} is not a safetensors file: its header is not an object")
     return header
@@ -124,5 +126,7 @@ def _span(name: str, entry: Any, available: int, path: Path) -> tuple[int, int]:
     if not begin <= end <= available:
         raise FormatError(f"{path} is truncated or damaged: tensor '{name}' ends outside the file")
     if end - begin != expected:
-        raise FormatError(f"{path} is damaged: tensor '{name}' has {end - begin} bytes, not those of its shape")
+        raise FormatError(
+            f"{path} is damaged: tensor '{name}' has {end - begin} bytes, not those of its shape"
+        )
     return begin, end

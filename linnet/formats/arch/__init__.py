@@ -28,7 +28,9 @@ def by_name(arch: str) -> ModuleType:
     try:
         return _BY_NAME[arch]
     except KeyError:
-        raise UnsupportedError(f"architecture '{arch}' is not supported; known: {', '.join(_BY_NAME)}") from None
+        raise UnsupportedError(
+            f"architecture '{arch}' is not supported; known: {', '.join(_BY_NAME)}"
+        ) from None
 
 
 def by_config(config: Mapping[str, Any]) -> ModuleType:

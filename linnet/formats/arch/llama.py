@@ -100,9 +100,13 @@ def _refuse_unsupported(config: Mapping[str, Any]) -> None:
         if config.get(key):
             raise UnsupportedError(f"config.json sets {key}; Llama models with biases are not supported")
     if config.get("hidden_act", "silu") not in ("silu", "swish"):
-        raise UnsupportedError(f"config.json sets hidden_act '{config['hidden_act']}'; only silu is supported")
+        raise UnsupportedError(
+            f"config.json sets hidden_act '{config['hidden_act']}'; only silu is supported"
+        )
     if config.get("quantization_config"):
-        raise UnsupportedError("config.json has a quantization_config; convert the original checkpoint instead")
+        raise UnsupportedError(
+            "config.json has a quantization_config; convert the original checkpoint instead"
+        )
     if config.get("partial_rotary_factor", 1.0) != 1.0:
         raise UnsupportedError("config.json sets partial_rotary_factor; only full rotary is supported")
     for key in ("rope_scaling", "rope_parameters"):
@@ -111,7 +115,9 @@ def _refuse_unsupported(config: Mapping[str, Any]) -> None:
             continue
         kind = scaling.get("rope_type", scaling.get("type", "default"))
         if kind != "default":
-            raise UnsupportedError(f"config.json sets {key} of type '{kind}'; scaled rotary is not supported yet")
+            raise UnsupportedError(
+                f"config.json sets {key} of type '{kind}'; scaled rotary is not supported yet"
+            )
 
 
 def _rope_theta(config: Mapping[str, Any]) -> float:

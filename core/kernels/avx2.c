@@ -1,0 +1,289 @@
+/* avx2.c - 256-bit kernels for x86-64 with AVX2, FMA and F16C. */
+#include "isa.h"
+
+#if LN_X86_64
+
+#include <immintrin.h>
+#include <math.h>
+#include <string.h>
+
+#include "../linnet.h"
+
+/* ---- eight floats ------------------------------------------------------------- */
+
+typedef __m256 vec;
+#define VEC_LANES 8
+#define VEC_TILE 3
+#define BLOCK_TILE 4 /* vectors of a block type's product that share turned weights */
+
+static inline vec vec_set(float a) {
+    return _mm256_set1_ps(a);
+}
+
+static inline vec vec_add(vec a, vec b) {
+    return _mm256_add_ps(a, b);
+}
+
+static inline vec vec_sub(vec a, vec b) {
+    return _mm256_sub_ps(a, b);
+}
+
+static inline vec vec_mul(vec a, vec b) {
+    return _mm256_mul_ps(a, b);
+}
+
+static inline vec vec_div(vec a, vec b) {
+    return _mm256_div_ps(a, b);
+}
+
+static inline vec vec_max(vec a, vec b) {
+    return _mm256_max_ps(a, b);
+}
+
+static inline vec vec_fma(vec a, vec b, vec c) {
+    return _mm256_fmadd_ps(a, b, c);
+}
+
+static inline vec vec_abs(vec a) {
+    return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a);
+}
+
+static inline vec vec_if_negative(vec a, vec b, vec c) {
+    return _mm256_blendv_ps(c, b, a);
+}
+
+static inline vec vec_round(vec a) {
+    return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+/* 2^n for n of -126 to 127, built from its bits. */
+static inline vec power_of_2(__m256i n) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23));
+}
+
+/* In two factors, so that the second may round into the subnormal range. */
+static inline vec vec_scale2(vec a, vec n) {
+    __m256i whole = _mm256_cvtps_epi32(n);
+    __m256i half = _mm256_srai_epi32(whole, 1);
+    return _mm256_mul_ps(_mm256_mul_ps(a, power_of_2(half)), power_of_2(_mm256_sub_epi32(whole, half)));
+}
+
+static inline float vec_sum(vec a) {
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+static inline float vec_highest(vec a) {
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
+static inline void vec_sum4(const vec *rows, float *sums) {
+    vec a = _mm256_add_ps(_mm256_unpacklo_ps(rows[0], rows[1]), _mm256_unpackhi_ps(rows[0], rows[1]));
+    vec b = _mm256_add_ps(_mm256_unpacklo_ps(rows[2], rows[3]), _mm256_unpackhi_ps(rows[2], rows[3]));
+    vec both = _mm256_add_ps(_mm256_shuffle_ps(a, b, 0x44), _mm256_shuffle_ps(a, b, 0xee));
+    _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(both), _mm256_extractf128_ps(both, 1)));
+}
+
+/* All ones in the first n lanes. */
+static inline __m256i first_lanes(int64_t n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+static inline vec vec_load_f32(const uint8_t *p) {
+    return _mm256_loadu_ps((const float *)p);
+}
+
+static inline vec vec_load_f32_part(const uint8_t *p, int64_t n) {
+    return _mm256_maskload_ps((const float *)p, first_lanes(n));
+}
+
+static inline __m128i load_halves_part(const uint8_t *p, int64_t n) {
+    uint16_t halves[VEC_LANES] = {0};
+    memcpy(halves, p, (size_t)n * sizeof(uint16_t));
+    return _mm_loadu_si128((const __m128i *)halves);
+}
+
+static inline vec vec_load_f16(const uint8_t *p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+}
+
+static inline vec vec_load_f16_part(const uint8_t *p, int64_t n) {
+    return _mm256_cvtph_ps(load_halves_part(p, n));
+}
+
+static inline vec widen_bf16(__m128i halves) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+}
+
+static inline vec vec_load_bf16(const uint8_t *p) {
+    return widen_bf16(_mm_loadu_si128((const __m128i *)p));
+}
+
+static inline vec vec_load_bf16_part(const uint8_t *p, int64_t n) {
+    return widen_bf16(load_halves_part(p, n));
+}
+
+static inline void vec_store(float *p, vec a) {
+    _mm256_storeu_ps(p, a);
+}
+
+static inline void vec_store_part(float *p, vec a, int64_t n) {
+    _mm256_maskstore_ps(p, first_lanes(n), a);
+}
+
+static inline void vec_store_f16(uint16_t *p, vec a) {
+    _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+
+static inline void vec_store_f16_part(uint16_t *p, vec a, int64_t n) {
+    uint16_t halves[VEC_LANES];
+    vec_store_f16(halves, a);
+    memcpy(p, halves, (size_t)n * sizeof(uint16_t));
+}
+
+#include "float_kernels.h"
+
+#include "x86_blocks.h"
+
+/* ---- block types ----------------------------------------------------------------- */
+
+/* |w| * (x with w's sign), in pairs: at most 2 * 128 * 127, which an int16 holds. */
+static inline __m256i dot_signed(__m256i w, __m256i x) {
+    __m256i products = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+    return _mm256_madd_epi16(products, _mm256_set1_epi16(1));
+}
+
+static inline __m256i unpack_q8_0(const uint8_t *quants) {
+    return _mm256_loadu_si256((const __m256i *)quants);
+}
+
+static inline void unpack_pair_q8_0(const uint8_t *a, const uint8_t *b, __m256i *low, __m256i *high) {
+    *low = load16_pair(a, b);
+    *high = load16_pair(a + HALF_GROUP, b + HALF_GROUP);
+}
+
+static inline __m256i dot_pair_q8_0(__m256i low, __m256i high, __m256i x_low, __m256i x_high) {
+    return _mm256_add_epi32(dot_signed(low, x_low), dot_signed(high, x_high));
+}
+
+static inline __m256i dot_pair_q4_0(__m256i low, __m256i high, __m256i x_low, __m256i x_high) {
+    __m256i products = _mm256_add_epi16(_mm256_maddubs_epi16(low, x_low), _mm256_maddubs_epi16(high, x_high));
+    return _mm256_madd_epi16(products, _mm256_set1_epi16(1));
+}
+
+static inline vec floats_less(__m256i dots, int32_t excess) {
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(dots, _mm256_set1_epi32(excess)));
+}
+
+static inline __m256i four_columns(const int8_t *x, int step) {
+    return _mm256_set1_epi32(load_i32(x + 4 * step));
+}
+
+static inline __m256i turned_weights(const int8_t *weights, int step) {
+    return _mm256_loadu_si256((const __m256i *)(weights + 4 * VEC_LANES * step));
+}
+
+static inline vec dot_rows_q8_0(const int8_t *weights, const int8_t *x, int32_t excess) {
+    __m256i sum = _mm256_setzero_si256();
+    for (int k = 0; k < STEPS; k++) {
+        sum = _mm256_add_epi32(sum, dot_signed(turned_weights(weights, k), four_columns(x, k)));
+    }
+    return floats_less(sum, excess);
+}
+
+/* Eight sums of two products of at most 15 * 127 fit an int16. */
+static inline vec dot_rows_q4_0(const int8_t *weights, const int8_t *x, int32_t excess) {
+    __m256i sum = _mm256_setzero_si256();
+    for (int k = 0; k < STEPS; k++) {
+        sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(turned_weights(weights, k), four_columns(x, k)));
+    }
+    return floats_less(_mm256_madd_epi16(sum, _mm256_set1_epi16(1)), excess);
+}
+
+static const block_format q8_0 = {34, 0, unpack_q8_0, unpack_pair_q8_0, dot_pair_q8_0, dot_rows_q8_0};
+static const block_format q4_0 = {18, 8, unpack_nibbles, unpack_pair_nibbles, dot_pair_q4_0, dot_rows_q4_0};
+
+static void matmul_q8_0(const ln_matrix *w, int64_t row_begin, int64_t row_end,
+                        const ln_vectors *x, float *y, int64_t y_stride) {
+    matmul_blocks(w, row_begin, row_end, x, y, y_stride, q8_0);
+}
+
+static void matmul_q4_0(const ln_matrix *w, int64_t row_begin, int64_t row_end,
+                        const ln_vectors *x, float *y, int64_t y_stride) {
+    matmul_blocks(w, row_begin, row_end, x, y, y_stride, q4_0);
+}
+
+/* ---- activations ------------------------------------------------------------------ */
+
+static inline int32_t add_lanes(__m256i a) {
+    __m128i four = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    __m128i two = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
+    return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 1)));
+}
+
+static inline int32_t largest_lane(__m256i a) {
+    __m128i four = _mm_max_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    __m128i two = _mm_max_epi32(four, _mm_unpackhi_epi64(four, four));
+    return _mm_cvtsi128_si32(_mm_max_epi32(two, _mm_shuffle_epi32(two, 1)));
+}
+
+/* Four of eight int32 to 32 int8 in order; packing works on halves of 128 bits. */
+static inline __m256i narrow(const __m256i q[4]) {
+    __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
+    return _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+}
+
+void ln_quantize_q8_avx2(const float *x, int64_t cols, int8_t *q8, float *scale, int32_t *sum) {
+    for (int64_t group = 0; group < cols / LN_Q8_GROUP; group++, x += LN_Q8_GROUP, q8 += LN_Q8_GROUP) {
+        vec values[4];
+        __m256i largest_bits = _mm256_setzero_si256();
+        for (int i = 0; i < 4; i++) {
+            values[i] = load_floats(x + VEC_LANES * i);
+            largest_bits = _mm256_max_epi32(largest_bits, _mm256_castps_si256(vec_abs(values[i])));
+        }
+        int32_t bits = largest_lane(largest_bits);
+        float largest;
+        memcpy(&largest, &bits, sizeof largest);
+        if (bits < LN_Q8_SMALLEST_BITS || bits >= LN_INFINITY_BITS) {
+            memset(q8, 0, LN_Q8_GROUP);
+            scale[group] = bits < LN_Q8_SMALLEST_BITS ? 0.0f : largest - largest;
+            sum[group] = 0;
+            continue;
+        }
+        vec inverse = vec_set(127.0f / largest);
+        __m256i q[4];
+        __m256i total = _mm256_setzero_si256();
+        for (int i = 0; i < 4; i++) {
+            q[i] = _mm256_cvtps_epi32(vec_mul(values[i], inverse)); /* to nearest, halves to even */
+            total = _mm256_add_epi32(total, q[i]);
+        }
+        _mm256_storeu_si256((__m256i *)q8, narrow(q));
+        scale[group] = largest / 127.0f;
+        sum[group] = add_lanes(total);
+    }
+}
+
+const ln_kernels ln_avx2_kernels = {
+    .name = "avx2",
+    .available = ln_cpu_runs_avx2,
+    .matmul =
+        {
+            [LN_TYPE_F32] = matmul_f32,
+            [LN_TYPE_F16] = matmul_f16,
+            [LN_TYPE_BF16] = matmul_bf16,
+            [LN_TYPE_Q8_0] = matmul_q8_0,
+            [LN_TYPE_Q4_0] = matmul_q4_0,
+        },
+    .quantize_q8 = ln_quantize_q8_avx2,
+    .rms_norm = rms_norm,
+    .swiglu = swiglu,
+    .add = add,
+    .f32_to_f16 = f32_to_f16,
+    .attention_f32 = attention_f32,
+    .attention_f16 = attention_f16,
+};
+
+#endif

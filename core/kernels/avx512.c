@@ -1,0 +1,203 @@
+/* avx512.c - kernels for x86-64 with AVX-512 F, BW, VL, DQ and VNNI. */
+#include "isa.h"
+
+#if LN_X86_64
+
+#include <immintrin.h>
+#include <math.h>
+#include <string.h>
+
+#include "../linnet.h"
+
+/* ---- sixteen floats ------------------------------------------------------------ */
+
+typedef __m512 vec;
+#define VEC_LANES 16
+#define VEC_TILE 4
+#define BLOCK_TILE 8 /* vectors of a block type's product that share turned weights */
+
+static inline vec vec_set(float a) {
+    return _mm512_set1_ps(a);
+}
+
+static inline vec vec_add(vec a, vec b) {
+    return _mm512_add_ps(a, b);
+}
+
+static inline vec vec_sub(vec a, vec b) {
+    return _mm512_sub_ps(a, b);
+}
+
+static inline vec vec_mul(vec a, vec b) {
+    return _mm512_mul_ps(a, b);
+}
+
+static inline vec vec_div(vec a, vec b) {
+    return _mm512_div_ps(a, b);
+}
+
+static inline vec vec_max(vec a, vec b) {
+    return _mm512_max_ps(a, b);
+}
+
+static inline vec vec_fma(vec a, vec b, vec c) {
+    return _mm512_fmadd_ps(a, b, c);
+}
+
+static inline vec vec_abs(vec a) {
+    return _mm512_abs_ps(a);
+}
+
+static inline vec vec_if_negative(vec a, vec b, vec c) {
+    return _mm512_mask_blend_ps(_mm512_movepi32_mask(_mm512_castps_si512(a)), c, b);
+}
+
+static inline vec vec_round(vec a) {
+    return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+static inline vec vec_scale2(vec a, vec n) {
+    return _mm512_scalef_ps(a, n);
+}
+
+static inline __m256 halves_added(vec a) {
+    return _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+}
+
+static inline float vec_sum(vec a) {
+    __m256 eight = halves_added(a);
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+static inline float vec_highest(vec a) {
+    return _mm512_reduce_max_ps(a);
+}
+
+static inline void vec_sum4(const vec *rows, float *sums) {
+    vec a = _mm512_add_ps(_mm512_unpacklo_ps(rows[0], rows[1]), _mm512_unpackhi_ps(rows[0], rows[1]));
+    vec b = _mm512_add_ps(_mm512_unpacklo_ps(rows[2], rows[3]), _mm512_unpackhi_ps(rows[2], rows[3]));
+    __m256 both = halves_added(_mm512_add_ps(_mm512_shuffle_ps(a, b, 0x44), _mm512_shuffle_ps(a, b, 0xee)));
+    _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(both), _mm256_extractf128_ps(both, 1)));
+}
+
+static inline __mmask16 first_lanes(int64_t n) {
+    return (__mmask16)((1u << n) - 1u);
+}
+
+static inline vec vec_load_f32(const uint8_t *p) {
+    return _mm512_loadu_ps(p);
+}
+
+static inline vec vec_load_f32_part(const uint8_t *p, int64_t n) {
+    return _mm512_maskz_loadu_ps(first_lanes(n), p);
+}
+
+static inline __m256i load_halves_part(const uint8_t *p, int64_t n) {
+    return _mm256_maskz_loadu_epi16(first_lanes(n), p);
+}
+
+static inline vec vec_load_f16(const uint8_t *p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
+
+static inline vec vec_load_f16_part(const uint8_t *p, int64_t n) {
+    return _mm512_cvtph_ps(load_halves_part(p, n));
+}
+
+static inline vec widen_bf16(__m256i halves) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+}
+
+static inline vec vec_load_bf16(const uint8_t *p) {
+    return widen_bf16(_mm256_loadu_si256((const __m256i *)p));
+}
+
+static inline vec vec_load_bf16_part(const uint8_t *p, int64_t n) {
+    return widen_bf16(load_halves_part(p, n));
+}
+
+static inline void vec_store(float *p, vec a) {
+    _mm512_storeu_ps(p, a);
+}
+
+static inline void vec_store_part(float *p, vec a, int64_t n) {
+    _mm512_mask_storeu_ps(p, first_lanes(n), a);
+}
+
+static inline __m256i narrow_f16(vec a) {
+    return _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+static inline void vec_store_f16(uint16_t *p, vec a) {
+    _mm256_storeu_si256((__m256i *)p, narrow_f16(a));
+}
+
+static inline void vec_store_f16_part(uint16_t *p, vec a, int64_t n) {
+    _mm256_mask_storeu_epi16(p, first_lanes(n), narrow_f16(a));
+}
+
+#include "float_kernels.h"
+
+#include "x86_blocks.h"
+
+/* ---- block types ----------------------------------------------------------------- */
+
+/* VNNI multiplies unsigned by signed bytes, so weights are made unsigned by an offset. */
+static inline __m256i unpack_q8_0(const uint8_t *quants) {
+    return _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)quants), _mm256_set1_epi8(-128));
+}
+
+static inline void unpack_pair_q8_0(const uint8_t *a, const uint8_t *b, __m256i *low, __m256i *high) {
+    *low = _mm256_xor_si256(load16_pair(a, b), _mm256_set1_epi8(-128));
+    *high = _mm256_xor_si256(load16_pair(a + HALF_GROUP, b + HALF_GROUP), _mm256_set1_epi8(-128));
+}
+
+static inline __m256i dot_pair(__m256i low, __m256i high, __m256i x_low, __m256i x_high) {
+    return _mm256_dpbusd_epi32(_mm256_dpbusd_epi32(_mm256_setzero_si256(), low, x_low), high, x_high);
+}
+
+static inline vec dot_rows(const int8_t *weights, const int8_t *x, int32_t excess) {
+    __m512i sum = _mm512_set1_epi32(-excess);
+    for (int k = 0; k < STEPS; k++) {
+        __m512i w = _mm512_loadu_si512(weights + 4 * VEC_LANES * k);
+        sum = _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(load_i32(x + 4 * k)));
+    }
+    return _mm512_cvtepi32_ps(sum);
+}
+
+static const block_format q8_0 = {34, 128, unpack_q8_0, unpack_pair_q8_0, dot_pair, dot_rows};
+static const block_format q4_0 = {18, 8, unpack_nibbles, unpack_pair_nibbles, dot_pair, dot_rows};
+
+static void matmul_q8_0(const ln_matrix *w, int64_t row_begin, int64_t row_end,
+                        const ln_vectors *x, float *y, int64_t y_stride) {
+    matmul_blocks(w, row_begin, row_end, x, y, y_stride, q8_0);
+}
+
+static void matmul_q4_0(const ln_matrix *w, int64_t row_begin, int64_t row_end,
+                        const ln_vectors *x, float *y, int64_t y_stride) {
+    matmul_blocks(w, row_begin, row_end, x, y, y_stride, q4_0);
+}
+
+const ln_kernels ln_avx512_kernels = {
+    .name = "avx512",
+    .available = ln_cpu_runs_avx512,
+    .matmul =
+        {
+            [LN_TYPE_F32] = matmul_f32,
+            [LN_TYPE_F16] = matmul_f16,
+            [LN_TYPE_BF16] = matmul_bf16,
+            [LN_TYPE_Q8_0] = matmul_q8_0,
+            [LN_TYPE_Q4_0] = matmul_q4_0,
+        },
+    .quantize_q8 = ln_quantize_q8_avx2,
+    .rms_norm = rms_norm,
+    .swiglu = swiglu,
+    .add = add,
+    .f32_to_f16 = f32_to_f16,
+    .attention_f32 = attention_f32,
+    .attention_f16 = attention_f16,
+};
+
+#endif

@@ -1,0 +1,93 @@
+"""Tensors stored in another type, by the core's packers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from linnet.engine.quants import pack, unpack
+from linnet.errors import FormatError, UnsupportedError
+from linnet.formats.parts import ModelParts, RawBytes, Tensor
+from linnet.types import TensorType
+
+_CHUNK = 1 << 22  # elements converted at a time, so that memory does not grow with the tensor
+_LARGEST_F16 = 65504.0
+
+
+@dataclass(frozen=True)
+class Fallback:
+    """A tensor that could not take the wanted type, the type it took, and why."""
+
+    tensor: str
+    type: str
+    reason: str
+
+
+def with_types(
+    parts: ModelParts, wanted: Callable[[Tensor], TensorType]
+) -> tuple[ModelParts, list[Fallback]]:
+    """The model with each matrix stored as ``wanted`` says, and the exceptions.
+
+    Vectors stay as they are: they are small, and every step of the computation goes
+    through them. A matrix whose rows are not a whole number of blocks becomes f16.
+    """
+    tensors, fallbacks = [], []
+    for tensor in parts.tensors:
+        type = wanted(tensor)
+        if len(tensor.shape) == 1:
+            tensors.append(tensor)
+            continue
+        if tensor.n_columns % type.block_elements:
+            reason = f"{tensor.n_columns} columns are not a whole number of blocks of {type.block_elements}"
+            type = TensorType.F16
+            fallbacks.append(Fallback(tensor.name, type.label, reason))
+        tensors.append(repacked(tensor, type))
+    return replace(parts, tensors=tuple(tensors)), fallbacks
+
+
+def float_rows(tensor: Tensor) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """The tensor as f32, a few rows at a time: (which rows, [rows, columns])."""
+    n_rows = tensor.n_elements // tensor.n_columns
+    row_bytes = tensor.type.bytes_for(tensor.n_columns)
+    raw = tensor.load()
+    step = max(1, _CHUNK // tensor.n_columns)
+    for start in range(0, n_rows, step):
+        rows = slice(start, min(start + step, n_rows))
+        part = raw[rows.start * row_bytes : rows.stop * row_bytes]
+        values = unpack(tensor.type, part, (rows.stop - rows.start) * tensor.n_columns)
+        yield rows, values.reshape(-1, tensor.n_columns)
+
+
+def repacked(tensor: Tensor, type: TensorType) -> Tensor:
+    """The same tensor stored as ``type``; nothing is computed before its bytes are asked for.
+
+    Its rows must be a whole number of blocks. Loading raises FormatError for weights
+    that are no numbers and UnsupportedError for weights ``type`` cannot hold.
+    """
+    if type is tensor.type:
+        return tensor
+    row_bytes = type.bytes_for(tensor.n_columns)
+
+    def load() -> RawBytes:
+        packed = np.empty(tensor.n_elements // tensor.n_columns * row_bytes, dtype=np.uint8)
+        for rows, values in float_rows(tensor):
+            _check(tensor.name, type, values)
+            packed[rows.start * row_bytes : rows.stop * row_bytes] = pack(type, values)
+        return packed
+
+    return replace(tensor, type=type, load=load)
+
+
+def _check(name: str, type: TensorType, values: NDArray[np.float32]) -> None:
+    largest = float(np.max(np.abs(values), initial=0.0))
+    if not np.isfinite(largest):
+        raise FormatError(
+            f"the tensor '{name}' holds values that are not finite numbers; the source is damaged"
+        )
+    if type is TensorType.F16 and largest > _LARGEST_F16:
+        raise UnsupportedError(
+            f"the tensor '{name}' holds {largest:g}, too large for f16; choose bf16 or f32"
+        )

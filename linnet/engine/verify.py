@@ -1,0 +1,170 @@
+"""Is an artifact, reloaded, the model it was made from?
+
+Facts, special tokens and template have to be equal; every weight has to be within
+what its type can hold; the tokenizer has to give the same ids; the logits have to be
+finite, and their distance from those of the source is measured.
+"""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from linnet.engine.memory import Image
+from linnet.engine.model import Model
+from linnet.engine.repack import float_rows
+from linnet.engine.session import Session
+from linnet.engine.tokenizer import Tokenizer
+from linnet.errors import VerificationError
+from linnet.formats.gguf import gguf_size, write_gguf
+from linnet.formats.parts import ModelParts, Tensor
+from linnet.formats.source import read_model
+from linnet.types import ModelFacts, TensorType
+
+# Words, digits, code, accents, another script, an emoji, runs of spaces and line feeds.
+PROBE_TEXT = (
+    "Once upon a time, there was a little girl named Lily. She had 42 red balls!\n\n"
+    'def f(x):\n    return {"caf\u00e9": x[1:-1]}  # na\u00efve \u00fcber\n'
+    "\u4f60\u597d\uff0c\u4e16\u754c \U0001f426 it's   DONE\t~"
+)
+_MAX_PROBE_TOKENS = 96
+_F16_STEP, _F16_SMALLEST = 2.0**-11, 2.0**-25  # half a unit in the last place: relative, and of subnormals
+_BF16_STEP, _BF16_SMALLEST = 2.0**-8, 2.0**-133
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a successful verification measured.
+
+    ``max_weight_error`` over all weights, ``max_logit_delta`` over all logits of the
+    ``n_tokens`` probe tokens, ``kl_divergence`` from the source in nats, their mean.
+    """
+
+    n_tensors: int
+    n_tokens: int
+    max_weight_error: float
+    max_logit_delta: float
+    kl_divergence: float
+
+
+def verify(source: ModelParts, target: Path) -> Comparison:
+    """Reloads ``target`` and compares it with the model it was made from.
+
+    Raises VerificationError with the first difference found.
+    """
+    reloaded = read_model(target)
+    _same("facts", _as_stored(source.facts), _as_stored(reloaded.facts))
+    _same("special tokens", source.special, reloaded.special)
+    _same("chat template", source.chat_template, reloaded.chat_template)
+    error = _compare_tensors(source, reloaded)
+    model = Model(image_of(source))
+    ids = _compare_token_ids(model.tokenizer, Tokenizer.open(target))
+    if source.special.bos_id is not None:
+        ids = [source.special.bos_id, *ids]
+    ids = ids[: min(_MAX_PROBE_TOKENS, source.facts.max_seq_len)]
+    expected = _logits(model, ids)
+    del model
+    found = _logits(Model.open(target), ids)
+    if not np.isfinite(found).all():
+        raise VerificationError("the logits are not finite")
+    return Comparison(
+        n_tensors=len(reloaded.tensors),
+        n_tokens=len(ids),
+        max_weight_error=error,
+        max_logit_delta=float(np.abs(found - expected).max()),
+        kl_divergence=_mean_kl(expected, found),
+    )
+
+
+def image_of(parts: ModelParts) -> Image:
+    """A model as the core wants it: a GGUF image in memory."""
+    pages = mmap.mmap(-1, gguf_size(parts))
+    write_gguf(parts, pages)
+    return Image(pages)
+
+
+def _as_stored(facts: ModelFacts) -> ModelFacts:
+    """GGUF keeps these numbers in 32 bits."""
+    return replace(
+        facts, norm_eps=float(np.float32(facts.norm_eps)), rope_theta=float(np.float32(facts.rope_theta))
+    )
+
+
+def _same(what: str, expected: object, found: object) -> None:
+    if expected != found:
+        raise VerificationError(f"the {what} changed: {expected!r} became {found!r}"[:400])
+
+
+def _compare_tensors(source: ModelParts, target: ModelParts) -> float:
+    """The largest difference of any weight."""
+    found = {tensor.name: tensor for tensor in target.tensors}
+    _same("set of tensors", {tensor.name for tensor in source.tensors}, set(found))
+    return max(_compare_tensor(tensor, found[tensor.name]) for tensor in source.tensors)
+
+
+def _compare_tensor(source: Tensor, target: Tensor) -> float:
+    _same(f"shape of '{source.name}'", source.shape, target.shape)
+    largest = 0.0
+    raw, row_bytes = target.load(), target.type.bytes_for(target.n_columns)
+    for (rows, expected), (_, found) in zip(float_rows(source), float_rows(target), strict=True):
+        error = np.abs(expected - found)
+        bound = _error_bound(target.type, raw[rows.start * row_bytes : rows.stop * row_bytes], expected)
+        if not np.all(error <= bound):  # a NaN fails as well
+            worst = float(np.nanmax(error, initial=0.0))
+            raise VerificationError(
+                f"the tensor '{source.name}' differs by {worst:g}, more than {target.type.label} explains"
+            )
+        largest = max(largest, float(error.max(initial=0.0)))
+    return largest
+
+
+def _error_bound(
+    type: TensorType, raw: NDArray[np.uint8], expected: NDArray[np.float32]
+) -> NDArray[np.floating]:
+    """How far each value may be from ``expected`` [rows, columns] when stored as ``type``."""
+    if type is TensorType.F32:
+        return np.zeros_like(expected)
+    if type is TensorType.F16:
+        return np.abs(expected) * _F16_STEP + _F16_SMALLEST
+    if type is TensorType.BF16:
+        return np.abs(expected) * _BF16_STEP + _BF16_SMALLEST
+    # Block types begin with an f16 scale. Q8_0 rounds to the nearest step; Q4_0 has the
+    # steps -8 .. 7, so the end opposite to the largest value is up to a whole step away.
+    steps, largest_step = {TensorType.Q8_0: (0.5, 127), TensorType.Q4_0: (1.0, 8)}[type]
+    scales = raw.reshape(-1, type.block_bytes)[:, :2].copy().view("<f2").astype(np.float32)
+    rounding = np.maximum(np.abs(scales) * _F16_STEP, _F16_SMALLEST)  # of the scale itself
+    bound = (np.abs(scales) * steps + rounding * largest_step) * 1.01
+    return np.repeat(bound, type.block_elements, axis=1).reshape(expected.shape)
+
+
+def _compare_token_ids(source: Tokenizer, target: Tokenizer) -> list[int]:
+    expected, found = source.encode(PROBE_TEXT), target.encode(PROBE_TEXT)
+    if expected != found:
+        where = next(
+            (i for i, pair in enumerate(zip(expected, found, strict=False)) if pair[0] != pair[1]),
+            min(len(expected), len(found)),
+        )
+        raise VerificationError(
+            f"the tokenizer splits text differently, from token {where} of the probe text on"
+        )
+    return expected
+
+
+def _logits(model: Model, ids: list[int]) -> NDArray[np.float32]:
+    """Logits after each of ``ids``, [n, vocab_size]."""
+    return Session(model, n_ctx=len(ids), kv_type=TensorType.F32).eval_all(ids)
+
+
+def _mean_kl(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
+    """Mean over rows of KL(softmax(expected) || softmax(found)), in nats."""
+    p, q = _log_softmax(expected), _log_softmax(found)
+    return float(np.mean(np.sum(np.exp(p) * (p - q), axis=-1)))
+
+
+def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))

@@ -1,0 +1,310 @@
+"""A checkpoint: a folder in the layout of Hugging Face.
+
+``config.json``, ``model.safetensors`` (or shards with an index), ``tokenizer.json``,
+``tokenizer_config.json`` and, where there is one, ``chat_template.jinja``. Folders of
+others are read; folders written here load in ``transformers``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from linnet.errors import FormatError, SourceError, UnsupportedError
+from linnet.formats import arch
+from linnet.formats.atomic import atomic_file
+from linnet.formats.parts import ModelParts, Tensor, TokenizerParts
+from linnet.formats.safetensors_file import StoredTensor, read_safetensors, write_safetensors
+from linnet.formats.sentencepiece import read_sentencepiece
+from linnet.formats.tokenizer_json import (
+    adds_bos,
+    json_from_vocabulary,
+    parse_tokenizer_json,
+    token_id,
+    vocabulary_from_json,
+)
+from linnet.types import ModelFacts, SpecialTokens, TensorType
+
+# What a checkpoint folder consists of; a folder with other names in it is not replaced.
+CHECKPOINT_FILES = (
+    "config.json", "generation_config.json", "model.safetensors", "model-*-of-*.safetensors",
+    "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
+    "special_tokens_map.json", "chat_template.jinja",
+)  # fmt: skip
+
+_DTYPES = {"F32": TensorType.F32, "F16": TensorType.F16, "BF16": TensorType.BF16}
+_DTYPE_NAMES = {TensorType.F32: "float32", TensorType.F16: "float16", TensorType.BF16: "bfloat16"}
+
+
+# ---- reading ----------------------------------------------------------------------
+
+
+def read_checkpoint(directory: Path, tokenizer: TokenizerParts | None = None) -> ModelParts:
+    """The model in a checkpoint folder; weights are mapped, not read.
+
+    ``tokenizer`` takes the place of the one in the folder. Raises SourceError for a
+    missing or unreadable file, FormatError for a damaged one and UnsupportedError
+    for a model this version does not know.
+    """
+    config = read_json(directory / "config.json")
+    family = arch.by_config(config)
+    try:
+        facts = family.facts_from_config(config)
+    except FormatError as error:
+        raise FormatError(f"{directory / 'config.json'}: {error}") from None
+    tensors = _read_tensors(directory, family, facts)
+    settings = read_json(directory / "tokenizer_config.json", optional=True)
+    generation = read_json(directory / "generation_config.json", optional=True)
+    if tokenizer is None:
+        tokenizer = read_tokenizer(directory, facts.vocab_size)
+    return ModelParts(
+        facts=facts,
+        special=_special_tokens(tokenizer, settings, {**generation, **config}),
+        tokenizer=tokenizer,
+        tensors=tensors,
+        name=_name(directory, config),
+        chat_template=_chat_template(directory, settings),
+    )
+
+
+def read_tokenizer(directory: Path, n_tokens: int) -> TokenizerParts:
+    """The tokenizer of a checkpoint folder, for a model with ``n_tokens`` embeddings."""
+    path = directory / "tokenizer.json"
+    if path.exists():
+        text = read_bytes(path)
+        try:
+            return TokenizerParts(vocabulary_from_json(text, n_tokens), text)
+        except (FormatError, UnsupportedError) as error:
+            raise type(error)(f"{path}: {error}") from None
+    path = directory / "tokenizer.model"
+    if path.exists():
+        return TokenizerParts(read_sentencepiece(path, n_tokens))
+    raise SourceError(f"{directory} has no tokenizer.json; add it, or pass one with --tokenizer")
+
+
+def read_json(path: Path, optional: bool = False) -> dict[str, Any]:
+    """The object in a JSON file; {} for a missing file that is ``optional``."""
+    if optional and not path.exists():
+        return {}
+    try:
+        document = json.loads(read_bytes(path))
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise FormatError(f"{path} does not hold a JSON object")
+    return document
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file. Raises SourceError."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise SourceError(f"{path} does not exist") from None
+    except OSError as error:
+        raise SourceError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _read_tensors(directory: Path, family: ModuleType, facts: ModelFacts) -> tuple[Tensor, ...]:
+    stored = _stored_tensors(directory)
+    tensors = []
+    for name, shape in family.tensor_shapes(facts):
+        entry = stored.pop(family.checkpoint_name(name), None)
+        if entry is None:
+            raise FormatError(f"{directory}: the tensor '{family.checkpoint_name(name)}' is missing")
+        tensors.append(family.from_checkpoint(_tensor(name, shape, entry), facts))
+    rest = [name for name in stored if not family.is_derived(name, facts)]
+    if rest:
+        raise UnsupportedError(
+            f"{directory}: the tensor '{rest[0]}' is not part of a {facts.arch} model as known here"
+        )
+    return tuple(tensors)
+
+
+def _tensor(name: str, shape: tuple[int, ...], entry: StoredTensor) -> Tensor:
+    if entry.shape != shape:
+        raise FormatError(f"the tensor '{entry.name}' is {entry.shape}, expected {shape}")
+    if entry.dtype not in _DTYPES:
+        raise UnsupportedError(
+            f"the tensor '{entry.name}' is stored as {entry.dtype}; supported: {', '.join(_DTYPES)}"
+        )
+    return Tensor(name, _DTYPES[entry.dtype], shape, lambda: entry.raw)
+
+
+def _stored_tensors(directory: Path) -> dict[str, StoredTensor]:
+    index = directory / "model.safetensors.index.json"
+    if not index.exists():
+        return read_safetensors(directory / "model.safetensors")
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+        raise FormatError(f"{index} has no weight_map")
+    stored: dict[str, StoredTensor] = {}
+    for file in sorted(set(weight_map.values())):
+        if Path(file).name != file:  # an index must not point out of its folder
+            raise FormatError(f"{index} names the file '{file}', which is not in the folder")
+        stored.update(read_safetensors(directory / file))
+    return stored
+
+
+def _special_tokens(
+    tokenizer: TokenizerParts, settings: Mapping[str, Any], config: Mapping[str, Any]
+) -> SpecialTokens:
+    document = parse_tokenizer_json(tokenizer.json) if tokenizer.json is not None else None
+    ids = {}
+    for key in ("bos", "eos"):
+        text = _token_text(settings.get(f"{key}_token"))
+        named = token_id(document, text) if document is not None and text is not None else None
+        ids[key] = (
+            named
+            if named is not None
+            else _first_id(config.get(f"{key}_token_id"), len(tokenizer.vocabulary))
+        )
+    add_bos = settings.get("add_bos_token")
+    if not isinstance(add_bos, bool):
+        bos = tokenizer.vocabulary.tokens[ids["bos"]] if ids["bos"] is not None else None
+        add_bos = adds_bos(document, bos) if document is not None else True
+    return SpecialTokens(bos_id=ids["bos"], eos_id=ids["eos"], add_bos=add_bos)
+
+
+def _token_text(value: Any) -> str | None:
+    text = value.get("content") if isinstance(value, dict) else value
+    return text if isinstance(text, str) else None
+
+
+def _first_id(value: Any, n_tokens: int) -> int | None:
+    first = value[0] if isinstance(value, list) and value else value
+    return first if isinstance(first, int) and 0 <= first < n_tokens else None
+
+
+def _chat_template(directory: Path, settings: Mapping[str, Any]) -> str | None:
+    path = directory / "chat_template.jinja"
+    if path.exists():
+        return read_bytes(path).decode("utf-8", "replace")
+    template = settings.get("chat_template")
+    return template if isinstance(template, str) else None
+
+
+def _name(directory: Path, config: Mapping[str, Any]) -> str:
+    name = config.get("_name_or_path")
+    return name if isinstance(name, str) and name else directory.resolve().name
+
+
+# ---- writing ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Document:
+    """What goes into the JSON files of a checkpoint."""
+
+    facts: ModelFacts
+    special: SpecialTokens
+    tokenizer_json: bytes
+    dtype: TensorType
+    chat_template: str | None = None
+    extra: Mapping[str, Any] | None = None
+
+
+def write_checkpoint(parts: ModelParts, directory: Path) -> None:
+    """Writes a model whose tensors are plain (f32, f16, bf16) into an existing folder."""
+    family = arch.by_name(parts.facts.arch)
+    laid_out = [family.to_checkpoint(tensor, parts.facts) for tensor in parts.tensors]
+    named = [replace(tensor, name=family.checkpoint_name(tensor.name)) for tensor in laid_out]
+    text = parts.tokenizer.json
+    document = _Document(
+        facts=parts.facts,
+        special=parts.special,
+        tokenizer_json=text
+        if text is not None
+        else json_from_vocabulary(parts.tokenizer.vocabulary, parts.special),
+        dtype=max(parts.tensors, key=lambda tensor: tensor.n_elements).type,
+        chat_template=parts.chat_template,
+        extra={"_name_or_path": parts.name} if parts.name else None,
+    )
+    _write(document, named, directory)
+
+
+def save_checkpoint(
+    directory: Path,
+    facts: ModelFacts,
+    tensors: Mapping[str, NDArray[np.float32]],
+    tokenizer_json: bytes,
+    special: SpecialTokens,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a trained model into ``directory``, which is made when it does not exist.
+
+    ``tensors`` maps Hugging Face names to f32 arrays, [rows, columns] or [n]; all of
+    the architecture have to be there. ``extra`` goes into ``config.json``. Each file
+    is replaced atomically, the weights last. Raises TargetError.
+    """
+    family = arch.by_name(facts.arch)
+    plain = []
+    for name, shape in family.tensor_shapes(facts):
+        array = tensors[family.checkpoint_name(name)]
+        if array.shape != shape:
+            raise ValueError(f"{family.checkpoint_name(name)} is {array.shape}, expected {shape}")
+        plain.append(_from_array(family.checkpoint_name(name), array))
+    directory.mkdir(parents=True, exist_ok=True)
+    document = _Document(facts, special, tokenizer_json, TensorType.F32, extra=extra)
+    _write(document, plain, directory)
+
+
+def _from_array(name: str, array: NDArray[np.float32]) -> Tensor:
+    def load() -> NDArray[np.uint8]:
+        return np.ascontiguousarray(array, dtype="<f4").reshape(-1).view(np.uint8)
+
+    return Tensor(name, TensorType.F32, array.shape, load)
+
+
+def _write(document: _Document, tensors: Iterable[Tensor], directory: Path) -> None:
+    files = {
+        "config.json": _dump(_config(document)),
+        "generation_config.json": _dump(_token_ids(document.special)),
+        "tokenizer.json": document.tokenizer_json,
+        "tokenizer_config.json": _dump(_tokenizer_config(document)),
+    }
+    if document.chat_template is not None:
+        files["chat_template.jinja"] = document.chat_template.encode()
+    for name, content in files.items():
+        with atomic_file(directory / name) as file:
+            file.write(content)
+    with atomic_file(directory / "model.safetensors") as file:
+        write_safetensors(list(tensors), file)
+
+
+def _config(document: _Document) -> dict[str, Any]:
+    family = arch.by_name(document.facts.arch)
+    return {
+        **family.config_from_facts(document.facts),
+        **_token_ids(document.special),
+        "torch_dtype": _DTYPE_NAMES[document.dtype],
+        **(document.extra or {}),
+    }
+
+
+def _token_ids(special: SpecialTokens) -> dict[str, Any]:
+    return {"bos_token_id": special.bos_id, "eos_token_id": special.eos_id}
+
+
+def _tokenizer_config(document: _Document) -> dict[str, Any]:
+    vocabulary = vocabulary_from_json(document.tokenizer_json, document.facts.vocab_size)
+    ids = {"bos": document.special.bos_id, "eos": document.special.eos_id, "unk": vocabulary.unk_id}
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "add_bos_token": document.special.add_bos,
+        "add_eos_token": False,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": document.facts.max_seq_len,
+        **{f"{name}_token": vocabulary.tokens[index] for name, index in ids.items() if index is not None},
+    }
+
+
+def _dump(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()

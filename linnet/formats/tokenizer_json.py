@@ -1,0 +1,315 @@
+"""The Hugging Face ``tokenizer.json``: from it to a vocabulary, and back.
+
+The way byte-level BPE splits text before merging is a regular expression in
+``tokenizer.json`` and a mere name in GGUF; one table holds both.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from linnet.errors import FormatError, UnsupportedError
+from linnet.formats.vocabulary import BYTE_PIECES, SPACE, TokenKind, Vocabulary, VocabularyKind
+from linnet.types import SpecialTokens
+
+_LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+
+
+def _byte_level(use_regex: bool) -> dict[str, Any]:
+    return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": use_regex}
+
+
+def _split(pattern: str) -> list[dict[str, Any]]:
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    return [split, _byte_level(False)]
+
+
+# tokenizer.ggml.pre: the pre-tokenizers, in the order in which they are applied.
+PRE_TOKENIZERS: dict[str, list[dict[str, Any]]] = {
+    "gpt-2": [_byte_level(True)],
+    "smollm": [{"type": "Digits", "individual_digits": True}, _byte_level(True)],
+    "llama-bpe": _split(_LLAMA3),
+    "qwen2": _split(_QWEN2),
+}
+UNNAMED_PRE = "default"  # llama.cpp's word for a way of splitting it has no name for
+_COSMETIC = ("trim_offsets",)  # changes the offsets of tokens, not the tokens
+
+
+# ---- from tokenizer.json ----------------------------------------------------------
+
+
+def vocabulary_from_json(text: bytes, n_tokens: int) -> Vocabulary:
+    """The vocabulary in a ``tokenizer.json``, for a model with ``n_tokens`` embeddings.
+
+    Ids the file does not name become unused tokens, as in other converters; ids the
+    model has no embedding for are left out. Raises FormatError when the file is
+    damaged, UnsupportedError when it is not byte-level or SentencePiece BPE.
+    """
+    document = parse_tokenizer_json(text)
+    model = document["model"]
+    if model.get("type", "BPE") != "BPE" or not isinstance(model.get("vocab"), dict):
+        raise UnsupportedError(f"tokenizer.json holds a {model.get('type')} tokenizer; only BPE is supported")
+    kind = _vocabulary_kind(document, model)
+    added = {entry["id"]: entry for entry in _added_tokens(document)}
+    tokens = [f"[PAD{index}]" for index in range(n_tokens)]
+    kinds = [TokenKind.UNUSED] * n_tokens
+    ids = {**model["vocab"], **{entry["content"]: index for index, entry in added.items()}}
+    for token, index in ids.items():
+        if not isinstance(index, int) or index < 0:
+            raise FormatError(f"tokenizer.json gives the token {token!r} the impossible id {index!r}")
+        if index < n_tokens:
+            tokens[index] = token
+            kinds[index] = _kind_of(token, added.get(index), model, kind)
+    merges = _merges(model)
+    unk = model.get("unk_token")
+    spm = kind is VocabularyKind.SPM
+    return Vocabulary(
+        kind=kind,
+        tokens=tuple(tokens),
+        kinds=tuple(kinds),
+        scores=_scores(tokens, merges) if spm else (),
+        merges=() if spm else tuple(f"{left} {right}" for left, right in merges),
+        pre="" if spm else _pre_name(document),
+        unk_id=ids.get(unk) if unk is not None else None,
+        add_space_prefix=spm and _adds_space_prefix(document),
+    )
+
+
+def parse_tokenizer_json(text: bytes) -> dict[str, Any]:
+    """The JSON object of a ``tokenizer.json``. Raises FormatError."""
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"tokenizer.json is not valid JSON: {error}") from None
+    if not isinstance(document, dict) or not isinstance(document.get("model"), dict):
+        raise FormatError("tokenizer.json has no 'model'; is it the file of the tokenizers library?")
+    return document
+
+
+def token_id(document: Mapping[str, Any], token: str) -> int | None:
+    """The id of ``token`` in a parsed ``tokenizer.json``, or None."""
+    for entry in _added_tokens(document):
+        if entry["content"] == token:
+            return int(entry["id"])
+    vocab = document["model"].get("vocab")
+    index = vocab.get(token) if isinstance(vocab, dict) else None
+    return index if isinstance(index, int) else None
+
+
+def adds_bos(document: Mapping[str, Any], bos: str | None) -> bool:
+    """Does the post-processor put ``bos`` in front of every text?"""
+    for step in _steps(document.get("post_processor"), "processors"):
+        first = (step.get("single") or [{}])[0] if step.get("type") == "TemplateProcessing" else {}
+        if bos is not None and first.get("SpecialToken", {}).get("id") == bos:
+            return True
+    return False
+
+
+def _added_tokens(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    entries = document.get("added_tokens") or []
+    for entry in entries:
+        if not isinstance(entry, dict) or not isinstance(entry.get("id"), int) or "content" not in entry:
+            raise FormatError("tokenizer.json: an entry of added_tokens makes no sense")
+    return list(entries)
+
+
+def _vocabulary_kind(document: Mapping[str, Any], model: Mapping[str, Any]) -> VocabularyKind:
+    if any(
+        step.get("type") == "ByteLevel" for step in _steps(document.get("pre_tokenizer"), "pretokenizers")
+    ):
+        return VocabularyKind.BPE
+    if model.get("byte_fallback"):
+        return VocabularyKind.SPM
+    raise UnsupportedError("tokenizer.json holds a BPE that is neither byte-level nor with byte fallback")
+
+
+def _kind_of(
+    token: str, added: Mapping[str, Any] | None, model: Mapping[str, Any], kind: VocabularyKind
+) -> TokenKind:
+    if kind is VocabularyKind.SPM and token == model.get("unk_token"):
+        return TokenKind.UNKNOWN
+    if added is not None:
+        return TokenKind.CONTROL if added.get("special") else TokenKind.USER_DEFINED
+    if kind is VocabularyKind.SPM and token in BYTE_PIECES:
+        return TokenKind.BYTE
+    return TokenKind.NORMAL
+
+
+def _merges(model: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The merges, best first; older files write "left right", newer ones [left, right]."""
+    pairs = []
+    for merge in model.get("merges") or []:
+        pair = merge.split(" ") if isinstance(merge, str) else merge
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
+            raise FormatError(f"tokenizer.json: the merge {merge!r} does not name two tokens")
+        pairs.append((pair[0], pair[1]))
+    return pairs
+
+
+def _scores(tokens: list[str], merges: list[tuple[str, str]]) -> tuple[float, ...]:
+    """A score per token that makes joining by score equal joining by rank of the merge."""
+    rank: dict[str, int] = {}
+    for index, (left, right) in enumerate(merges):
+        rank.setdefault(left + right, index)
+    return tuple(float(-rank[token]) if token in rank else 0.0 for token in tokens)
+
+
+def _pre_name(document: Mapping[str, Any]) -> str:
+    def bare(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{key: value for key, value in step.items() if key not in _COSMETIC} for step in steps]
+
+    steps = bare(_steps(document.get("pre_tokenizer"), "pretokenizers"))
+    for step in steps:
+        if step.get("type") == "ByteLevel":
+            step.setdefault("use_regex", True)  # files older than the setting
+    return next((name for name, known in PRE_TOKENIZERS.items() if bare(known) == steps), UNNAMED_PRE)
+
+
+def _adds_space_prefix(document: Mapping[str, Any]) -> bool:
+    for step in _steps(document.get("normalizer"), "normalizers"):
+        if step.get("type") == "Prepend":
+            return True
+    for step in _steps(document.get("pre_tokenizer"), "pretokenizers"):
+        if step.get("type") == "Metaspace":
+            return step.get("prepend_scheme", "always") != "never" and step.get("add_prefix_space", True)
+    return False
+
+
+def _steps(part: Any, list_key: str) -> list[dict[str, Any]]:
+    """A component as a list: the members of a Sequence, or the one it is."""
+    if not isinstance(part, dict):
+        return []
+    members = part.get(list_key, []) if part.get("type") == "Sequence" else [part]
+    return [dict(member) for member in members if isinstance(member, dict)]
+
+
+# ---- to tokenizer.json ------------------------------------------------------------
+
+
+def json_from_vocabulary(vocabulary: Vocabulary, special: SpecialTokens) -> bytes:
+    """A ``tokenizer.json`` that splits text as the vocabulary does.
+
+    Raises UnsupportedError where GGUF does not say enough: a byte-level BPE whose way
+    of splitting text is named by a word this version has no rule for.
+    """
+    bpe = vocabulary.kind is VocabularyKind.BPE
+    document = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [_added_token(vocabulary, index) for index in _special_ids(vocabulary)],
+        **(_byte_level_parts(vocabulary) if bpe else _sentencepiece_parts(vocabulary)),
+        "post_processor": _post_processor(vocabulary, special),
+    }
+    return json.dumps(document, ensure_ascii=False, indent=1).encode("utf-8", "surrogateescape")
+
+
+def _special_ids(vocabulary: Vocabulary) -> list[int]:
+    separate = (TokenKind.CONTROL, TokenKind.UNKNOWN, TokenKind.USER_DEFINED)
+    return [index for index, kind in enumerate(vocabulary.kinds) if kind in separate]
+
+
+def _added_token(vocabulary: Vocabulary, index: int) -> dict[str, Any]:
+    return {
+        "id": index,
+        "content": vocabulary.tokens[index],
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": vocabulary.kinds[index] is not TokenKind.USER_DEFINED,
+    }
+
+
+def _byte_level_parts(vocabulary: Vocabulary) -> dict[str, Any]:
+    steps = PRE_TOKENIZERS.get(vocabulary.pre)
+    if steps is None:
+        known = ", ".join(PRE_TOKENIZERS)
+        raise UnsupportedError(
+            f"the GGUF says only '{vocabulary.pre}' about how its tokenizer splits text (known: {known}); "
+            "pass the model's tokenizer.json with --tokenizer"
+        )
+    split = steps[0] if len(steps) == 1 else {"type": "Sequence", "pretokenizers": steps}
+    merges = [merge.split(" ", 1) for merge in vocabulary.merges]
+    return {
+        "normalizer": {"type": "NFC"} if vocabulary.pre == "qwen2" else None,
+        "pre_tokenizer": split,
+        "decoder": _byte_level(True),
+        "model": _bpe_model(vocabulary, merges, byte_fallback=False),
+    }
+
+
+def _sentencepiece_parts(vocabulary: Vocabulary) -> dict[str, Any]:
+    spaces: list[dict[str, Any]] = [{"type": "Replace", "pattern": {"String": " "}, "content": SPACE}]
+    decoders = [
+        {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+    ]
+    if vocabulary.add_space_prefix:
+        spaces.insert(0, {"type": "Prepend", "prepend": SPACE})
+        decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
+    return {
+        "normalizer": {"type": "Sequence", "normalizers": spaces},
+        "pre_tokenizer": None,
+        "decoder": {"type": "Sequence", "decoders": decoders},
+        "model": _bpe_model(vocabulary, _merges_by_score(vocabulary), byte_fallback=True),
+    }
+
+
+def _bpe_model(vocabulary: Vocabulary, merges: list[list[str]], byte_fallback: bool) -> dict[str, Any]:
+    unk = vocabulary.tokens[vocabulary.unk_id] if byte_fallback and vocabulary.unk_id is not None else None
+    return {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": unk,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": byte_fallback,
+        "byte_fallback": byte_fallback,
+        "ignore_merges": vocabulary.pre == "llama-bpe",
+        "vocab": {token: index for index, token in enumerate(vocabulary.tokens)},
+        "merges": merges,
+    }
+
+
+def _merges_by_score(vocabulary: Vocabulary) -> list[list[str]]:
+    """Every way to join two pieces into a third, best score of the third first.
+
+    SentencePiece joins the neighbours whose joint piece has the best score; the
+    tokenizers library joins the pair of the lowest rank. Ranking the pairs by that
+    score makes the two agree (Kudo and Richardson 2018, arXiv:1808.06226).
+    """
+    joinable = {
+        token: index
+        for index, token in enumerate(vocabulary.tokens)
+        if vocabulary.kinds[index] is TokenKind.NORMAL
+    }
+    ranked = sorted(joinable, key=lambda token: -vocabulary.scores[joinable[token]])
+    return [
+        [token[:cut], token[cut:]]
+        for token in ranked
+        for cut in range(1, len(token))
+        if token[:cut] in joinable and token[cut:] in joinable
+    ]
+
+
+def _post_processor(vocabulary: Vocabulary, special: SpecialTokens) -> dict[str, Any] | None:
+    """Puts BOS in front of a text, where the model was trained that way."""
+    if special.bos_id is None or not special.add_bos:
+        return None
+    bos = vocabulary.tokens[special.bos_id]
+    begin = {"SpecialToken": {"id": bos, "type_id": 0}}
+    first, second = ({"Sequence": {"id": name, "type_id": index}} for index, name in enumerate("AB"))
+    return {
+        "type": "TemplateProcessing",
+        "single": [begin, first],
+        "pair": [begin, first, {"SpecialToken": {"id": bos, "type_id": 1}}, second],
+        "special_tokens": {bos: {"id": bos, "ids": [special.bos_id], "tokens": [bos]}},
+    }

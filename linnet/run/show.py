@@ -1,0 +1,135 @@
+"""``linnet show``: what a model, checkpoint or corpus consists of, and what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from math import prod
+from pathlib import Path
+
+from linnet.errors import LinnetError, SourceError
+from linnet.formats.checkpoint import read_checkpoint
+from linnet.formats.corpus import MANIFEST, Corpus
+from linnet.formats.gguf import GgufFile, open_gguf, read_gguf
+from linnet.formats.parts import ModelParts
+from linnet.options import ShowOptions
+from linnet.types import TensorType
+
+KV_TYPE = TensorType.F16  # the default of linnet run
+
+
+def show(options: ShowOptions) -> dict[str, object]:
+    """Describes ``options.source``; returns what ``--json`` prints.
+
+    Raises SourceError when there is nothing to read and FormatError, with what is
+    wrong, when it is damaged. A sound file that this version cannot run is described
+    as far as the format tells, with the reason under ``problem``.
+    """
+    path = options.source
+    if not path.exists():
+        raise SourceError(f"{path} does not exist; check the spelling")
+    if (path / MANIFEST).exists():
+        about = _describe_corpus(path)
+    elif path.is_dir():
+        about = {"kind": "checkpoint", **_describe_model(read_checkpoint(path))}
+    else:
+        about = _describe_gguf(path)
+    about = {"path": str(path), **about}
+    if not options.json:
+        _print(about)
+    return about
+
+
+def _describe_gguf(path: Path) -> dict[str, object]:
+    file = open_gguf(path)
+    about: dict[str, object] = {"kind": "gguf", "gguf_version": file.version, "file_bytes": file.n_bytes}
+    try:
+        return {**about, **_describe_model(read_gguf(path))}
+    except LinnetError as error:
+        return {**about, **_describe_unknown(file), "problem": str(error)}
+
+
+def _describe_model(parts: ModelParts) -> dict[str, object]:
+    facts, vocabulary = parts.facts, parts.tokenizer.vocabulary
+    return {
+        "name": parts.name,
+        **asdict(facts),
+        "n_params": facts.n_params,
+        **_describe_tensors((t.type.label, t.n_elements, t.n_bytes) for t in parts.tensors),
+        "kv_bytes_per_token": 2 * facts.n_layers * KV_TYPE.bytes_for(facts.kv_dim),
+        "tokenizer": {
+            "kind": str(vocabulary.kind),
+            "tokens": len(vocabulary),
+            "pre": vocabulary.pre,
+            "tokenizer_json": parts.tokenizer.json is not None,
+            **asdict(parts.special),
+        },
+        "chat_template": parts.chat_template,
+    }
+
+
+def _describe_unknown(file: GgufFile) -> dict[str, object]:
+    """What the format alone tells of a file whose architecture or types this version does not know."""
+    sizes = ((t.type_name, prod(t.shape), 0 if t.raw is None else t.raw.size) for t in file.tensors)
+    small = {key: value for key, value in file.metadata.items() if isinstance(value, (int, float, bool))}
+    return {
+        "arch": file.metadata.get("general.architecture"),
+        "name": file.metadata.get("general.name", ""),
+        **_describe_tensors(sizes),
+        "metadata": small,
+        "chat_template": file.metadata.get("tokenizer.chat_template"),
+    }
+
+
+def _describe_tensors(sizes: Iterable[tuple[str, int, int]]) -> dict[str, object]:
+    types: dict[str, dict[str, int]] = {}
+    for label, n_elements, n_bytes in sizes:
+        entry = types.setdefault(label, {"tensors": 0, "elements": 0, "bytes": 0})
+        entry["tensors"] += 1
+        entry["elements"] += n_elements
+        entry["bytes"] += n_bytes
+    total, elements = (sum(entry[key] for entry in types.values()) for key in ("bytes", "elements"))
+    return {
+        "types": types,
+        "weight_bytes": total,
+        "bits_per_weight": 8 * total / elements if elements else None,
+    }
+
+
+def _describe_corpus(path: Path) -> dict[str, object]:
+    manifest = Corpus.open(path).manifest
+    return {
+        "kind": "corpus",
+        "vocab_size": manifest.vocab_size,
+        "bos_id": manifest.bos_id,
+        "eos_id": manifest.eos_id,
+        "splits": {
+            name: {"documents": split.documents, "tokens": split.tokens, "text_bytes": split.text_bytes}
+            for name, split in manifest.splits.items()
+        },
+        "sources": len(manifest.sources),
+        "fingerprint": manifest.fingerprint,
+    }
+
+
+def _print(about: dict[str, object]) -> None:
+    for key, value in about.items():
+        label = key.replace("_", " ")
+        if key == "chat_template":
+            print(f"{label:<20} {'yes' if value else 'none'}")
+        elif isinstance(value, dict):
+            print(label)
+            for name, detail in value.items():
+                print(f"  {name:<18} {_text(detail)}")
+        elif value not in (None, ""):
+            print(f"{label:<20} {_text(value)}")
+
+
+def _text(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{detail:,} {name.replace('_', ' ')}" for name, detail in value.items())
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

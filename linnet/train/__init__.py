@@ -1,0 +1,1 @@
+"""Training: a corpus becomes a checkpoint. Needs the ``train`` extra."""

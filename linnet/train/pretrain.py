@@ -1,0 +1,143 @@
+"""``linnet train``: a corpus becomes a checkpoint.
+
+Here are the settings of a run, derived from the options without torch; :mod:`linnet.train.run` runs them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from dataclasses import dataclass
+from typing import Any
+
+from linnet.errors import MissingExtraError, UsageError
+from linnet.options import TrainOptions, count
+from linnet.train.shape import BatchShape, Hyper, derive_batch, derive_hyper, derive_shape
+from linnet.types import ModelFacts
+
+_NEEDED = ("torch", "tokenizers", "matplotlib")
+DEFAULT_MINUTES = 10.0
+
+
+def train(options: TrainOptions) -> dict[str, Any]:
+    """Trains a model on ``options.corpus`` and writes the checkpoint ``options.output``.
+
+    Returns the results that also stand in report.json: loss (nats per token), bits per byte, steps,
+    tokens, seconds. Raises UsageError, SourceError, FormatError, TargetError and MissingExtraError; on
+    SIGINT or SIGTERM saves the state and raises SystemExit with 128 + the number of the signal.
+    """
+    for package in _NEEDED:
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package, "train")
+    from linnet.train.run import run
+
+    return run(options)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides what a run computes, except for the plan (the number of steps)."""
+
+    facts: ModelFacts
+    hyper: Hyper
+    batch: BatchShape
+    optimizer: str
+    device: str
+    dtype: str
+    compile: bool
+    seed: int
+    world: int  # processes
+    threads: int  # how a sum is split among threads decides its last bits
+    corpus: str  # fingerprint
+
+    def as_table(self) -> dict[str, Any]:
+        """Plain values by name, one level deep."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_table(cls, table: dict[str, Any]) -> Settings:
+        """The inverse of :meth:`as_table`."""
+        parts = {
+            "facts": ModelFacts(**table["facts"]),
+            "hyper": Hyper(**table["hyper"]),
+            "batch": BatchShape(**table["batch"]),
+        }
+        return cls(**{**table, **parts})
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run computes."""
+
+    device: str  # cpu or cuda
+    dtype: str  # bf16 or f32
+    world: int
+    threads: int
+
+
+def derive_settings(options: TrainOptions, place: Place, vocab_size: int, fingerprint: str) -> Settings:
+    """The settings of a new run. Raises UsageError."""
+    facts = derive_shape(options.params, vocab_size, _pairs("shape", options.shape, count))
+    hyper = derive_hyper(facts, _hyper(options.hyper))
+    batch = derive_batch(facts, _pairs("batch", options.batch, count), place.device, place.world)
+    return Settings(
+        facts=facts,
+        hyper=hyper,
+        batch=batch,
+        optimizer=options.optimizer,
+        device=place.device,
+        dtype=place.dtype,
+        compile=options.compile,
+        seed=options.seed,
+        world=place.world,
+        threads=place.threads,
+        corpus=fingerprint,
+    )
+
+
+def planned_steps(options: TrainOptions, batch: BatchShape, corpus_tokens: int) -> int | None:
+    """Steps that --tokens and --epochs allow, the smaller of the two; None when neither is given."""
+    limits = []
+    if options.tokens is not None:
+        limits.append(options.tokens)
+    if options.epochs is not None:
+        limits.append(round(options.epochs * corpus_tokens))
+    if any(limit <= 0 for limit in limits) or (options.minutes is not None and options.minutes <= 0):
+        raise UsageError("--minutes, --tokens and --epochs must be above 0")
+    return max(1, -(-min(limits) // batch.tokens)) if limits else None
+
+
+def budget_minutes(options: TrainOptions) -> float | None:
+    """Minutes the run may take: what was asked for, or the default when nothing limits it."""
+    if options.minutes is None and options.tokens is None and options.epochs is None:
+        return DEFAULT_MINUTES
+    return options.minutes
+
+
+def _hyper(text: str) -> dict[str, Any]:
+    given: dict[str, Any] = _pairs("hyper", text, str)
+    kinds = {field.name: str if field.name == "schedule" else float for field in dataclasses.fields(Hyper)}
+    for key, value in given.items():
+        if key not in kinds:
+            raise UsageError(f"unknown part of --hyper '{key}'; choose from {', '.join(kinds)}")
+        try:
+            given[key] = kinds[key](value)
+        except ValueError:
+            raise UsageError(f"--hyper {key}: '{value}' is not a number") from None
+    if given.get("schedule", "wsd") not in ("wsd", "cosine"):
+        raise UsageError(f"--hyper schedule: '{given['schedule']}' is not wsd or cosine")
+    return given
+
+
+def _pairs(flag: str, text: str, read: Any) -> dict[str, Any]:
+    """Reads ``K=V,K=V``."""
+    pairs = {}
+    for part in filter(None, (item.strip() for item in text.split(","))):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise UsageError(f"--{flag}: '{part}' is not of the form NAME=VALUE")
+        try:
+            pairs[key.strip()] = read(value.strip())
+        except ValueError as error:
+            raise UsageError(f"--{flag} {key}: {error}") from None
+    return pairs

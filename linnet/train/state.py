@@ -1,0 +1,103 @@
+"""The state of a run on disk: everything that decides what the next step computes.
+
+``OUTPUT/state/run.pt`` holds the settings, the plan, the progress (which is also the data cursor
+and, with the seed, the random state: order of rows and dropout are functions of seed and
+counters), weights, optimizer, the gradients of a half-done step, and the curves so far.
+``OUTPUT/state/best.pt`` holds the weights with the lowest validation loss. Both are written under a
+temporary name and renamed; both are read without running code from them.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from linnet.errors import FormatError, SourceError
+from linnet.formats.atomic import atomic_file
+from linnet.train.loop import Progress
+from linnet.train.optim import Optimizer
+
+VERSION = 1
+FOLDER = "state"
+_RUN, _BEST = "run.pt", "best.pt"
+
+
+def has_state(output: Path) -> bool:
+    """True when a run can be resumed in ``output``."""
+    return (output / FOLDER / _RUN).is_file()
+
+
+def save_state(
+    output: Path,
+    settings: Mapping[str, Any],
+    model: nn.Module,
+    optimizer: Optimizer,
+    progress: Progress,
+    history: Mapping[str, Any],
+) -> None:
+    """Writes the state of the run; ``settings`` and ``history`` are plain values. Raises TargetError."""
+    gradients = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+    _save(
+        output / FOLDER / _RUN,
+        {
+            "version": VERSION,
+            "settings": dict(settings),
+            "progress": asdict(progress),
+            "model": dict(model.state_dict()),
+            "optimizer": optimizer.state_dict(),
+            "gradients": gradients if progress.micro_step else {},
+            "history": dict(history),
+        },
+    )
+
+
+def load_state(output: Path) -> dict[str, Any]:
+    """The table :func:`save_state` wrote, on the CPU. Raises SourceError or FormatError."""
+    path = output / FOLDER / _RUN
+    if not path.is_file():
+        raise SourceError(f"nothing to resume: {output} holds no state of a run; start it without --resume")
+    state = _load(path)
+    if not isinstance(state, dict) or state.get("version") != VERSION:
+        raise FormatError(f"{path} was written by another version of Linnet; start the run anew")
+    return state
+
+
+def restore(state: Mapping[str, Any], model: nn.Module, optimizer: Optimizer) -> Progress:
+    """Puts weights, optimizer and gradients back in place; returns the progress of the run."""
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    weights = dict(model.named_parameters())
+    for name, gradient in state["gradients"].items():
+        weights[name].grad = gradient.to(weights[name].device)
+    return Progress(**{**state["progress"], "stop": 0})
+
+
+def save_best(output: Path, model: nn.Module) -> None:
+    """Keeps the weights of ``model`` as the best so far."""
+    _save(output / FOLDER / _BEST, dict(model.state_dict()))
+
+
+def load_best(output: Path) -> dict[str, Tensor]:
+    """The weights :func:`save_best` wrote last."""
+    weights: dict[str, Tensor] = _load(output / FOLDER / _BEST)
+    return weights
+
+
+def _save(path: Path, table: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as file:
+        torch.save(table, file)
+
+
+def _load(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        detail = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise FormatError(f"cannot read the state {path}: {detail}; start the run anew") from None

@@ -1,0 +1,56 @@
+"""Compiles and runs the C test programs of core/tests/, plain and under sanitizers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "core" / "build.py"
+PROGRAMS = sorted(path.stem for path in (ROOT / "core" / "tests").glob("*.c"))
+CLANG = next((name for name in ("clang-19", "clang") if shutil.which(name)), None)
+
+
+def build(folder: Path, *arguments: str, compiler: str | None = None) -> Path:
+    environment = os.environ | ({"LINNET_CC": compiler} if compiler else {})
+    command = [sys.executable, BUILD, "--strict", "--programs", ROOT / "core" / "tests", "-o", folder]
+    done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def run(program: Path) -> None:
+    done = subprocess.run([program], cwd=ROOT, capture_output=True, text=True, errors="replace", timeout=300)
+    assert done.returncode == 0, f"{program.name} gave {done.returncode}\n{done.stdout}{done.stderr}"
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("plain"))
+
+
+@pytest.fixture(scope="module")
+def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if CLANG is None:
+        pytest.skip("the sanitizers need clang")
+    return build(tmp_path_factory.mktemp("sanitized"), "--sanitize", compiler=CLANG)
+
+
+def test_there_are_programs() -> None:
+    assert PROGRAMS
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_program(plain: Path, name: str) -> None:
+    run(plain / name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_program_under_sanitizers(sanitized: Path, name: str) -> None:
+    run(sanitized / name)

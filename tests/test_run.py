@@ -1,0 +1,133 @@
+"""Generating text: the Python interface and the command, with the bundled model."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import linnet
+from linnet.errors import ContextFullError, UsageError
+from linnet.run.meter import Energy, peak_rss_bytes, process_age
+from linnet.run.model import BUNDLED_MODEL
+
+
+@pytest.fixture(scope="module")
+def model() -> linnet.LanguageModel:
+    return linnet.load()
+
+
+def linnet_run(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "linnet", "run", *arguments]
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+
+
+def test_a_seed_gives_the_same_text_for_every_thread_count(model: linnet.LanguageModel) -> None:
+    first = model.generate("Once upon a time", max_tokens=40, seed=7)
+    again = linnet.load(threads=1).generate("Once upon a time", max_tokens=40, seed=7)
+    assert first.ids == again.ids
+    assert first.text == again.text
+    assert first.ids != model.generate("Once upon a time", max_tokens=40, seed=8).ids
+
+
+def test_stream_pieces_are_the_text(model: linnet.LanguageModel) -> None:
+    stream = model.stream("The cat", max_tokens=30, temperature=0)
+    pieces = list(stream)
+    assert "".join(pieces) == stream.generation.text == model.generate("The cat", max_tokens=30, temperature=0).text
+    assert len(pieces) > 5
+
+
+def test_generation_says_why_it_ended_and_what_it_cost(model: linnet.LanguageModel) -> None:
+    made = model.generate("Once upon a time", max_tokens=5, seed=1)
+    assert (len(made.ids), made.finish_reason) == (5, "length")
+    assert made.prefill_tok_s and made.decode_tok_s
+    small = linnet.load(n_ctx=16)
+    full = small.generate("Once upon a time there was", max_tokens=500, seed=1)
+    assert full.finish_reason in ("context", "stop")
+    assert full.prompt_tokens + len(full.ids) <= 17
+
+
+def test_score_is_the_probability_the_model_samples_from(model: linnet.LanguageModel) -> None:
+    ids = model.tokenize("Once upon a time there was a little girl.")
+    scores = model.score(ids)
+    assert math.isnan(scores[0])
+    model.prefill(ids[:5])
+    logits = model.session.logits.astype(np.float64)
+    assert scores[5] == pytest.approx(logits[ids[5]] - np.log(np.exp(logits - logits.max()).sum()) - logits.max(), abs=1e-4)
+
+
+def test_text_survives_tokenization(model: linnet.LanguageModel) -> None:
+    text = "A café, 12,345 naïve 漢字 🐦\n\n\tend  "
+    assert model.detokenize(model.tokenize(text, bos=False)) == text
+
+
+def test_a_prompt_that_does_not_fit_is_refused_with_the_counts() -> None:
+    small = linnet.load(n_ctx=8)
+    with pytest.raises(ContextFullError, match="context holds 8"):
+        small.generate("one two three four five six seven eight nine ten eleven", max_tokens=1)
+
+
+@pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"top_p": 1.5}, {"top_k": -3}, {"min_p": 2.0}])
+def test_impossible_sampling_options_are_refused(model: linnet.LanguageModel, wrong: dict[str, float]) -> None:
+    with pytest.raises(UsageError):
+        model.generate("x", max_tokens=1, **wrong)  # type: ignore[arg-type]
+
+
+def test_the_command_streams_text_and_ends_with_its_cost() -> None:
+    done = linnet_run("Once upon a time", "-n", "20", "--seed", "1")
+    assert done.returncode == 0
+    assert done.stdout.strip()
+    for word in ("20 tokens", "tok/s", "first token after", "peak", "MB"):
+        assert word in done.stderr
+    assert "energy" in done.stderr or "J/token" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_pipe_gives_the_prompt_and_json_gives_one_object() -> None:
+    done = linnet_run("--json", "-n", "12", "--seed", "3", stdin="The dog")
+    result = json.loads(done.stdout)
+    assert done.stderr == ""
+    assert {"text", "tokens", "prefill_tok_s", "decode_tok_s", "ttft_s", "peak_rss_bytes", "energy"} <= result.keys()
+    assert result["tokens"] == 12
+    assert result["text"] == linnet.load().generate("The dog", max_tokens=12, seed=3).text
+
+
+def test_top_k_1_is_greedy(model: linnet.LanguageModel) -> None:
+    greedy = model.generate("The sun", max_tokens=20, temperature=0).ids
+    assert model.generate("The sun", max_tokens=20, temperature=1.0, top_k=1, seed=5).ids == greedy
+
+
+def test_repetition_penalty_keeps_a_text_from_repeating_itself(model: linnet.LanguageModel) -> None:
+    plain = model.generate("the the the the", max_tokens=60, temperature=0).ids
+    penalised = model.generate("the the the the", max_tokens=60, temperature=0, repetition_penalty=1.8).ids
+    assert len(set(penalised)) > len(set(plain))
+
+
+def test_energy_that_cannot_be_read_is_not_zero() -> None:
+    unreadable = Energy(None, "not readable here")
+    assert unreadable.per_token(10) == "energy: not readable here"
+    assert unreadable.as_json(10)["joules_per_token"] is None
+    assert Energy(5.0, "RAPL package").per_token(10) == "0.5 J/token (RAPL package)"
+
+
+def test_the_meter_reads_this_process() -> None:
+    assert 0 < process_age() < 24 * 3600
+    peak = peak_rss_bytes()
+    assert peak is None or 10 * 2**20 < peak < 64 * 2**30
+
+
+def test_a_broken_model_is_one_line(tmp_path: Path) -> None:
+    whole = BUNDLED_MODEL.read_bytes()
+    cases = {"empty": b"", "text": b"hello there", "cut": whole[: len(whole) // 2], "short": whole[:30]}
+    for name, data in cases.items():
+        path = tmp_path / f"{name}.gguf"
+        path.write_bytes(data)
+        done = linnet_run("-m", str(path), "hi")
+        assert done.returncode == 2, name
+        assert done.stderr.count("\n") == 1, done.stderr
+        assert done.stderr.startswith("linnet run: "), done.stderr

@@ -1,0 +1,62 @@
+"""``linnet show`` describes sound artifacts and says what is wrong with broken ones."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from linnet.engine.model import Model
+from linnet.errors import FormatError, SourceError
+from linnet.options import ShowOptions
+from linnet.run.model import BUNDLED_MODEL
+from linnet.run.show import show
+
+
+def shown(path: Path) -> dict[str, object]:
+    return show(ShowOptions(source=path, json=True))
+
+
+def test_a_model_is_described_as_the_core_sees_it() -> None:
+    about, model = shown(BUNDLED_MODEL), Model.open(BUNDLED_MODEL)
+    for name in ("arch", "dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim", "vocab_size", "n_params", "weight_bytes"):
+        assert about[name] == getattr(model, name), name
+    assert about["kv_bytes_per_token"] == 2 * 2 * model.n_layers * model.n_kv_heads * model.head_dim
+    assert about["file_bytes"] == BUNDLED_MODEL.stat().st_size
+    assert "problem" not in about
+
+
+def test_the_command_prints_the_same_for_people_and_as_json() -> None:
+    def command(*more: str) -> str:
+        arguments = [sys.executable, "-m", "linnet", "show", str(BUNDLED_MODEL), *more]
+        return subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
+
+    assert json.loads(command("--json"))["arch"] == "llama"
+    assert "kv bytes per token" in command()
+
+
+def test_an_unknown_architecture_is_described_with_the_reason_why_it_cannot_run(tmp_path: Path) -> None:
+    path = tmp_path / "other.gguf"
+    path.write_bytes(BUNDLED_MODEL.read_bytes().replace(b"llama", b"lemur"))
+    about = shown(path)
+    assert about["arch"] == "lemur"
+    assert "lemur" in str(about["problem"])
+    assert about["weight_bytes"] == shown(BUNDLED_MODEL)["weight_bytes"]
+
+
+@pytest.mark.parametrize("kept", [0, 3, 20, 1000, 0.5, 0.999])
+def test_a_truncated_file_is_refused_with_one_line(tmp_path: Path, kept: float) -> None:
+    data = BUNDLED_MODEL.read_bytes()
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(data[: int(kept * len(data)) if kept < 1 else int(kept)])
+    with pytest.raises(FormatError) as error:
+        shown(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(SourceError, match=r"nowhere\.gguf does not exist"):
+        shown(Path("nowhere.gguf"))
