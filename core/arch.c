@@ -245,7 +245,8 @@ static ln_status read_vocab(const ln_gguf *gguf, const ln_arch *arch, ln_facts *
     f->vocab_size = (int32_t)rows;
     ln_status status = read_count(gguf, arch, "vocab_size", &f->vocab_size, err);
     if (status == LN_OK && f->vocab_size != rows) {
-        return ln_fail(err, LN_BAD_FILE, "the metadata says %d tokens and the embedding has %d; convert the model again",
+        return ln_fail(err, LN_BAD_FILE,
+                       "the metadata says %d tokens and the embedding has %d; convert the model again",
                        (int)f->vocab_size, (int)rows);
     }
     ln_gguf_array tokens;

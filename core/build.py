@@ -68,11 +68,15 @@ STRICT_FLAGS = ["-Wall", "-Wextra", "-Werror"]
 RELEASE_FLAGS = ["-O3", "-DNDEBUG"]
 SANITIZE_FLAGS = ["-O1", "-g", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all"]
 
-# Files of one instruction set. They exist for x86-64 only and are entered only after the
-# processor was asked; everything else is compiled for the plainest processor of its kind.
-ISA_FLAGS = {
-    "avx2.c": ["-mavx2", "-mfma", "-mf16c"],
-    "avx512.c": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni"] + ["-mfma", "-mf16c"],
+# Files of one instruction set: the processors they exist for, and their flags. They are entered only
+# after the processor was asked; all other files are compiled for the plainest processor of its kind.
+ISA_FILES = {
+    "avx2.c": ("x86_64", ["-mavx2", "-mfma", "-mf16c"]),
+    "avx512.c": (
+        "x86_64",
+        ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mfma", "-mf16c"],
+    ),
+    "neon.c": ("aarch64", []),
 }
 
 
@@ -86,13 +90,19 @@ def host_target() -> Target:
         return TARGETS["windows-x86_64"]
     if name in TARGETS and platform.libc_ver()[0] == "glibc":
         return TARGETS[name]
-    return Target("windows" if sys.platform == "win32" else "other", "x86_64" if arch == "amd64" else arch)
+    arch = {"amd64": "x86_64", "arm64": "aarch64"}.get(arch, arch)
+    return Target("windows" if sys.platform == "win32" else "other", arch)
 
 
 def sources(target: Target) -> list[Path]:
     """The C files of the core for ``target``, in a fixed order."""
     files = [path for room in (".", "kernels", "tokenizer") for path in sorted((CORE / room).glob("*.c"))]
-    return [path for path in files if target.arch == "x86_64" or path.name not in ISA_FLAGS]
+    return [path for path in files if _isa(path)[0] in ("", target.arch)]
+
+
+def _isa(path: Path) -> tuple[str, list[str]]:
+    """The only architecture ("" = any) a file is for, and the flags it needs."""
+    return ISA_FILES.get(path.name, ("", []))
 
 
 def uses_zig() -> bool:
@@ -178,7 +188,7 @@ def _compile_objects(files: Sequence[Path], folder: Path, flags: Sequence[str]) 
     folder.mkdir(parents=True, exist_ok=True)
     objects = [folder / f"{path.parent.name}-{path.stem}.o" for path in files]
     commands = [
-        [*compiler(), *flags, *ISA_FLAGS.get(path.name, []), "-c", path, "-o", built]
+        [*compiler(), *flags, *_isa(path)[1], "-c", path, "-o", built]
         for path, built in zip(files, objects, strict=True)
     ]
     with ThreadPoolExecutor(max_workers=2) as pool:

@@ -20,8 +20,8 @@ typedef struct ln_string {
 #define LN_STRING_ARGS(s) (int)((s).length < 80 ? (s).length : 80), ((s).data != NULL ? (s).data : "")
 
 /* Writes one line to err (which may be NULL) and returns status, so that a caller can
- * `return ln_fail(err, LN_BAD_FILE, ...)`. Control characters become '?': the text may
- * quote names from a hostile file. */
+ * `return ln_fail(err, LN_BAD_FILE, ...)`. The text may quote names from a hostile file: control
+ * characters and bytes that are not UTF-8 become '?'. */
 ln_status ln_fail(ln_error *err, ln_status status, const char *format, ...) LN_PRINTF(3, 4);
 
 /* a * b and a + b in *out; 0 when the result does not fit a size_t. */

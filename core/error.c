@@ -6,20 +6,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Drops a UTF-8 character that was cut in half at the end of text. */
-static void drop_cut_character(char *text) {
-    size_t length = strlen(text);
-    size_t start = length;
-    while (start > 0 && length - start < 4 && ((unsigned char)text[start - 1] & 0xC0) == 0x80) {
-        start--;
-    }
-    if (start == 0) {
-        return;
-    }
-    unsigned char lead = (unsigned char)text[start - 1];
-    size_t expected = lead >= 0xF0 ? 3 : lead >= 0xE0 ? 2 : lead >= 0xC0 ? 1 : 0;
-    if (length - start < expected) {
-        text[start - 1] = '\0';
+#include "tokenizer/unicode.h"
+
+/* Control characters and what is not UTF-8 (or was cut off in the middle of a character) become '?'. */
+static void make_printable(char *text, size_t length) {
+    size_t valid = ln_utf8_valid_prefix(text, length);
+    for (size_t i = 0; i < length; i++) {
+        if (i == valid) {
+            text[i] = '?';
+            valid = i + 1 + ln_utf8_valid_prefix(text + i + 1, length - i - 1);
+        } else if ((unsigned char)text[i] < 0x20 || text[i] == 0x7F) {
+            text[i] = '?';
+        }
     }
 }
 
@@ -34,14 +32,8 @@ ln_status ln_fail(ln_error *err, ln_status status, const char *format, ...) {
     va_end(arguments);
     if (written < 0) {
         err->message[0] = '\0';
-    } else if ((size_t)written >= sizeof err->message) {
-        drop_cut_character(err->message);
     }
-    for (char *c = err->message; *c != '\0'; c++) {
-        if ((unsigned char)*c < 0x20 || (unsigned char)*c == 0x7F) {
-            *c = '?';
-        }
-    }
+    make_printable(err->message, strlen(err->message));
     return status;
 }
 

@@ -315,7 +315,8 @@ static ln_status read_tensors(reader *r, ln_gguf *g) {
         bytes += g->tensors[i].bytes;
         if (status == LN_OK && bytes > (uint64_t)(r->end - r->start)) {
             /* Else a small file could make its reader allocate without bound. */
-            status = ln_fail(r->err, LN_BAD_FILE, "the tensors overlap: together they are larger than the file; " AGAIN);
+            status = ln_fail(r->err, LN_BAD_FILE,
+                             "the tensors overlap: together they are larger than the file; " AGAIN);
         }
     }
     free(offsets);

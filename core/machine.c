@@ -44,7 +44,6 @@ const char *ln_isa_list(void) {
 /* ---- read bandwidth -------------------------------------------------------------- */
 
 #define PIECE_BYTES ((size_t)1 << 18)
-#define WORDS 16 /* read as one: 128 bytes, as many registers as the compiler likes */
 
 #if defined(_WIN32)
 static double now(void) {
@@ -74,20 +73,15 @@ static void read_item(const void *job, int32_t item, int32_t worker) {
     const char *at = j->buffer + (size_t)item * PIECE_BYTES;
     size_t left = j->size - (size_t)item * PIECE_BYTES;
     size_t bytes = left < PIECE_BYTES ? left : PIECE_BYTES;
-    uint64_t folded[WORDS] = {0};
-    for (; bytes >= sizeof folded; at += sizeof folded, bytes -= sizeof folded) {
-        uint64_t words[WORDS];
-        memcpy(words, at, sizeof words);
-        for (int i = 0; i < WORDS; i++) {
-            folded[i] ^= words[i];
-        }
-    }
     uint64_t sum = 0;
-    for (; bytes > 0; at++, bytes--) {
-        sum += (unsigned char)*at;
+    const size_t n_words = bytes / sizeof(uint64_t);
+    for (size_t i = 0; i < n_words; i++) { /* a reduction compilers turn into wide loads */
+        uint64_t word;
+        memcpy(&word, at + i * sizeof word, sizeof word);
+        sum ^= word;
     }
-    for (int i = 0; i < WORDS; i++) {
-        sum ^= folded[i];
+    for (size_t i = n_words * sizeof(uint64_t); i < bytes; i++) {
+        sum ^= (unsigned char)at[i];
     }
     atomic_fetch_xor_explicit(j->result, sum, memory_order_relaxed);
 }

@@ -200,7 +200,7 @@ def main() -> None:
     try:
         make(chosen)
     except LinnetError as error:
-        parser.error(str(error))
+        parser.exit(2, f"{parser.prog}: {error}\n")
 
 
 def make(chosen: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,11 +61,11 @@ def main() -> None:
     try:
         chosen.workdir.mkdir(parents=True)
     except FileExistsError:
-        parser.error(f"{chosen.workdir} exists; name a new folder with --workdir")
+        parser.exit(2, f"{chosen.workdir} exists; name a new folder with --workdir\n")
     try:
         tell_the_story(chosen)
     except LinnetError as error:
-        parser.error(str(error))
+        parser.exit(2, f"{parser.prog}: {error}\n")
 
 
 def tell_the_story(chosen: argparse.Namespace) -> None:
@@ -114,11 +115,13 @@ def write_documents(learn: Path, held_out: Path, max_bytes: int) -> None:
 def sources() -> Iterator[tuple[int, str, str]]:
     """Hash of the name, name and text of every source file."""
     library = Path(sysconfig.get_paths()["stdlib"])
-    for path in library.rglob("*.py"):
-        name = path.relative_to(library).as_posix()
-        text = path.read_text(encoding="utf-8", errors="replace")
-        if text.strip() and not LEFT_OUT & set(Path(name).parts):
-            yield int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big"), name, text
+    for folder, inside, files in os.walk(library):
+        inside[:] = [name for name in inside if name not in LEFT_OUT]
+        for path in (Path(folder, file) for file in files if file.endswith(".py")):
+            name = path.relative_to(library).as_posix()
+            text = path.read_text(encoding="utf-8", errors="replace")
+            if text.strip():
+                yield int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big"), name, text
 
 
 if __name__ == "__main__":

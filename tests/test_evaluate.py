@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -206,3 +207,43 @@ def test_the_command_line_prints_one_object_or_one_error_line(stories260k: Path,
     ):
         failed = linnet_evaluate(*arguments)
         assert (failed.returncode, failed.stdout, failed.stderr.count("\n")) == (2, "", 1), failed.stderr
+
+
+class Letters(Markov):
+    """A whole language model as evaluate sees it: one token per character, with or without BOS."""
+
+    def __init__(self, bos_id: int | None) -> None:
+        super().__init__(128, n_ctx=16)
+        self.tokenizer = SimpleNamespace(bos_id=bos_id)
+        self.session = SimpleNamespace(isa="none", n_threads=1)
+
+    def tokenize(self, text: str, *, bos: bool) -> list[int]:
+        assert self.tokenizer.bos_id is not None or not bos
+        return [self.tokenizer.bos_id] * bos + [ord(letter) for letter in text]
+
+
+@pytest.mark.parametrize("bos_id", [0, None])
+def test_without_bos_the_first_token_is_not_predicted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bos_id: int | None
+) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "abc"}\n{"text": "a longer text than the context"}\n')
+    model = Letters(bos_id)
+    monkeypatch.setattr("linnet.evaluate.evaluate.load", lambda *_, **__: model)
+    found = measure(tmp_path / "model.gguf", tmp_path / "a.jsonl")
+    assert found["tokens"] == 3 + 30 - (2 if bos_id is None else 0)
+    assert (found["bytes"], found["texts"], found["windowed_texts"]) == (33, 2, 1)
+    settings = found["settings"]
+    assert isinstance(settings, dict)
+    assert (settings["bos"], settings["stride"]) == (bos_id is not None, 8)
+    texts = [
+        model.tokenize(text, bos=bos_id is not None) for text in ("abc", "a longer text than the context")
+    ]
+    exact = -sum(float(model.table[a, b]) for ids in texts for a, b in pairwise(ids))
+    assert found["bits_per_byte"] == pytest.approx(exact / math.log(2) / 33)
+
+
+def test_a_text_of_one_token_without_bos_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    monkeypatch.setattr("linnet.evaluate.evaluate.load", lambda *_, **__: Letters(None))
+    with pytest.raises(SourceError, match="no token to predict"):
+        measure(tmp_path / "model.gguf", tmp_path / "a.txt")

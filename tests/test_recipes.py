@@ -83,9 +83,10 @@ def test_copies_of_the_reference_are_left_out_and_others_stay() -> None:
 
 def test_stories_and_books_are_taken_apart_as_they_are_written() -> None:
     made = recipe("bundled_model")
-    text = "end of a story.\n\nOnce upon a time, a.\n\nOne day, Tim left.\n\nOnce there was b.\n\nTom and Mia like c."
+    first = "Once upon a time, a.\n\nOne day, Tim left."
+    text = f"end of a story.\n\n{first}\n\nOnce there was b.\n\nTom and Mia like c."
     assert list(made.stories_of(text)) == [
-        "Once upon a time, a.\n\nOne day, Tim left.",
+        first,
         "Once there was b.",
         "Tom and Mia like c.",
     ]
@@ -97,14 +98,14 @@ def test_stories_and_books_are_taken_apart_as_they_are_written() -> None:
 
 def test_the_reference_is_not_in_the_corpus_of_the_bundled_model(shared: Path, tmp_path: Path) -> None:
     made = recipe("bundled_model")
-    documents, counts = made.collect(shared / "text", books=True)
+    documents, counts = made.collect(shared / "text", books=False)
     reference = made.rows(shared / "text" / "tinystories" / "reference_40.jsonl")
     assert len(reference) == 40
     assert not {made.opening(text) for text in reference} & {made.opening(text) for text in documents}
     runs = set().union(*map(made.runs, documents))
     assert all(len(made.runs(text) & runs) < 0.3 * len(made.runs(text)) for text in reference)
     assert counts["left out"] < 100
-    assert counts["children_books"] == 18
+    assert len(made.book_paths(shared / "text")) == 18
     assert sum(counts.values()) - counts["left out"] == len(documents) > 2800
     # Documents are those of the files, not cleaned: the reference has such quotes and spaces too.
     assert sum("\u201c" in text for text in documents) > 20

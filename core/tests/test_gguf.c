@@ -241,6 +241,19 @@ static void test_tensors(void) {
     CHECK(status_of(&g, "overlap") == LN_BAD_FILE, "overlapping tensors");
 }
 
+/* Names are quoted as they are in the file; the message stays one line of UTF-8 all the same. */
+static void test_messages(void) {
+    ln_error err = {0};
+    CHECK(ln_fail(&err, LN_BAD_FILE, "a\n\x1b%s\xc3\xa9\xe2\x82", "\xff") == LN_BAD_FILE, "status");
+    CHECK(strcmp(err.message, "a??\?\xc3\xa9??") == 0 && err.status == LN_BAD_FILE, "%s", err.message);
+    char lengthy[600];
+    memset(lengthy, 'x', sizeof lengthy);
+    memcpy(lengthy + 506, "\xc3\xa9", 3); /* the cut goes through this character */
+    ln_fail(&err, LN_NO_MEMORY, "%s", lengthy);
+    CHECK(strlen(err.message) == 507 && err.message[505] == 'x' && err.message[506] == '?', "%s", err.message);
+    CHECK(ln_fail(NULL, LN_NO_MEMORY, "%s", lengthy) == LN_NO_MEMORY, "without err");
+}
+
 /* Any single byte of the header may be wrong: no crash, whatever the answer. */
 static void test_flipped_bytes(void) {
     static const uint8_t values[] = {0x00, 0x01, 0x7F, 0x80, 0xFF};
@@ -261,8 +274,8 @@ static void test_flipped_bytes(void) {
 
 int main(int argc, char **argv) {
     if (argc == 2) {
-        tiny_llama m = tiny;
-        m.rope_divisors = 1;
+        const tiny_llama m = {.n_layers = 1, .n_heads = 2, .n_kv_heads = 1, .head_dim = 4, .dim = 8, .ffn_dim = 8,
+                              .vocab_size = 6, .max_seq_len = 16, .rope_divisors = 1, .linear = 2};
         image g = tiny_llama_image(&m);
         FILE *f = fopen(argv[1], "wb");
         CHECK(f != NULL && fwrite(g.bytes, 1, g.size, f) == g.size && fclose(f) == 0, "cannot write %s", argv[1]);
@@ -275,5 +288,6 @@ int main(int argc, char **argv) {
     test_pairs();
     test_tensors();
     test_flipped_bytes();
+    test_messages();
     return 0;
 }

@@ -22,15 +22,15 @@ static uint32_t hash_text(const char *text, size_t length) {
     return (uint32_t)(hash >> 32);
 }
 
-ln_status ln_vocab_open(int32_t n, size_t n_pieces, ln_vocab *out, ln_error *err) {
-    *out = (ln_vocab){.n = n};
+ln_status ln_vocab_open(int32_t n, size_t n_pieces, size_t file_size, ln_vocab *out, ln_error *err) {
+    *out = (ln_vocab){.n = n, .max_pool = file_size < MAX_POOL / 8 ? 65536 + 4 * file_size : MAX_POOL};
     size_t slots = 16;
     while (slots < 2 * n_pieces) {
         slots *= 2;
     }
     out->pieces = ln_alloc((size_t)n, sizeof *out->pieces, "the vocabulary", err);
     out->slots = ln_alloc(slots, sizeof *out->slots, "the vocabulary", err);
-    if (out->pieces == NULL || out->slots == NULL) {
+    if (out->pieces == NULL || out->slots == NULL || ln_buffer_reserve(&out->pool, 1, err) != LN_OK) {
         ln_vocab_free(out);
         return LN_NO_MEMORY;
     }
@@ -64,8 +64,8 @@ static ln_vocab_slot *find_slot(const ln_vocab *vocab, const char *text, size_t 
 }
 
 static ln_status add_to_pool(ln_vocab *vocab, const char *text, size_t length, uint32_t *offset, ln_error *err) {
-    if (length > MAX_POOL - vocab->pool.length) {
-        return ln_fail(err, LN_UNSUPPORTED, "the vocabulary holds more than 2 GiB of text");
+    if (length > vocab->max_pool - vocab->pool.length) {
+        return ln_fail(err, LN_UNSUPPORTED, "the tokens decode to more than %zu bytes of text", vocab->max_pool);
     }
     *offset = (uint32_t)vocab->pool.length;
     return ln_buffer_append(&vocab->pool, text, length, err);
@@ -108,7 +108,7 @@ ln_status ln_vocab_set_bytes(ln_vocab *vocab, int32_t id, const char *bytes, siz
 
 ln_string ln_vocab_text(const ln_vocab *vocab, int32_t id) {
     const ln_piece *piece = &vocab->pieces[id];
-    return (ln_string){vocab->pool.data != NULL ? vocab->pool.data + piece->text : "", piece->text_length};
+    return (ln_string){vocab->pool.data + piece->text, piece->text_length};
 }
 
 /* ---- merges -------------------------------------------------------------------- */

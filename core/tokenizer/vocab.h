@@ -8,6 +8,7 @@ enum {
     LN_PIECE_PRESENT = 1, /* the id has a piece; the ids of a vocabulary may have holes */
     LN_PIECE_MODEL = 2,   /* merges and lookups may produce it */
     LN_PIECE_SPECIAL = 4, /* control token: not text unless asked for */
+    LN_PIECE_LITERAL = 8, /* decodes to its text as it is written */
 };
 
 typedef struct ln_piece {
@@ -28,12 +29,13 @@ typedef struct ln_vocab {
     ln_piece *pieces; /* [n] */
     int32_t n;
     size_t longest; /* text_length */
+    size_t max_pool;
     ln_vocab_slot *slots;
     uint32_t mask;
 } ln_vocab;
 
-/* A vocabulary of n empty ids, with room for n_pieces texts. */
-ln_status ln_vocab_open(int32_t n, size_t n_pieces, ln_vocab *out, ln_error *err);
+/* A vocabulary of n empty ids, with room for n_pieces texts, from a file of file_size bytes. */
+ln_status ln_vocab_open(int32_t n, size_t n_pieces, size_t file_size, ln_vocab *out, ln_error *err);
 
 void ln_vocab_free(ln_vocab *vocab);
 

@@ -49,7 +49,7 @@ def data(options: DataOptions) -> dict[str, object]:
     """Makes the corpus ``options`` ask for; returns what ``--json`` prints.
 
     ``output, documents, tokens, train_tokens, validation_tokens, text_bytes,
-    bytes_per_token, vocab_size, shards, split, duplicates, blank, null_rows, replaced``
+    bytes_per_token, vocab_size, shards, validation, duplicates, blank, null_rows, replaced``
     (ill-formed UTF-8 sequences), ``skipped_files, seconds, mb_s, fingerprint``.
     Raises UsageError, SourceError or TargetError, and then leaves nothing behind.
     """

@@ -30,11 +30,12 @@ _VERSION = 3
 _MAX_DIMS = 4
 
 _U32, _I32, _F32, _BOOL, _STRING, _ARRAY, _U64, _I64, _F64 = 4, 5, 6, 7, 8, 9, 10, 11, 12
-_SCALARS = {  # GGUF value type: numpy dtype
-    0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", _U32: "<u4", _I32: "<i4", _F32: "<f4",
-    _U64: "<u8", _I64: "<i8", _F64: "<f8",
+_SCALARS = {  # GGUF value type: the letter struct and numpy have for it
+    0: "<B", 1: "<b", 2: "<H", 3: "<h",
+    _U32: "<I", _I32: "<i", _F32: "<f", _U64: "<Q", _I64: "<q", _F64: "<d",
 }  # fmt: skip
-_VALUE_TYPES = {np.dtype(dtype): number for number, dtype in _SCALARS.items()}
+_PACKINGS = {number: struct.Struct(letter) for number, letter in _SCALARS.items()}
+_VALUE_TYPES = {np.dtype(letter): number for number, letter in _SCALARS.items()}
 
 # Tensor types of GGUF: number -> (name, elements of a block, bytes of a block), so that
 # files with types this version cannot run can at least be described.
@@ -112,7 +113,7 @@ def open_gguf(path: Path) -> GgufFile:
 def parse_gguf(data: RawBytes) -> GgufFile:
     """Reads a whole file in memory. Raises FormatError, UnsupportedError."""
     cursor = _Cursor(data)
-    if cursor.take(4).tobytes() != MAGIC:
+    if bytes(cursor.take(4)) != MAGIC:
         raise FormatError("not a GGUF file")
     version = cursor.scalar(_U32)
     if version not in (2, 3):
@@ -203,10 +204,11 @@ class _Cursor:
     """Reads forward through untrusted bytes; never past their end."""
 
     def __init__(self, data: RawBytes) -> None:
-        self._data = data
+        self._data = memoryview(data.data)
         self.position = 0
 
-    def take(self, n: int) -> RawBytes:
+    def take(self, n: int) -> memoryview:
+        """The next ``n`` bytes."""
         if n > len(self._data) - self.position:
             raise FormatError("truncated or damaged: the header ends outside the file")
         self.position += n
@@ -219,15 +221,17 @@ class _Cursor:
         return n
 
     def scalar(self, value_type: int) -> Any:
-        dtype = np.dtype(_SCALARS[value_type])
-        value = self.take(dtype.itemsize).view(dtype)[0]
+        """One number."""
+        (value,) = (packing := _PACKINGS[value_type]).unpack(self.take(packing.size))
         # The shortest decimal of the same f32, so that 1e-05 is not 9.999999747378752e-06.
-        return float(str(value)) if value_type == _F32 else value.item()
+        return float(str(np.float32(value))) if value_type == _F32 else value
 
     def string(self) -> str:
-        return self.take(self.scalar(_U64)).tobytes().decode("utf-8", "surrogateescape")
+        """A length and that many bytes; what is not UTF-8 survives as surrogates."""
+        return str(self.take(self.scalar(_U64)), "utf-8", "surrogateescape")
 
     def value(self, value_type: int) -> Any:
+        """A metadata value of any type."""
         if value_type == _STRING:
             return self.string()
         if value_type == _BOOL:
@@ -242,10 +246,10 @@ class _Cursor:
         if element_type == _STRING:
             return [self.string() for _ in range(self.count(n, at_least=8))]
         if element_type == _BOOL:
-            return self.take(self.count(n, at_least=1)) != 0
+            return np.frombuffer(self.take(self.count(n, at_least=1)), np.uint8) != 0
         if element_type in _SCALARS:
             dtype = np.dtype(_SCALARS[element_type])
-            return self.take(self.count(n, dtype.itemsize) * dtype.itemsize).view(dtype)
+            return np.frombuffer(self.take(self.count(n, dtype.itemsize) * dtype.itemsize), dtype)
         raise FormatError(f"damaged: a metadata array of type {element_type}")
 
 
@@ -389,7 +393,7 @@ def _packed_value(value: Any) -> Iterator[bytes]:
         yield struct.pack("<I?", _BOOL, value)
     elif isinstance(value, int):
         number = _U32 if 0 <= value < 1 << 32 else _I64
-        yield struct.pack("<I", number) + np.array(value, _SCALARS[number]).tobytes()
+        yield struct.pack("<I", number) + _PACKINGS[number].pack(value)
     elif isinstance(value, float):
         yield struct.pack("<If", _F32, value)
     elif isinstance(value, str):

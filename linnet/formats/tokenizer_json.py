@@ -53,8 +53,11 @@ def vocabulary_from_json(text: bytes, n_tokens: int) -> Vocabulary:
     """
     document = parse_tokenizer_json(text)
     model = document["model"]
-    if model.get("type", "BPE") != "BPE" or not isinstance(model.get("vocab"), dict):
-        raise UnsupportedError(f"tokenizer.json holds a {model.get('type')} tokenizer; only BPE is supported")
+    model_type = model.get("type", "BPE" if "merges" in model else "unnamed")  # older files name none
+    if model_type != "BPE" or not isinstance(model.get("vocab"), dict):
+        raise UnsupportedError(
+            f"tokenizer.json holds a tokenizer of type {model_type!r}; only BPE is supported"
+        )
     kind = _vocabulary_kind(document, model)
     added = {entry["id"]: entry for entry in _added_tokens(document)}
     tokens = [f"[PAD{index}]" for index in range(n_tokens)]

@@ -94,7 +94,7 @@ class TextStream:
     ) -> Iterator[str]:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         for token in self._draw(model, prompt, sampler, max_tokens):
-            at_start = len(prompt) + len(self.generation.ids) == 1
+            at_start = len(self.generation.ids) == 1 and list(prompt) == [model.tokenizer.bos_id]
             piece = decoder.decode(model.tokenizer.decode([token], at_start=at_start))
             self.generation.text += piece
             if piece:

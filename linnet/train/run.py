@@ -298,14 +298,22 @@ def _join_processes(options: TrainOptions) -> tuple[Place, int]:
     device = "cuda" if has_cuda and options.device != "cpu" else "cpu"
     if device == "cuda":
         torch.cuda.set_device(_local_rank())
-    affinity = getattr(os, "sched_getaffinity", None)
-    processors = len(affinity(0)) if affinity else os.cpu_count() or 1
-    threads = max(1, processors // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    threads = _usable_threads()
     torch.set_num_threads(threads)
     if world > 1:
         dist.init_process_group("nccl" if device == "cuda" else "gloo")
     dtype = options.dtype if options.dtype != "auto" else _fastest_dtype(device)
     return Place(device, dtype, world, threads), rank
+
+
+def _usable_threads() -> int:
+    """One per processor this process may use, shared among the processes on this machine; OMP_NUM_THREADS wins."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdigit() and int(asked) > 0:
+        return int(asked)
+    affinity = getattr(os, "sched_getaffinity", None)
+    processors = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, processors // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _local_rank() -> int:

@@ -82,14 +82,13 @@ def _one_layer(dim: int, vocab_size: int, params: int, given: dict[str, int]) ->
 
 
 def _with_depth(one: ModelFacts, params: int, given: dict[str, int]) -> ModelFacts | None:
-    if "n_layers" in given:
-        return replace(one, n_layers=given["n_layers"])
     layer = replace(one, n_layers=2).n_params - one.n_params
-    n_layers = round((params - one.n_params) / layer) + 1
+    n_layers = given.get("n_layers", round((params - one.n_params) / layer) + 1)
     # Left out: head counts that do not group well, and towers that would not train.
     fits = 1 <= n_layers <= one.dim // _MIN_WIDTH_PER_LAYER
-    groups = "dim" in given or one.n_heads == 1 or one.n_heads // one.n_kv_heads in _GROUPS
-    return replace(one, n_layers=n_layers) if fits and groups else None
+    groups = one.n_heads == 1 or one.n_heads // one.n_kv_heads in _GROUPS or "n_kv_heads" in given
+    whole = one.n_heads * one.head_dim == one.dim
+    return replace(one, n_layers=n_layers) if "dim" in given or (fits and groups and whole) else None
 
 
 def _check(facts: ModelFacts) -> None:
@@ -169,7 +168,7 @@ def derive_batch(facts: ModelFacts, given: dict[str, int], device: str, world: i
     if not 2 <= length <= facts.max_seq_len:
         raise UsageError(f"length {length} is not within 2 and max_seq_len {facts.max_seq_len}")
     wanted = 2 ** round(math.log2(8192 * (facts.n_params / 3e6) ** 0.5))
-    tokens = given.get("tokens", min(max(wanted, 1024), 1 << 19))
+    tokens = given.get("tokens", max(min(max(wanted, 1024), 1 << 19), length * world))
     largest = max(1, min(tokens, _MICRO_TOKENS[device] * world) // (length * world))
     sequences = given.get("sequences", largest)
     unit = max(1, sequences) * length * world

@@ -48,7 +48,7 @@ def save_state(
         {
             "version": VERSION,
             "settings": dict(settings),
-            "progress": asdict(progress),
+            "progress": {**asdict(progress), "stop": 0},
             "model": dict(model.state_dict()),
             "optimizer": optimizer.state_dict(),
             "gradients": gradients if progress.micro_step else {},
@@ -75,7 +75,7 @@ def restore(state: Mapping[str, Any], model: nn.Module, optimizer: Optimizer) ->
     weights = dict(model.named_parameters())
     for name, gradient in state["gradients"].items():
         weights[name].grad = gradient.to(weights[name].device)
-    return Progress(**{**state["progress"], "stop": 0})
+    return Progress(**state["progress"])
 
 
 def save_best(output: Path, model: nn.Module) -> None:

@@ -1,0 +1,68 @@
+/* fuzz_gguf.c - any bytes as a GGUF file: the reader, every accessor, and, where the bytes are a model
+ * that opens, a session and two tokens. A seed: core/tests/test_gguf FILE. */
+#include <stdlib.h>
+
+#include "gguf.h"
+
+#define MAX_CONTEXT 8
+
+static void look_up_all(const ln_gguf *g) {
+    for (uint64_t i = 0; i < g->n_pairs; i++) {
+        char key[64] = "";
+        if (g->pairs[i].key.length >= sizeof key) {
+            continue;
+        }
+        for (size_t j = 0; j < g->pairs[i].key.length; j++) {
+            key[j] = g->pairs[i].key.data[j];
+        }
+        uint32_t u32 = 0;
+        int32_t i32 = 0;
+        uint64_t u64 = 0;
+        float f32 = 0;
+        int truth = 0;
+        ln_string text = {0};
+        ln_gguf_array array;
+        ln_gguf_u32(g, key, &u32, NULL);
+        ln_gguf_i32(g, key, &i32, NULL);
+        ln_gguf_u64(g, key, &u64, NULL);
+        ln_gguf_f32(g, key, &f32, NULL);
+        ln_gguf_bool(g, key, &truth, NULL);
+        ln_gguf_string(g, key, &text, NULL);
+        if (ln_gguf_array_of(g, key, LN_GGUF_STRING, &array, NULL) == LN_OK) {
+            volatile char last = 0;
+            while (ln_gguf_array_next(&array, &text)) {
+                last = text.length > 0 ? text.data[text.length - 1] : last;
+            }
+        }
+        if (ln_gguf_array_of(g, key, LN_GGUF_I32, &array, NULL) == LN_OK && array.length > 0) {
+            ln_gguf_array_i32(&array, array.length - 1);
+        }
+    }
+}
+
+static void run_model(const ln_model *model) {
+    const ln_session_options options = {.n_ctx = MAX_CONTEXT, .n_threads = 1, .n_batch = 2};
+    ln_session *session;
+    if (ln_session_open(model, &options, &session, NULL) != LN_OK) {
+        return;
+    }
+    float scores[2];
+    ln_session_eval(session, (int32_t[]){0, 1}, 2, NULL, NULL);
+    ln_session_score(session, (int32_t[]){0, 0}, 2, scores, NULL);
+    ln_session_close(session);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    ln_gguf gguf;
+    ln_error err;
+    if (ln_gguf_open(data, size, &gguf, &err) == LN_OK) {
+        look_up_all(&gguf);
+        ln_gguf_close(&gguf);
+    }
+    ln_model *model;
+    if (ln_model_open(data, size, &model, &err) == LN_OK) {
+        run_model(model);
+        ln_model_close(model);
+    }
+    return 0;
+}

@@ -1,0 +1,394 @@
+/* load_json_steps.c - the normalizer, pre-tokenizer, decoder and post-processor of a tokenizer.json. */
+#include <string.h>
+
+#include "load_json.h"
+#include "unicode.h"
+
+/* A section is one step {"type": ...} or a Sequence of them; load is called for each step. */
+typedef ln_status (*step_loader)(ln_json_loader *l, uint32_t node);
+
+static ln_status unsupported(ln_json_loader *l, const char *section, uint32_t node) {
+    uint32_t type = ln_json_get(&l->json, node, "type");
+    ln_string name = {"", 0};
+    if (type != 0 && ln_json_type_of(&l->json, type) == LN_JSON_STRING) {
+        name = (ln_string){l->json.text + l->json.nodes[type].start, l->json.nodes[type].length};
+    }
+    return ln_fail(l->err, LN_UNSUPPORTED, "tokenizer.json: the %s '%.*s' is not supported", section,
+                   LN_STRING_ARGS(name));
+}
+
+static int is_type(const ln_json_loader *l, uint32_t node, const char *type) {
+    uint32_t value = ln_json_get(&l->json, node, "type");
+    return value != 0 && ln_json_is(&l->json, value, type);
+}
+
+/* Recursion ends with the nesting of the JSON, which is bounded. */
+static ln_status for_each_step(ln_json_loader *l, uint32_t node, const char *list_key, step_loader load) {
+    const ln_json *json = &l->json;
+    if (node == 0 || ln_json_type_of(json, node) == LN_JSON_NULL) {
+        return LN_OK;
+    }
+    if (!is_type(l, node, "Sequence")) {
+        l->n_steps++;
+        return l->n_steps <= LN_MAX_STEPS
+                   ? load(l, node)
+                   : ln_fail(l->err, LN_UNSUPPORTED, "tokenizer.json: a Sequence of more than %d steps", LN_MAX_STEPS);
+    }
+    uint32_t list = ln_json_get(json, node, list_key);
+    if (list == 0 || ln_json_type_of(json, list) != LN_JSON_ARRAY) {
+        return ln_fail(l->err, LN_BAD_FILE, "tokenizer.json: a Sequence has no list '%s'", list_key);
+    }
+    for (uint32_t i = ln_json_first(json, list); i != ln_json_end(json, list); i = ln_json_next(json, i)) {
+        ln_status status = for_each_step(l, i, list_key, load);
+        if (status != LN_OK) {
+            return status;
+        }
+    }
+    return LN_OK;
+}
+
+static ln_status load_section(ln_json_loader *l, const char *key, const char *list_key, step_loader load) {
+    l->n_steps = 0;
+    return for_each_step(l, ln_json_get(&l->json, 0, key), list_key, load);
+}
+
+/* The text of a step that is put into the user's text. */
+static ln_status step_text(ln_json_loader *l, uint32_t node, const char *key, ln_string *out) {
+    ln_status status = ln_json_text(l, ln_json_get(&l->json, node, key), key, out);
+    if (status == LN_OK && out->length > LN_MAX_STEP_TEXT) {
+        return ln_fail(l->err, LN_UNSUPPORTED, "tokenizer.json: '%s' is longer than %d bytes", key, LN_MAX_STEP_TEXT);
+    }
+    return status;
+}
+
+/* {"pattern": {"Regex": ...}} or {"pattern": {"String": ...}}. An empty String, which never
+ * matches, leaves *out NULL. */
+static ln_status load_pattern(ln_json_loader *l, uint32_t node, ln_regex **out) {
+    uint32_t pattern = ln_json_get(&l->json, node, "pattern");
+    uint32_t regex = pattern != 0 ? ln_json_get(&l->json, pattern, "Regex") : 0;
+    uint32_t string = pattern != 0 ? ln_json_get(&l->json, pattern, "String") : 0;
+    ln_string text;
+    *out = NULL;
+    ln_status status = ln_json_text(l, regex != 0 ? regex : string, "the pattern of a step", &text);
+    if (status != LN_OK) {
+        return status;
+    }
+    if (regex != 0) {
+        return ln_regex_compile(text.data, text.length, out, l->err);
+    }
+    return text.length > 0 ? ln_regex_literal(text.data, text.length, out, l->err) : LN_OK;
+}
+
+/* ---- normalizer --------------------------------------------------------------------------- */
+
+static ln_status load_normal(ln_json_loader *l, uint32_t node) {
+    ln_string text = {"", 0};
+    if (is_type(l, node, "NFC")) {
+        return ln_add_normal(l->tokenizer, LN_NORMAL_NFC, text, NULL, l->err);
+    }
+    if (is_type(l, node, "Prepend")) {
+        ln_status status = step_text(l, node, "prepend", &text);
+        return status == LN_OK ? ln_add_normal(l->tokenizer, LN_NORMAL_PREPEND, text, NULL, l->err) : status;
+    }
+    if (!is_type(l, node, "Replace")) {
+        return unsupported(l, "normalizer", node);
+    }
+    ln_regex *regex;
+    ln_status status = load_pattern(l, node, &regex);
+    if (status != LN_OK || regex == NULL) {
+        return status;
+    }
+    status = step_text(l, node, "content", &text);
+    if (status != LN_OK) {
+        ln_regex_free(regex);
+        return status;
+    }
+    return ln_add_normal(l->tokenizer, LN_NORMAL_REPLACE, text, regex, l->err);
+}
+
+ln_status ln_load_json_normalizer(ln_json_loader *l) {
+    return load_section(l, "normalizer", "normalizers", load_normal);
+}
+
+/* ---- pre-tokenizer ------------------------------------------------------------------------- */
+
+/* \w as Rust's regex crate has it: no superscripts of Latin-1, but the joiners. */
+#define RUST_WORD                                                                                              \
+    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{24B6}-\\x{24E9}\\x{1F130}-\\x{1F149}\\x{1F150}-\\x{1F169}"           \
+    "\\x{1F170}-\\x{1F189}\\x{200C}\\x{200D}"
+
+static ln_status load_behavior(ln_json_loader *l, uint32_t node, ln_split_behavior missing, ln_split_behavior *out) {
+    static const struct {
+        const char *name;
+        ln_split_behavior behavior;
+    } NAMES[] = {{"Isolated", LN_ISOLATED},
+                 {"Removed", LN_REMOVED},
+                 {"MergedWithPrevious", LN_MERGED_WITH_PREVIOUS},
+                 {"MergedWithNext", LN_MERGED_WITH_NEXT},
+                 {"Contiguous", LN_CONTIGUOUS}};
+    uint32_t value = ln_json_get(&l->json, node, "behavior");
+    *out = missing;
+    if (value == 0) {
+        return LN_OK;
+    }
+    for (size_t i = 0; i < sizeof NAMES / sizeof NAMES[0]; i++) {
+        if (ln_json_is(&l->json, value, NAMES[i].name)) {
+            *out = NAMES[i].behavior;
+            return LN_OK;
+        }
+    }
+    return ln_fail(l->err, LN_UNSUPPORTED, "tokenizer.json: a pre-tokenizer has an unknown behavior");
+}
+
+static ln_status load_split(ln_json_loader *l, uint32_t node) {
+    ln_split_behavior behavior;
+    ln_status status = load_behavior(l, node, LN_ISOLATED, &behavior);
+    ln_regex *regex;
+    status = status == LN_OK ? load_pattern(l, node, &regex) : status;
+    if (status != LN_OK) {
+        return status;
+    }
+    if (regex == NULL) {
+        return ln_fail(l->err, LN_UNSUPPORTED, "tokenizer.json: a Split has an empty pattern");
+    }
+    return ln_add_split(l->tokenizer, regex, behavior, ln_json_flag(l, node, "invert", 0), l->err);
+}
+
+static ln_status load_byte_level(ln_json_loader *l, uint32_t node) {
+    ln_tokenizer *t = l->tokenizer;
+    ln_status status = LN_OK;
+    if (ln_json_flag(l, node, "add_prefix_space", 1)) {
+        status = ln_add_prefix_space(t, l->err);
+    }
+    if (status == LN_OK && ln_json_flag(l, node, "use_regex", 1)) {
+        status = ln_add_split_pattern(t, LN_GPT2_PATTERN, LN_ISOLATED, 0, l->err);
+    }
+    t->byte_level = 1;
+    return status;
+}
+
+static ln_status load_metaspace(ln_json_loader *l, uint32_t node) {
+    ln_string replacement = {LN_SPACE_SYMBOL, 3};
+    ln_status status = LN_OK;
+    if (ln_json_get(&l->json, node, "replacement") != 0) {
+        status = step_text(l, node, "replacement", &replacement);
+    }
+    ln_prepend prepend = ln_json_flag(l, node, "add_prefix_space", 1) ? LN_PREPEND_ALWAYS : LN_PREPEND_NEVER;
+    uint32_t scheme = ln_json_get(&l->json, node, "prepend_scheme");
+    if (scheme != 0) {
+        prepend = ln_json_is(&l->json, scheme, "always")  ? LN_PREPEND_ALWAYS
+                  : ln_json_is(&l->json, scheme, "first") ? LN_PREPEND_FIRST
+                                                          : LN_PREPEND_NEVER;
+    }
+    status = status == LN_OK ? ln_add_metaspace(l->tokenizer, replacement, prepend, l->err) : status;
+    if (status != LN_OK || !ln_json_flag(l, node, "split", 1) || replacement.length == 0) {
+        return status;
+    }
+    ln_regex *regex;
+    status = ln_regex_literal(replacement.data, replacement.length, &regex, l->err);
+    return status == LN_OK ? ln_add_split(l->tokenizer, regex, LN_MERGED_WITH_NEXT, 0, l->err) : status;
+}
+
+static ln_status load_pre(ln_json_loader *l, uint32_t node) {
+    ln_tokenizer *t = l->tokenizer;
+    if (t->byte_level) {
+        return ln_fail(l->err, LN_UNSUPPORTED, "tokenizer.json: a pre-tokenizer follows ByteLevel");
+    }
+    if (is_type(l, node, "ByteLevel")) {
+        return load_byte_level(l, node);
+    }
+    if (is_type(l, node, "Split")) {
+        return load_split(l, node);
+    }
+    if (is_type(l, node, "Metaspace")) {
+        return load_metaspace(l, node);
+    }
+    if (is_type(l, node, "Digits")) {
+        int individual = ln_json_flag(l, node, "individual_digits", 0);
+        return ln_add_split_pattern(t, LN_NUMBER_PATTERN, individual ? LN_ISOLATED : LN_CONTIGUOUS, 0, l->err);
+    }
+    if (is_type(l, node, "Whitespace")) {
+        return ln_add_split_pattern(t, "[" RUST_WORD "]+|[^\\s" RUST_WORD "]+", LN_REMOVED, 1, l->err);
+    }
+    if (is_type(l, node, "WhitespaceSplit")) {
+        return ln_add_split_pattern(t, "\\s", LN_REMOVED, 0, l->err);
+    }
+    if (is_type(l, node, "Punctuation")) {
+        ln_split_behavior behavior;
+        ln_status status = load_behavior(l, node, LN_ISOLATED, &behavior);
+        return status == LN_OK ? ln_add_split_pattern(t, "[!-/:-@\\[-`{-~\\p{P}]", behavior, 0, l->err) : status;
+    }
+    return unsupported(l, "pre-tokenizer", node);
+}
+
+ln_status ln_load_json_pre_tokenizer(ln_json_loader *l) {
+    ln_status status = load_section(l, "pre_tokenizer", "pretokenizers", load_pre);
+    if (status != LN_OK) {
+        return status;
+    }
+    if (l->tokenizer->byte_level && l->byte_fallback) {
+        return ln_fail(l->err, LN_UNSUPPORTED, "tokenizer.json: ByteLevel together with byte_fallback");
+    }
+    if (!l->tokenizer->byte_level) {
+        ln_finish_characters(l->tokenizer, l->byte_fallback);
+        ln_bpe_find_cuts(l->tokenizer);
+    }
+    return LN_OK;
+}
+
+/* ---- decoder -------------------------------------------------------------------------------- */
+
+/* Replaces a string in what every piece decodes to. */
+static ln_status replace_in_pieces(ln_json_loader *l, ln_string from, ln_string to) {
+    ln_vocab *vocab = &l->tokenizer->vocab;
+    for (int32_t id = 0; id < vocab->n && from.length > 0; id++) {
+        ln_piece *piece = &vocab->pieces[id];
+        ln_string bytes = {vocab->pool.data + piece->bytes, piece->bytes_length};
+        size_t changed = 0;
+        l->joined.length = 0;
+        ln_status status = LN_OK;
+        for (size_t i = 0; i < bytes.length && status == LN_OK;) {
+            int matches = bytes.length - i >= from.length && memcmp(bytes.data + i, from.data, from.length) == 0;
+            status = ln_buffer_append(&l->joined, matches ? to.data : bytes.data + i, matches ? to.length : 1, l->err);
+            i += matches ? from.length : 1;
+            changed += (size_t)matches;
+        }
+        if (status == LN_OK && changed > 0) {
+            status = ln_vocab_set_bytes(vocab, id, l->joined.data, l->joined.length, l->err);
+        }
+        if (status != LN_OK) {
+            return status;
+        }
+    }
+    return LN_OK;
+}
+
+static ln_status load_replace_decoder(ln_json_loader *l, uint32_t node) {
+    uint32_t pattern = ln_json_get(&l->json, node, "pattern");
+    uint32_t string = pattern != 0 ? ln_json_get(&l->json, pattern, "String") : 0;
+    if (string == 0) {
+        return ln_fail(l->err, LN_UNSUPPORTED, "tokenizer.json: the decoder Replace with a regular expression");
+    }
+    ln_string from;
+    ln_string to;
+    ln_status status = ln_json_text(l, string, "the pattern of a decoder", &from);
+    l->other.length = 0;
+    status = status == LN_OK ? ln_buffer_append(&l->other, from.data, from.length, l->err) : status;
+    status = status == LN_OK ? step_text(l, node, "content", &to) : status;
+    from = (ln_string){l->other.data, l->other.length};
+    return status == LN_OK ? replace_in_pieces(l, from, to) : status;
+}
+
+static ln_status decode_byte_pieces(ln_json_loader *l) {
+    ln_vocab *vocab = &l->tokenizer->vocab;
+    for (int32_t id = 0; id < vocab->n; id++) {
+        int byte = ln_byte_piece(ln_vocab_text(vocab, id));
+        if (byte >= 0) {
+            char text = (char)byte;
+            ln_status status = ln_vocab_set_bytes(vocab, id, &text, 1, l->err);
+            if (status != LN_OK) {
+                return status;
+            }
+        }
+    }
+    return LN_OK;
+}
+
+static ln_status load_strip(ln_json_loader *l, uint32_t node) {
+    uint32_t content = ln_json_get(&l->json, node, "content");
+    uint32_t start = ln_json_get(&l->json, node, "start");
+    int32_t count = 0;
+    if (content != 0 && ln_json_is(&l->json, content, " ") && start != 0 && ln_json_int(&l->json, start, &count) &&
+        count > 0) {
+        l->tokenizer->strip_left = (uint32_t)count;
+    }
+    return LN_OK;
+}
+
+static ln_status load_metaspace_decoder(ln_json_loader *l, uint32_t node) {
+    ln_string replacement = {LN_SPACE_SYMBOL, 3};
+    if (ln_json_get(&l->json, node, "replacement") != 0) {
+        ln_status status = step_text(l, node, "replacement", &replacement);
+        if (status != LN_OK) {
+            return status;
+        }
+    }
+    uint32_t scheme = ln_json_get(&l->json, node, "prepend_scheme");
+    int prepends = scheme != 0 ? !ln_json_is(&l->json, scheme, "never") : ln_json_flag(l, node, "add_prefix_space", 1);
+    l->tokenizer->strip_left = prepends ? 1 : 0;
+    return replace_in_pieces(l, replacement, (ln_string){" ", 1});
+}
+
+static ln_status load_decoder(ln_json_loader *l, uint32_t node) {
+    if (l->tokenizer->byte_level && is_type(l, node, "ByteLevel")) {
+        return LN_OK; /* see ln_finish_byte_level */
+    }
+    if (is_type(l, node, "Replace")) {
+        return load_replace_decoder(l, node);
+    }
+    if (is_type(l, node, "ByteFallback")) {
+        return decode_byte_pieces(l);
+    }
+    if (is_type(l, node, "Strip")) {
+        return load_strip(l, node);
+    }
+    if (is_type(l, node, "Metaspace")) {
+        return load_metaspace_decoder(l, node);
+    }
+    if (is_type(l, node, "Fuse")) {
+        return LN_OK; /* pieces are always joined */
+    }
+    return unsupported(l, "decoder", node);
+}
+
+ln_status ln_load_json_decoder(ln_json_loader *l) {
+    ln_status status = l->tokenizer->byte_level ? ln_finish_byte_level(l->tokenizer, l->err) : LN_OK;
+    return status == LN_OK ? load_section(l, "decoder", "decoders", load_decoder) : status;
+}
+
+/* ---- post-processor -------------------------------------------------------------------------- */
+
+/* Id of the special token that an item of a template is; -1 where it is none. */
+static int32_t template_token(ln_json_loader *l, uint32_t processor, uint32_t item) {
+    const ln_json *json = &l->json;
+    uint32_t token = ln_json_get(json, item, "SpecialToken");
+    uint32_t name = token != 0 ? ln_json_get(json, token, "id") : 0;
+    uint32_t table = ln_json_get(json, processor, "special_tokens");
+    if (name == 0 || table == 0 || ln_json_type_of(json, table) != LN_JSON_OBJECT) {
+        return -1;
+    }
+    const ln_json_node *wanted = &json->nodes[name];
+    for (uint32_t k = ln_json_first(json, table); k != ln_json_end(json, table); k = ln_json_next(json, k + 1)) {
+        const ln_json_node *key = &json->nodes[k];
+        uint32_t ids = ln_json_get(json, k + 1, "ids");
+        int same = key->length == wanted->length &&
+                   memcmp(json->text + key->start, json->text + wanted->start, key->length) == 0;
+        int32_t id;
+        if (same && ids != 0 && ln_json_type_of(json, ids) == LN_JSON_ARRAY && json->nodes[ids].length > 0 &&
+            ln_json_int(json, ids + 1, &id) && id >= 0 && id < l->tokenizer->vocab.n) {
+            return id;
+        }
+    }
+    return -1;
+}
+
+static ln_status load_post(ln_json_loader *l, uint32_t node) {
+    const ln_json *json = &l->json;
+    uint32_t single = ln_json_get(json, node, "single");
+    if (!is_type(l, node, "TemplateProcessing") || single == 0 || ln_json_type_of(json, single) != LN_JSON_ARRAY ||
+        json->nodes[single].length < 2) {
+        return LN_OK;
+    }
+    uint32_t last = ln_json_first(json, single);
+    while (ln_json_next(json, last) != ln_json_end(json, single)) {
+        last = ln_json_next(json, last);
+    }
+    l->tokenizer->bos_id = template_token(l, node, ln_json_first(json, single));
+    l->tokenizer->add_bos = l->tokenizer->bos_id >= 0;
+    l->tokenizer->eos_id = template_token(l, node, last);
+    return LN_OK;
+}
+
+ln_status ln_load_json_post_processor(ln_json_loader *l) {
+    return load_section(l, "post_processor", "processors", load_post);
+}

@@ -1,0 +1,119 @@
+"""``linnet quantize``: the types chosen, the error they cost, and what is refused."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from linnet import cli
+from linnet.engine.quants import pack, unpack
+from linnet.engine.repack import float_rows, repacked, with_types
+from linnet.errors import SourceError, UnsupportedError, UsageError
+from linnet.export.convert import convert
+from linnet.formats.gguf import open_gguf, read_gguf
+from linnet.formats.parts import Tensor
+from linnet.options import ConvertOptions, QuantizeOptions
+from linnet.quantize.quantize import quantize
+from linnet.types import TensorType
+
+
+@pytest.fixture(scope="module")
+def stories(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    source = shared / "weights" / "stories3M"
+    output = tmp_path_factory.mktemp("stories") / "f32.gguf"
+    convert(
+        ConvertOptions(
+            source=source / "stories3M_q80_g64.bin",
+            output=output,
+            tokenizer=source / "tok4096.bin",
+            json=True,
+        )
+    )
+    return output
+
+
+def run(source: Path, output: Path, type: str) -> dict[str, object]:
+    return quantize(QuantizeOptions(source=source, output=output, type=type, json=True))
+
+
+def tensor_of(values: np.ndarray, name: str = "t") -> Tensor:
+    return Tensor(name, TensorType.F32, values.shape, lambda: values.reshape(-1).view(np.uint8))
+
+
+# ---- types ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("type", list(TensorType))
+def test_repacking_is_what_the_core_packs(type: TensorType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when a tensor is converted a few rows at a time."""
+    values = np.random.default_rng(0).standard_normal((37, 64), dtype=np.float32)
+    monkeypatch.setattr("linnet.engine.repack._CHUNK", 64 * 5)
+    packed = repacked(tensor_of(values), type)
+    assert packed.type is type
+    assert packed.load().tobytes() == pack(type, values).tobytes()
+    rows = np.concatenate([rows for _, rows in float_rows(packed)])
+    assert np.array_equal(rows.reshape(-1), unpack(type, packed.load(), values.size))
+
+
+def test_vectors_stay_and_odd_rows_fall_back(stories: Path) -> None:
+    parts = read_gguf(stories)
+    target, fallbacks = with_types(parts, lambda tensor: TensorType.Q4_0)
+    assert fallbacks == []
+    assert all((t.type is TensorType.F32) == (len(t.shape) == 1) for t in target.tensors)
+
+
+def test_types_of_q8_0_and_q4_0(stories: Path, tmp_path: Path) -> None:
+    sizes = {}
+    kl = {}
+    for type in ("f16", "q8_0", "q4_0"):
+        output = tmp_path / f"{type}.gguf"
+        about = run(stories, output, type)
+        sizes[type] = output.stat().st_size
+        assert about["bytes"] == sizes[type]
+        kl[type] = about["verification"]["kl_divergence"]  # type: ignore[index]
+    assert sizes["f16"] > sizes["q8_0"] > sizes["q4_0"]
+    assert 0 <= kl["f16"] < kl["q8_0"] < 0.01 < kl["q4_0"] < 0.5
+    types = {tensor.name: tensor.type_name for tensor in open_gguf(tmp_path / "q4_0.gguf").tensors}
+    assert types["token_embd.weight"] == "q8_0"  # it makes the logits as well
+    assert types["blk.0.attn_v.weight"] == "q8_0"
+    assert types["blk.0.attn_q.weight"] == types["blk.5.ffn_down.weight"] == "q4_0"
+    assert types["output_norm.weight"] == "f32"
+
+
+def test_a_checkpoint_is_quantised_as_its_gguf_is(stories: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    convert(ConvertOptions(source=stories, output=folder, json=True))
+    run(stories, tmp_path / "a.gguf", "q8_0")
+    run(folder, tmp_path / "b.gguf", "q8_0")
+    a, b = read_gguf(tmp_path / "a.gguf"), read_gguf(tmp_path / "b.gguf")
+    for x, y in zip(a.tensors, b.tensors, strict=True):
+        assert x.load().tobytes() == y.load().tobytes()
+
+
+# ---- refusals ---------------------------------------------------------------------
+
+
+def test_refusals(stories: Path, shared: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"\.gguf"):
+        run(stories, tmp_path / "out", "q8_0")
+    with pytest.raises(UnsupportedError, match="q5_9"):
+        run(stories, tmp_path / "out.gguf", "q5_9")
+    with pytest.raises(SourceError, match="linnet convert"):
+        run(shared / "weights" / "stories260K" / "stories260K.bin", tmp_path / "out.gguf", "q8_0")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("length", [0, 3, 24, 5000, 1_000_000])
+def test_truncated_sources(
+    stories: Path, tmp_path: Path, length: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "short.gguf"
+    source.write_bytes(stories.read_bytes()[:length])
+    assert cli.main(["quantize", str(source), "-o", str(tmp_path / "out.gguf")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("linnet quantize: ")
+    assert error.count("\n") == 1
+    assert os.listdir(tmp_path) == ["short.gguf"]
