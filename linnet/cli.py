@@ -80,6 +80,6 @@ def _call(verb: str, given: dict[str, Any]) -> int:
     module, function = address.split(":")
     stage: Callable[[Any], dict[str, object]] = getattr(importlib.import_module(module), function)
     result = stage(chosen)
-    if getattr(chosen, "json", False):
+    if chosen.json:
         print(json.dumps(result, ensure_ascii=False))
     return 0

@@ -61,9 +61,15 @@ def option(
     return dataclasses.field(default=default, metadata=about)
 
 
+def fields_of(config: type) -> list[dataclasses.Field[Any]]:
+    """The options of a verb in the order people read them: its own, then those every verb has."""
+    common = {field.name for field in dataclasses.fields(VerbOptions)}
+    return sorted(dataclasses.fields(config), key=lambda field: field.name in common)
+
+
 def add_arguments(parser: argparse.ArgumentParser, config: type) -> None:
     """Gives ``parser`` one argument per field of ``config``, and ``--config FILE``."""
-    for field in dataclasses.fields(config):
+    for field in fields_of(config):
         _add_argument(parser, field, _plain_type(config, field.name))
     parser.add_argument(
         "--config",
@@ -209,8 +215,15 @@ def _from_toml(field: dataclasses.Field[Any], kind: Any, value: Any, where: str)
 # ---- the verbs, in the order of the path --------------------------------------------
 
 
-@dataclass(frozen=True)
-class DataOptions:
+@dataclass(frozen=True, kw_only=True)
+class VerbOptions:
+    """What every verb understands."""
+
+    json: bool = option(False, help="print one JSON object instead of text")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(VerbOptions):
     """Turn text into a corpus: token shards with a manifest."""
 
     sources: tuple[str, ...] = option(
@@ -225,11 +238,10 @@ class DataOptions:
     validation: float = option(0.01, metavar="SHARE", help="share of the documents kept out for validation")
     seed: int = option(0, metavar="N", help="chooses which documents are kept out")
     shard_tokens: int = option(100_000_000, metavar="N", read=count, help="tokens per shard file")
-    json: bool = option(False, help="print one JSON object instead of text")
 
 
-@dataclass(frozen=True)
-class TrainOptions:
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(VerbOptions):
     """Train a model from scratch on a corpus."""
 
     corpus: Path = option(positional=True, metavar="CORPUS", help="a corpus made by linnet data")
@@ -249,29 +261,27 @@ class TrainOptions:
     resume: bool = option(False, help="go on from the last state in the output, bit for bit")
 
 
-@dataclass(frozen=True)
-class ConvertOptions:
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions(VerbOptions):
     """Convert between checkpoints, GGUF and llama2.c files."""
 
     source: Path = option(positional=True, metavar="SOURCE", help="a checkpoint folder, a GGUF or a llama2.c .bin file")
     output: Path = option(short="-o", metavar="OUT", help="a file ending in .gguf, or a folder for a checkpoint")
     tokenizer: Path | None = option(None, metavar="FILE", help="tokenizer of the model: tokenizer.json, a llama2.c tokenizer .bin or a SentencePiece .vocab")
     type: str | None = option(None, metavar="TYPE", help="store weights as f32, f16, bf16, q8_0 or q4_0 (default: as they are)")
-    json: bool = option(False, help="print one JSON object instead of text")
 
 
-@dataclass(frozen=True)
-class QuantizeOptions:
+@dataclass(frozen=True, kw_only=True)
+class QuantizeOptions(VerbOptions):
     """Store the weights of a model in fewer bits."""
 
     source: Path = option(positional=True, metavar="SOURCE", help="a GGUF file or a checkpoint folder")
     output: Path = option(short="-o", metavar="OUT.gguf", help="the GGUF file to write")
     type: str = option("q8_0", metavar="TYPE", help="f16, bf16, q8_0 or q4_0")
-    json: bool = option(False, help="print one JSON object instead of text")
 
 
-@dataclass(frozen=True)
-class EvaluateOptions:
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(VerbOptions):
     """Measure how well a model predicts a text."""
 
     model: Path = option(short="-m", metavar="MODEL", help="a GGUF file or a checkpoint folder")
@@ -280,11 +290,10 @@ class EvaluateOptions:
     n_ctx: int | None = option(None, metavar="N", help="tokens of context (default: what the model was made for)")
     stride: int | None = option(None, metavar="N", help="new tokens scored per window of a stream (default: half the context)")
     threads: int | None = option(None, metavar="N", help="threads to compute with (default: one per processor)")
-    json: bool = option(False, help="print one JSON object instead of text")
 
 
-@dataclass(frozen=True)
-class RunOptions:
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(VerbOptions):
     """Generate text with a model, offline."""
 
     prompt: str | None = option(None, positional=True, metavar="PROMPT", help="text to continue (default: ask on a terminal, else standard input)")
@@ -299,19 +308,17 @@ class RunOptions:
     n_ctx: int | None = option(None, metavar="N", help="tokens of context (default: what the model was made for, at most 4096)")
     kv_type: str = option("f16", choices=("f16", "f32"), help="precision of the key/value cache")
     threads: int | None = option(None, metavar="N", help="threads to compute with (default: one per processor)")
-    json: bool = option(False, help="print one JSON object instead of streaming")
 
 
-@dataclass(frozen=True)
-class ShowOptions:
+@dataclass(frozen=True, kw_only=True)
+class ShowOptions(VerbOptions):
     """Describe a model, checkpoint, corpus or tokenizer, and say what is wrong with a broken one."""
 
     source: Path = option(positional=True, metavar="MODEL", help="a GGUF file, a checkpoint folder or a corpus")
-    json: bool = option(False, help="print one JSON object instead of text")
 
 
-@dataclass(frozen=True)
-class BenchOptions:
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions(VerbOptions):
     """Measure speed and memory, and how near they come to the limit of this machine."""
 
     model: Path | None = option(None, short="-m", metavar="MODEL", help="a GGUF file or a checkpoint folder (default: the bundled model)")
@@ -319,4 +326,3 @@ class BenchOptions:
     decode_tokens: int = option(64, metavar="N", help="tokens of the decode measurement")
     repeat: int = option(5, metavar="N", help="measurements of each kind; the median is reported")
     threads: int | None = option(None, metavar="N", help="threads to compute with (default: one per processor)")
-    json: bool = option(False, help="print one JSON object instead of text")

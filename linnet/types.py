@@ -52,7 +52,8 @@ class TensorType(IntEnum):
             raise UnsupportedError(f"unknown type '{label}'; choose from {known}") from None
 
 
-_BLOCKS = {  # type: (elements, bytes) of one block
+# Elements and bytes of one block.
+_BLOCKS = {
     TensorType.F32: (1, 4),
     TensorType.F16: (1, 2),
     TensorType.Q4_0: (32, 18),

@@ -25,12 +25,11 @@ from linnet.options import (
     DataOptions,
     EvaluateOptions,
     QuantizeOptions,
-    RunOptions,
     TrainOptions,
     count,
 )
 from linnet.quantize.quantize import quantize
-from linnet.run.terminal import run
+from linnet.run.model import load
 from linnet.train.pretrain import train
 
 # Tests are mostly data, and the packages below hold other people's code or tables.
@@ -46,6 +45,7 @@ LEFT_OUT = {
 }
 HELD_OUT = 20  # one file in this many is kept for the measurement
 HELD_OUT_BYTES = 200_000
+PROMPT = "def main():\n"
 
 
 def main() -> None:
@@ -93,7 +93,7 @@ def tell_the_story(chosen: argparse.Namespace) -> None:
     evaluate(EvaluateOptions(model=model, text=held_out))
 
     print("\n6. A sample")
-    run(RunOptions(prompt="def main():\n", model=model, max_tokens=120, seed=1))
+    print(PROMPT + load(model).generate(PROMPT, max_tokens=120, seed=1).text)
     print(f'\nMore: linnet run -m {model} "class "')
 
 

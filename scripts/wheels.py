@@ -226,8 +226,8 @@ def _run_installed(wheel: Path, folder: Path) -> str:
     venv.create(folder, with_pip=True)
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
     _call([str(python), "-m", "pip", "install", "--quiet", str(wheel)], folder)
-    code = "from linnet.engine.library import library as l; print(l().ln_version(), l().ln_isa_list())"
-    return f"installed; core {_call([str(python), '-c', code], folder)}"
+    code = "from linnet.engine.library import library; print(library().ln_isa_list().decode())"
+    return f"installed, can use {_call([str(python), '-c', code], folder)}"
 
 
 def _run_emulated(emulator: str, folder: Path) -> str:

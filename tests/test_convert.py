@@ -302,17 +302,18 @@ def test_a_wrong_result_is_not_kept(
     good = tmp_path / "good.gguf"
     run(checkpoint, good)
     data = good.read_bytes()
+    weight = data[-64:-60]
     spoilt = {
-        "differs": len(data) - 64 * 4 - 5,
-        "tokenizer splits": data.index(b'["th", "e"]') + 3,
-        "facts changed": data.index(b"rope.freq_base") + len("rope.freq_base") + 6,
-        "chat template changed": data.rindex(b"messages[0]"),
+        "differs": (weight, np.nextafter(np.frombuffer(weight, np.float32), np.float32(9)).tobytes()),
+        "splits text": (b'"add_prefix_space": false', b'"add_prefix_space":  true'),
+        "facts changed": (np.float32(FACTS.rope_theta).tobytes(), np.float32(FACTS.rope_theta + 1).tobytes()),
+        "chat template changed": (b"messages[0]", b"messages[1]"),
     }
     output = tmp_path / "out.gguf"
     output.write_bytes(b"old")
-    for problem, position in spoilt.items():
-        wrong = bytearray(data)
-        wrong[position] ^= 1
+    for problem, (right, other) in spoilt.items():
+        assert right in data
+        wrong = data.replace(right, other, 1)
         monkeypatch.setattr(rewriting, "write_gguf", lambda parts, file, wrong=wrong: file.write(wrong))
         with pytest.raises(VerificationError, match=problem):
             run(checkpoint, output)

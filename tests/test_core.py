@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -54,3 +55,15 @@ def test_program(plain: Path, name: str) -> None:
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_program_under_sanitizers(sanitized: Path, name: str) -> None:
     run(sanitized / name)
+
+
+@pytest.mark.slow
+def test_plain_processor_gets_no_illegal_instruction(plain: Path) -> None:
+    """An emulated processor of 2008, without AVX: all but the scalar kernels must stay shut."""
+    emulator = shutil.which("qemu-x86_64")
+    if emulator is None or platform.machine() != "x86_64":
+        pytest.skip("needs qemu-x86_64 on an x86-64 machine")
+    command = [emulator, "-cpu", "Nehalem", plain / "test_kernels"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "scalar: ok" in done.stdout

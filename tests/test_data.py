@@ -513,7 +513,7 @@ def test_memory_is_bounded_on_a_large_input(tmp_path: Path, kind: str) -> None:
 
     small, large = peak(1), peak(160)
     print(f"{kind}: {small / 1e6:.0f} MB, {large / 1e6:.0f} MB")
-    assert large - small < 400e6
+    assert large - small < 200e6
 
 
 def test_options_are_those_of_the_manifest(tmp_path: Path) -> None:

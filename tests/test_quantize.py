@@ -79,7 +79,7 @@ def test_types_of_q8_0_and_q4_0(stories: Path, tmp_path: Path) -> None:
     types = {tensor.name: tensor.type_name for tensor in open_gguf(tmp_path / "q4_0.gguf").tensors}
     assert types["token_embd.weight"] == "q8_0"  # it makes the logits as well
     assert types["blk.0.attn_v.weight"] == "q8_0"
-    assert types["blk.0.attn_q.weight"] == types["blk.5.ffn_down.weight"] == "q4_0"
+    assert types["blk.0.attn_q.weight"] == types["blk.5.attn_output.weight"] == "q4_0"
     assert types["output_norm.weight"] == "f32"
 
 

@@ -15,8 +15,8 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("tokenizers")
 
-from linnet.data.corpus import data  # noqa: E402
-from linnet.options import DataOptions  # noqa: E402
+from linnet.data.corpus import data
+from linnet.options import DataOptions
 
 DRIVER = """
 import sys
@@ -37,8 +37,8 @@ def free_port() -> int:
 def run_processes(n: int, driver: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     root = str(Path(__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
-    launcher = ["-m", "torch.distributed.run", "--master-addr", "127.0.0.1", "--master-port", str(free_port()),
-                "--nproc-per-node", str(n)]  # fmt: skip
+    meeting = ["--master-addr", "127.0.0.1", "--master-port", str(free_port())]
+    launcher = ["-m", "torch.distributed.run", *meeting, "--nproc-per-node", str(n)]
     command = [sys.executable, *launcher, str(driver), *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
 

@@ -48,34 +48,34 @@ static inline vec load_floats_part(const float *p, int64_t n) {
 static LN_ALWAYS_INLINE void tile(const uint8_t *const rows[ROWS], reader type, const float *x, int64_t x_stride,
                                   int n_vectors, int64_t cols, float sums[][ROWS]) {
     vec totals[VEC_TILE][ROWS];
-    for (int v = 0; v < n_vectors; v++) {
-        for (int r = 0; r < ROWS; r++) {
+    LN_UNROLL for (int v = 0; v < n_vectors; v++) {
+        LN_UNROLL for (int r = 0; r < ROWS; r++) {
             totals[v][r] = vec_set(0.0f);
         }
     }
     int64_t c = 0;
     for (; c + VEC_LANES <= cols; c += VEC_LANES) {
         vec activations[VEC_TILE];
-        for (int v = 0; v < n_vectors; v++) {
+        LN_UNROLL for (int v = 0; v < n_vectors; v++) {
             activations[v] = load_floats(x + v * x_stride + c);
         }
-        for (int r = 0; r < ROWS; r++) {
+        LN_UNROLL for (int r = 0; r < ROWS; r++) {
             vec weights = type.load(rows[r] + (size_t)c * type.bytes);
-            for (int v = 0; v < n_vectors; v++) {
+            LN_UNROLL for (int v = 0; v < n_vectors; v++) {
                 totals[v][r] = vec_fma(weights, activations[v], totals[v][r]);
             }
         }
     }
     if (c < cols) {
-        for (int v = 0; v < n_vectors; v++) {
+        LN_UNROLL for (int v = 0; v < n_vectors; v++) {
             vec activations = load_floats_part(x + v * x_stride + c, cols - c);
-            for (int r = 0; r < ROWS; r++) {
+            LN_UNROLL for (int r = 0; r < ROWS; r++) {
                 vec weights = type.load_part(rows[r] + (size_t)c * type.bytes, cols - c);
                 totals[v][r] = vec_fma(weights, activations, totals[v][r]);
             }
         }
     }
-    for (int v = 0; v < n_vectors; v++) {
+    LN_UNROLL for (int v = 0; v < n_vectors; v++) {
         vec_sum4(totals[v], sums[v]);
     }
 }
@@ -90,7 +90,8 @@ static inline void keep(float sums[][ROWS], int n_vectors, int64_t n_rows, int f
 }
 
 /* Where columns from c on of ROWS rows lie; rows past the end repeat the last, and their sums are dropped. */
-static inline int64_t tile_rows(const ln_matrix *w, int64_t row, int64_t row_end, size_t at, const uint8_t *rows[ROWS]) {
+static inline int64_t tile_rows(const ln_matrix *w, int64_t row, int64_t row_end, size_t at,
+                                const uint8_t *rows[ROWS]) {
     int64_t n_rows = row_end - row < ROWS ? row_end - row : ROWS;
     for (int64_t r = 0; r < ROWS; r++) {
         int64_t actual = row + (r < n_rows ? r : n_rows - 1);

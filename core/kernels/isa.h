@@ -25,6 +25,13 @@
 /* For kernels written once and specialised by constant arguments. */
 #define LN_ALWAYS_INLINE inline __attribute__((always_inline))
 
+/* Before a loop of a constant few turns whose arrays are meant to live in registers. */
+#if defined(__clang__)
+#define LN_UNROLL _Pragma("unroll")
+#else
+#define LN_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 /* quantize_q8 on every instruction set: a group whose largest magnitude is below this
  * counts as all zero (127 over it would be no float), one that is not finite gets a NaN
  * scale. As bits of a float: 2^-110 and infinity. */

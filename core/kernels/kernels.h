@@ -1,14 +1,16 @@
 /* kernels.h - the arithmetic of the core, one table of functions per instruction set.
  *
- * scalar.c is the oracle and fills every entry; avx2.c, avx512.c ... each start from
- * the table of the next simpler set and override what they do better. Files are
- * compiled with their own flags and chosen at run time, so nothing outside
+ * scalar.c is the oracle and fills every entry; avx2.c, avx512.c ... each name what they
+ * do better and where they share the next simpler set's function. Files are compiled
+ * with their own flags and chosen at run time, so nothing outside
  * core/kernels/ may include an intrinsics header.
  *
  * Weights are GGUF rows, used where they lie: row-major, block types along the row,
  * no alignment beyond that of a byte. A kernel computes each output from its own row
  * and vector only, in an order that depends on neither the number of threads nor the
- * number of vectors in the batch: the same inputs give the same bits.
+ * number of vectors in the batch: the same inputs give the same bits. Products of block
+ * types give the same bits on every instruction set. Activations may lie anywhere, but
+ * float products of many vectors run up to half as fast again when each starts at 64 bytes.
  */
 #ifndef LINNET_KERNELS_H
 #define LINNET_KERNELS_H

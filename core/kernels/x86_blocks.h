@@ -166,20 +166,24 @@ static LN_ALWAYS_INLINE void multiply_turned(const int8_t *weights, const float 
                                              block_format format, float *y, int64_t y_stride, int64_t n_rows) {
     int64_t groups = x->cols / LN_Q8_GROUP;
     vec sums[BLOCK_TILE];
-    for (int i = 0; i < n_vectors; i++) {
+    LN_UNROLL for (int i = 0; i < n_vectors; i++) {
         const float *start = y + (v + i) * y_stride;
-        sums[i] = first_block == 0 ? vec_set(0.0f) : n_rows < VEC_LANES ? load_floats_part(start, n_rows) : load_floats(start);
+        if (first_block == 0) {
+            sums[i] = vec_set(0.0f);
+        } else {
+            sums[i] = n_rows < VEC_LANES ? load_floats_part(start, n_rows) : load_floats(start);
+        }
     }
     for (int64_t b = 0; b < n_blocks; b++) {
         vec row_scales = load_floats(scales + b * VEC_LANES);
-        for (int i = 0; i < n_vectors; i++) {
+        LN_UNROLL for (int i = 0; i < n_vectors; i++) {
             int64_t group = (v + i) * groups + first_block + b;
             vec dots = format.dot_rows(weights + b * LN_Q8_GROUP * VEC_LANES, x->q8 + group * LN_Q8_GROUP,
                                        format.offset * x->sum[group]);
             sums[i] = vec_add(sums[i], vec_mul(vec_mul(row_scales, vec_set(x->scale[group])), dots));
         }
     }
-    for (int i = 0; i < n_vectors; i++) {
+    LN_UNROLL for (int i = 0; i < n_vectors; i++) {
         float *target = y + (v + i) * y_stride;
         if (n_rows < VEC_LANES) {
             vec_store_part(target, sums[i], n_rows);

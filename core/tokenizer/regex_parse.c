@@ -611,7 +611,7 @@ static ln_status parse_sequence(regex_parser *p, uint32_t *node) {
     ln_status status = add_node(p, LN_NODE_SEQUENCE, 0, node);
     uint32_t last = LN_NO_NODE;
     while (status == LN_OK && p->at < p->length && !starts(p, "|") && !starts(p, ")")) {
-        uint32_t item;
+        uint32_t item = LN_NO_NODE;
         status = parse_repeated(p, &item);
         if (status != LN_OK) {
             return status;
@@ -633,7 +633,7 @@ static ln_status parse_choice(regex_parser *p, uint32_t *node) {
     ln_status status = add_node(p, LN_NODE_CHOICE, 0, node);
     uint32_t last = LN_NO_NODE;
     do {
-        uint32_t item;
+        uint32_t item = LN_NO_NODE;
         status = status == LN_OK ? parse_sequence(p, &item) : status;
         if (status != LN_OK) {
             return status;

@@ -19,6 +19,7 @@ static uint32_t hash_text(const char *text, size_t length) {
     uint64_t tail = 0;
     memcpy(&tail, text, length);
     hash = (hash ^ tail) * UINT64_C(0x94D049BB133111EB);
+    hash = (hash ^ hash >> 32) * UINT64_C(0x9E3779B97F4A7C15); /* the last bytes only reached the top bits */
     return (uint32_t)(hash >> 32);
 }
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 import ctypes
 import mmap
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from linnet.errors import FormatError, SourceError
+
+if TYPE_CHECKING:
+    from linnet.formats.parts import ModelParts
 
 
 class Image:
@@ -28,7 +32,9 @@ class Image:
         damaged or neither of the two.
         """
         if path.is_dir():
-            return cls._of_checkpoint(path)
+            from linnet.formats.checkpoint import read_checkpoint  # numpy: not needed for a GGUF file
+
+            return cls.of_parts(read_checkpoint(path))
         try:
             with path.open("rb") as file:
                 file.seek(0, 2)
@@ -41,11 +47,10 @@ class Image:
             raise SourceError(f"cannot read {path}: {error.strerror}") from None
 
     @classmethod
-    def _of_checkpoint(cls, folder: Path) -> Image:
-        from linnet.formats.checkpoint import read_checkpoint
+    def of_parts(cls, parts: ModelParts) -> Image:
+        """Builds the image of a model that was taken apart."""
         from linnet.formats.gguf import gguf_size, write_gguf
 
-        parts = read_checkpoint(folder)
         pages = mmap.mmap(-1, gguf_size(parts))
         write_gguf(parts, pages)
         return cls(pages)

@@ -7,7 +7,6 @@ finite, and their distance from those of the source is measured.
 
 from __future__ import annotations
 
-import mmap
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from linnet.engine.repack import float_rows
 from linnet.engine.session import Session
 from linnet.engine.tokenizer import Tokenizer
 from linnet.errors import VerificationError
-from linnet.formats.gguf import gguf_size, write_gguf
 from linnet.formats.parts import ModelParts, Tensor
 from linnet.formats.source import read_model
 from linnet.types import ModelFacts, TensorType
@@ -61,7 +59,7 @@ def verify(source: ModelParts, target: Path) -> Comparison:
     _same("special tokens", source.special, reloaded.special)
     _same("chat template", source.chat_template, reloaded.chat_template)
     error = _compare_tensors(source, reloaded)
-    model = Model(image_of(source))
+    model = Model(Image.of_parts(source))
     ids = _compare_token_ids(model.tokenizer, Tokenizer.open(target))
     if source.special.bos_id is not None:
         ids = [source.special.bos_id, *ids]
@@ -78,13 +76,6 @@ def verify(source: ModelParts, target: Path) -> Comparison:
         max_logit_delta=float(np.abs(found - expected).max()),
         kl_divergence=_mean_kl(expected, found),
     )
-
-
-def image_of(parts: ModelParts) -> Image:
-    """A model as the core wants it: a GGUF image in memory."""
-    pages = mmap.mmap(-1, gguf_size(parts))
-    write_gguf(parts, pages)
-    return Image(pages)
 
 
 def _as_stored(facts: ModelFacts) -> ModelFacts:

@@ -1,7 +1,7 @@
 """A report: what a stage did and measured, as JSON and as one HTML page that needs nothing else.
 
-    report.json   {"verb", "version", "results", "settings", "machine", "plots", "texts"}
-    report.html   the same for people; plots are inline SVG, no script, no network
+report.json   {"verb", "version", "results", "settings", "machine", "plots", "texts"}
+report.html   the same for people; plots are inline SVG, no script, no network
 """
 
 from __future__ import annotations
@@ -101,23 +101,29 @@ def _without(table: dict[str, Any], key: str) -> dict[str, Any]:
 
 _STYLE = """
 :root { color-scheme: light }
-body { font: 16px/1.5 system-ui, sans-serif; color: #1c2430; background: #fff; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
+body { font: 16px/1.5 system-ui, sans-serif; color: #1c2430; background: #fff }
+body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.5rem; margin: 0 0 .2rem } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem }
 .version { color: #667; margin: 0 0 1.5rem }
 .results { display: flex; flex-wrap: wrap; gap: .75rem }
 .results div { border: 1px solid #d8dee6; border-radius: 8px; padding: .5rem .9rem }
 .results b { display: block; font-size: 1.25rem; font-variant-numeric: tabular-nums }
 .results span { color: #667; font-size: .85rem }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(24rem, 1fr)); gap: 1rem } .plots svg { width: 100%; height: auto }
-table { border-collapse: collapse } td { padding: .15rem 1.5rem .15rem 0; vertical-align: top; overflow-wrap: anywhere }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(24rem, 1fr)); gap: 1rem }
+.plots svg { width: 100%; height: auto }
+table { border-collapse: collapse }
+td { padding: .15rem 1.5rem .15rem 0; vertical-align: top; overflow-wrap: anywhere }
 td:first-child { color: #667; white-space: nowrap }
-pre { white-space: pre-wrap; background: #f5f7fa; border-radius: 8px; padding: .7rem .9rem; margin: .3rem 0 1rem }
+pre { white-space: pre-wrap; background: #f5f7fa; border-radius: 8px }
+pre { padding: .7rem .9rem; margin: .3rem 0 1rem }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 0 2rem }
 """
 
 
 def _page(report: Report) -> str:
-    cards = "".join(f"<div><b>{_value(v)}</b><span>{_label(k)}</span></div>" for k, v in report.results.items())
+    cards = "".join(
+        f"<div><b>{_value(v)}</b><span>{_label(k)}</span></div>" for k, v in report.results.items()
+    )
     plots = "".join(_svg(plot) for plot in report.plots)
     texts = "".join(f"<h3>{html.escape(t.title)}</h3><pre>{html.escape(t.body)}</pre>" for t in report.texts)
     sections = [
@@ -139,7 +145,9 @@ def _page(report: Report) -> str:
 
 
 def _table(values: Mapping[str, Any]) -> str:
-    rows = "".join(f"<tr><td>{_label(key)}</td><td>{_value(value)}</td></tr>" for key, value in values.items())
+    rows = "".join(
+        f"<tr><td>{_label(key)}</td><td>{_value(value)}</td></tr>" for key, value in values.items()
+    )
     return f"<table>{rows}</table>"
 
 

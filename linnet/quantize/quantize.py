@@ -22,7 +22,9 @@ from linnet.types import TensorType
 #   values q8_0              1.352  (247,424)         1.427  (1,913,248)
 #   output and values q8_0   1.324  (263,808)         1.364  (2,306,464)
 #   ffn_down q8_0            -                        1.435  (2,171,296)
-_SENSITIVE = ("output.weight", "attn_v.weight")
+_OUTPUT = "output.weight"
+_TIED_OUTPUT = "token_embd.weight"
+_VALUES = ".attn_v.weight"
 
 
 def quantize(options: QuantizeOptions) -> dict[str, object]:
@@ -52,11 +54,10 @@ def quantize(options: QuantizeOptions) -> dict[str, object]:
 
 def type_choice(model: ModelParts, wanted: TensorType) -> Callable[[Tensor], TensorType]:
     """The type of each matrix of ``model``: ``wanted``, or q8_0 where q4_0 costs too much."""
-    sensitive = _SENSITIVE + (("token_embd.weight",) if model.facts.tied_embeddings else ())
+    output = _TIED_OUTPUT if model.facts.tied_embeddings else _OUTPUT
 
     def choose(tensor: Tensor) -> TensorType:
-        if wanted is TensorType.Q4_0 and tensor.name.endswith(sensitive):
-            return TensorType.Q8_0
-        return wanted
+        sensitive = tensor.name == output or tensor.name.endswith(_VALUES)
+        return TensorType.Q8_0 if sensitive and wanted is TensorType.Q4_0 else wanted
 
     return choose

@@ -41,7 +41,10 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The same batch on ``device``."""
         mask = None if self.mask is None else self.mask.to(device, non_blocking=True)
-        tokens, targets = self.tokens.to(device, non_blocking=True), self.targets.to(device, non_blocking=True)
+        tokens, targets = (
+            self.tokens.to(device, non_blocking=True),
+            self.targets.to(device, non_blocking=True),
+        )
         return Batch(tokens, targets, mask, self.number)
 
 
@@ -62,7 +65,13 @@ class PackedBatches:
     """The training batches of process ``rank`` of ``world``."""
 
     def __init__(
-        self, stream: Stream, special: tuple[int, int], shape: BatchShape, seed: int, rank: int = 0, world: int = 1
+        self,
+        stream: Stream,
+        special: tuple[int, int],
+        shape: BatchShape,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         length = shape.length
         if len(stream) < length + 1:
@@ -115,6 +124,7 @@ def validation_windows(stream: Stream, length: int, limit: int) -> NDArray[np.in
     Empty [0, length + 1] when the stream is shorter than one row.
     """
     fitting = (len(stream) - 1) // length
-    chosen = np.unique(np.linspace(0, fitting - 1, min(fitting, limit)).astype(np.int64)) if fitting > 0 else []
-    rows = [stream.read(int(r) * length, int(r) * length + length + 1).astype(np.int64) for r in chosen]
-    return np.stack(rows) if rows else np.empty((0, length + 1), np.int64)
+    if fitting < 1:
+        return np.empty((0, length + 1), np.int64)
+    starts = np.unique(np.linspace(0, fitting - 1, min(fitting, limit)).astype(np.int64)) * length
+    return np.stack([stream.read(int(s), int(s) + length + 1).astype(np.int64) for s in starts])

@@ -93,7 +93,9 @@ def train_steps(
         started = time.perf_counter()
         supervised = batches.supervised(progress.step)
         if supervised == 0:
-            raise SourceError(f"no token of step {progress.step + 1} carries loss; nothing can be learned from this data")
+            raise SourceError(
+                f"no token of step {progress.step + 1} carries loss; nothing can be learned from this data"
+            )
         while progress.micro_step < batches.micro_steps:
             if progress.stop and world_size() == 1:
                 return

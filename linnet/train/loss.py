@@ -52,7 +52,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Ten
     position carries no loss. The gradient is computed in the forward pass. Under autocast the
     products are taken in its type; softmax and the sum are always float32.
     """
-    total: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets)
+    total: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets)  # type: ignore[no-untyped-call]
     return total
 
 
@@ -66,11 +66,11 @@ def _loss_and_gradient(logits: Tensor, targets: Tensor) -> Tensor:
     carries = targets != IGNORE
     index = targets.clamp(min=0).unsqueeze(1)
     chosen = logits.gather(1, index).squeeze(1)
-    norm = logits.logsumexp(dim=1)
-    logits.sub_(norm.unsqueeze(1)).exp_()
-    logits.scatter_add_(1, index, logits.new_full((1, 1), -1.0).expand(index.shape))
-    logits.mul_(carries.unsqueeze(1))
-    return torch.where(carries, norm - chosen, 0.0).sum()
+    largest = logits.amax(dim=1, keepdim=True)
+    total = logits.sub_(largest).exp_().sum(dim=1)
+    weight = carries.to(logits.dtype)
+    logits.mul_((weight / total).unsqueeze(1)).scatter_add_(1, index, -weight.unsqueeze(1))
+    return (weight * (total.log() + largest.squeeze(1) - chosen)).sum()
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

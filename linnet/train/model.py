@@ -8,12 +8,15 @@ keeps the names and still gives the processor one large product instead of three
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from linnet.types import ModelFacts
+
+Product = Callable[[Tensor, Tensor], Tensor]  # (x [..., inputs], weight [outputs, inputs]) -> x @ weight.T
 
 
 class Attention(nn.Module):
@@ -28,23 +31,26 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(facts.dim, facts.kv_dim, bias=False)
         self.o_proj = nn.Linear(query_dim, facts.dim, bias=False)
 
-    def forward(self, x: Tensor, rotary: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, rotary: Tensor, mask: Tensor | None, product: Product) -> Tensor:
         """``x`` [rows, length, dim]; ``rotary`` [2, length, 1, head_dim]; returns the shape of ``x``."""
         rows, length, _ = x.shape
         joined = torch.cat([self.q_proj.weight, self.k_proj.weight, self.v_proj.weight])
-        heads = F.linear(x, joined).view(rows, length, -1, self.head_dim)
+        heads = product(x, joined).view(rows, length, -1, self.head_dim)
         turned, values = heads.split([self.n_heads + self.n_kv_heads, self.n_kv_heads], dim=2)
         turned = rotate(turned, rotary)
         queries, keys = turned.split([self.n_heads, self.n_kv_heads], dim=2)
+        if mask is not None and x.is_cuda:  # the fused CUDA kernels take a mask or grouped heads, not both
+            group = self.n_heads // self.n_kv_heads
+            keys, values = keys.repeat_interleave(group, dim=2), values.repeat_interleave(group, dim=2)
         mixed = F.scaled_dot_product_attention(
             queries.transpose(1, 2),
             keys.transpose(1, 2),
             values.transpose(1, 2),
-            attn_mask=mask,
+            attn_mask=mask if mask is None else mask.to(queries.dtype),
             is_causal=mask is None,
-            enable_gqa=self.n_heads != self.n_kv_heads,
+            enable_gqa=queries.shape[2] != keys.shape[2],
         )
-        return self.o_proj(mixed.transpose(1, 2).reshape(rows, length, -1))
+        return product(mixed.transpose(1, 2).reshape(rows, length, -1), self.o_proj.weight)
 
 
 class FeedForward(nn.Module):
@@ -56,11 +62,11 @@ class FeedForward(nn.Module):
         self.up_proj = nn.Linear(facts.dim, facts.ffn_dim, bias=False)
         self.down_proj = nn.Linear(facts.ffn_dim, facts.dim, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, product: Product) -> Tensor:
         """``x`` [rows, length, dim] -> the same shape."""
         joined = torch.cat([self.gate_proj.weight, self.up_proj.weight])
-        gate, up = F.linear(x, joined).chunk(2, dim=-1)
-        return self.down_proj(F.silu(gate) * up)
+        gate, up = product(x, joined).chunk(2, dim=-1)
+        return product(F.silu(gate) * up, self.down_proj.weight)
 
 
 class Layer(nn.Module):
@@ -74,10 +80,10 @@ class Layer(nn.Module):
         self.mlp = FeedForward(facts)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, rotary: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, rotary: Tensor, mask: Tensor | None, product: Product) -> Tensor:
         """``x`` [rows, length, dim] -> the same shape."""
-        x = x + self.dropout(self.self_attn(self.input_layernorm(x), rotary, mask))
-        return x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
+        x = x + self.dropout(self.self_attn(self.input_layernorm(x), rotary, mask, product))
+        return x + self.dropout(self.mlp(self.post_attention_layernorm(x), product))
 
 
 class Trunk(nn.Module):
@@ -99,7 +105,8 @@ class Decoder(nn.Module):
 
     def __init__(self, facts: ModelFacts, dropout: float = 0.0) -> None:
         super().__init__()
-        self.facts = facts
+        self.facts, self.dropout = facts, dropout
+        self.rounds = False  # True: products of operands rounded to bf16
         self.model = Trunk(facts, dropout)
         if not facts.tied_embeddings:
             self.lm_head = nn.Linear(facts.dim, facts.vocab_size, bias=False)
@@ -117,10 +124,10 @@ class Decoder(nn.Module):
         ``mask`` is added to the attention scores (see :func:`document_mask`); None means each
         row is one document and attention is causal.
         """
-        rotary = self.rotary[:, : tokens.shape[1]]
+        rotary, product = self.rotary[:, : tokens.shape[1]], rounded_product if self.rounds else F.linear
         x = self.model.dropout(self.model.embed_tokens(tokens))
         for layer in self.model.layers:
-            x = layer(x, rotary, mask)
+            x = layer(x, rotary, mask, product)
         return self.model.norm(x)
 
     def logits(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -133,7 +140,9 @@ def rotary_table(facts: ModelFacts) -> Tensor:
 
     Element i is turned together with element i + head_dim / 2 (the Hugging Face order).
     """
-    frequencies = facts.rope_theta ** (-torch.arange(0, facts.head_dim, 2, dtype=torch.float64) / facts.head_dim)
+    frequencies = facts.rope_theta ** (
+        -torch.arange(0, facts.head_dim, 2, dtype=torch.float64) / facts.head_dim
+    )
     angles = torch.outer(torch.arange(facts.max_seq_len, dtype=torch.float64), frequencies)
     cos, sin = angles.cos(), angles.sin()
     table = torch.stack([torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)])
@@ -145,6 +154,16 @@ def rotate(heads: Tensor, rotary: Tensor) -> Tensor:
     first, second = heads.chunk(2, dim=-1)
     cos, sin = rotary.to(heads.dtype)
     return heads * cos + torch.cat([second, first], dim=-1) * sin
+
+
+def round_to_bf16(x: Tensor) -> Tensor:
+    """The nearest bf16 values, kept in float32."""
+    return x.bfloat16().float()
+
+
+def rounded_product(x: Tensor, weight: Tensor) -> Tensor:
+    """``x @ weight.T`` of operands rounded to bf16, summed in float32."""
+    return F.linear(round_to_bf16(x), round_to_bf16(weight))
 
 
 def document_mask(tokens: Tensor, bos_id: int) -> Tensor | None:

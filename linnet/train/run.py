@@ -6,33 +6,29 @@ import copy
 import os
 import statistics
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from linnet.errors import SourceError, TargetError, UsageError
 from linnet.formats.checkpoint import CHECKPOINT_FILES, save_checkpoint
 from linnet.formats.corpus import Corpus
 from linnet.formats.report import write_report
 from linnet.options import TrainOptions
-from linnet.train.batches import Batch, PackedBatches, validation_windows
+from linnet.train.batches import PackedBatches, validation_windows
 from linnet.train.loop import Callback, LossFunction, Progress, StepReport, stop_on_signals, train_steps
-from linnet.train.loss import linear_cross_entropy
 from linnet.train.model import Decoder, initialise
 from linnet.train.optim import Optimizer
 from linnet.train.pretrain import Place, Settings, budget_minutes, derive_settings, planned_steps
 from linnet.train.schedule import SCHEDULES
 from linnet.train.state import FOLDER, has_state, load_best, load_state, restore, save_best, save_state
+from linnet.train.step import fastest_dtype, pretraining_loss
 from linnet.train.watch import Console, History, Sampler, Validation, training_report
 from linnet.types import SpecialTokens
 
 SAVE_SECONDS = 10.0  # a state is written this often, or less often where writing takes more than 1/20 of it
-_DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32}
 
 
 def run(options: TrainOptions) -> dict[str, Any]:
@@ -55,9 +51,14 @@ class _Run:
 
     def __init__(self, options: TrainOptions, settings: Settings, corpus: Corpus, rank: int) -> None:
         self.options, self.settings, self.corpus, self.rank = options, settings, corpus, rank
-        self.device = torch.device(settings.device, _local_rank() if settings.device == "cuda" else None)
+        self.device = torch.device("cpu") if settings.device == "cpu" else torch.device("cuda", _local_rank())
         self.batches = PackedBatches(
-            corpus.split("train"), (corpus.bos_id, corpus.eos_id), settings.batch, settings.seed, rank, settings.world
+            corpus.split("train"),
+            (corpus.bos_id, corpus.eos_id),
+            settings.batch,
+            settings.seed,
+            rank,
+            settings.world,
         )
         self.model = Decoder(settings.facts, settings.hyper.dropout).to(self.device)
         initialise(self.model, settings.seed)
@@ -86,7 +87,9 @@ class _Run:
                 self._loss_function(self.model, compiled=self.settings.compile),
                 self.batches,
                 self.optimizer,
-                SCHEDULES[self.settings.hyper.schedule](self.settings.hyper.warmup, self.settings.hyper.decay),
+                SCHEDULES[self.settings.hyper.schedule](
+                    self.settings.hyper.warmup, self.settings.hyper.decay
+                ),
                 progress,
                 callbacks,
                 self.settings.hyper.clip,
@@ -108,24 +111,12 @@ class _Run:
 
     def _validation_windows(self) -> np.ndarray:
         stream = self.corpus.split("validation")
-        return validation_windows(stream, self.settings.batch.length, limit=max(4, 32768 // self.settings.batch.length))
+        return validation_windows(
+            stream, self.settings.batch.length, limit=max(4, 32768 // self.settings.batch.length)
+        )
 
     def _loss_function(self, model: Decoder, compiled: bool = False) -> LossFunction:
-        """Nats of a batch under autocast. Dropout is seeded by the number of the batch, so that
-        the random state of a run is its counters."""
-        settings, device = self.settings, self.device
-        forward: Callable[..., Tensor] = torch.compile(model, dynamic=False) if compiled else model
-        low = settings.dtype != "f32"
-
-        def loss_of(batch: Batch) -> Tensor:
-            if settings.hyper.dropout and model.training:
-                torch.manual_seed(int(np.random.SeedSequence([settings.seed, batch.number]).generate_state(1)[0]))
-            batch = batch.to(device)
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=low):
-                hidden = forward(batch.tokens, batch.mask)
-                return linear_cross_entropy(hidden.flatten(0, 1), model.head_weight, batch.targets.flatten())
-
-        return loss_of
+        return pretraining_loss(model, self.settings.dtype, compiled, self.settings.seed)
 
     def _describe(self) -> None:
         facts, batch, tokens = self.settings.facts, self.settings.batch, len(self.corpus.split("train"))
@@ -143,7 +134,9 @@ class _Run:
         minutes = budget_minutes(self.options)
         if minutes is not None:
             if self.options.minutes is None:
-                self.console.note(f"no --minutes, --tokens or --epochs given: training for {minutes:g} minutes")
+                self.console.note(
+                    f"no --minutes, --tokens or --epochs given: training for {minutes:g} minutes"
+                )
             seconds, spent = self._rehearse(minutes * 60)
             # The twentieth is for validation, samples and states.
             affordable = max(1, int((minutes * 60 * 0.95 - spent) / seconds))
@@ -169,7 +162,7 @@ class _Run:
         def enough(report: StepReport) -> None:
             times.append(report.seconds)
             spent = time.perf_counter() - started
-            # Several processes have to stop after the same step, so they count instead of looking at the clock.
+            # Several processes have to stop after the same step: they count, and do not look at the clock.
             if len(times) >= 8 or (self.settings.world == 1 and len(times) >= 2 and spent > 0.03 * budget):
                 progress.n_steps = progress.step
 
@@ -224,14 +217,18 @@ class _Run:
     def _save(self, progress: Progress) -> None:
         if self.rank == 0:
             table = self.settings.as_table()
-            save_state(self.options.output, table, self.model, self.optimizer, progress, self.history.as_table())
+            save_state(
+                self.options.output, table, self.model, self.optimizer, progress, self.history.as_table()
+            )
 
     # ---- after -----------------------------------------------------------------------
 
     def _finish(self, progress: Progress) -> dict[str, Any]:
         best_step = self.history.best_step
         if best_step not in (None, progress.n_steps):
-            self.console.note(f"the validation loss was lowest after step {best_step}; these weights are kept")
+            self.console.note(
+                f"the validation loss was lowest after step {best_step}; these weights are kept"
+            )
             self.model.load_state_dict(load_best(self.options.output))
         names = [name for name, _ in self.model.named_parameters()]
         weights = self.model.state_dict()
@@ -278,7 +275,9 @@ def _resumed_settings(options: TrainOptions, wanted: Settings, state: dict[str, 
     for name, part in given.items():
         changed = getattr(options, name) != getattr(defaults, name)
         if changed and getattr(wanted, part) != getattr(settings, part):
-            raise UsageError(f"--{name} differs from the run in {options.output}; leave it away, or start a new run")
+            raise UsageError(
+                f"--{name} differs from the run in {options.output}; leave it away, or start a new run"
+            )
     if settings.world != wanted.world:
         raise UsageError(f"this run was started with {settings.world} processes; resume it with as many")
     if settings.device == "cpu":
@@ -302,12 +301,12 @@ def _join_processes(options: TrainOptions) -> tuple[Place, int]:
     torch.set_num_threads(threads)
     if world > 1:
         dist.init_process_group("nccl" if device == "cuda" else "gloo")
-    dtype = options.dtype if options.dtype != "auto" else _fastest_dtype(device)
+    dtype = options.dtype if options.dtype != "auto" else fastest_dtype(device)
     return Place(device, dtype, world, threads), rank
 
 
 def _usable_threads() -> int:
-    """One per processor this process may use, shared among the processes on this machine; OMP_NUM_THREADS wins."""
+    """One per processor this process may use, shared with the others here; OMP_NUM_THREADS wins."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
     if asked.isdigit() and int(asked) > 0:
         return int(asked)
@@ -318,11 +317,3 @@ def _usable_threads() -> int:
 
 def _local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
-
-
-def _fastest_dtype(device: str) -> str:
-    """bf16 where the device has units for it; elsewhere it is emulated and several times slower."""
-    if device == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "f32"
-    queries = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return "bf16" if any(getattr(torch.cpu, name, lambda: False)() for name in queries) else "f32"

@@ -46,7 +46,9 @@ def derive_shape(params: int, vocab_size: int, given: dict[str, int] | None = No
         if best is None or distance < best[0]:
             best = (distance, facts)
     if best is None:
-        needed = replace(_one_layer(given.get("dim", 2 * _UNIT), vocab_size, params, given), n_layers=2).n_params
+        needed = replace(
+            _one_layer(given.get("dim", 2 * _UNIT), vocab_size, params, given), n_layers=2
+        ).n_params
         raise UsageError(
             f"{params:,} parameters are too few for a vocabulary of {vocab_size:,}: "
             f"use a smaller vocabulary, or --params {needed} and more"
@@ -100,7 +102,9 @@ def _check(facts: ModelFacts) -> None:
     if facts.n_heads % facts.n_kv_heads:
         raise UsageError(f"n_heads {facts.n_heads} is not a multiple of n_kv_heads {facts.n_kv_heads}")
     if facts.head_dim % 2:
-        raise UsageError(f"head_dim {facts.head_dim} is odd; rotary positions turn pairs: choose another n_heads")
+        raise UsageError(
+            f"head_dim {facts.head_dim} is odd; rotary positions turn pairs: choose another n_heads"
+        )
 
 
 @dataclass(frozen=True)
@@ -174,6 +178,7 @@ def derive_batch(facts: ModelFacts, given: dict[str, int], device: str, world: i
     unit = max(1, sequences) * length * world
     if sequences < 1 or tokens < unit:
         raise UsageError(
-            f"{tokens} tokens per step are fewer than one micro-batch: {sequences} x {length} on {world} processes"
+            f"{tokens} tokens per step are fewer than one micro-batch: "
+            f"{sequences} x {length} on {world} processes"
         )
     return BatchShape(tokens // unit * unit, sequences, length)

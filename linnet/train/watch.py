@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console as RichConsole
-from rich.progress import BarColumn, Progress as RichProgress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
 
 from linnet.formats.corpus import Corpus
 from linnet.formats.report import Plot, Report, Text
@@ -79,7 +79,7 @@ class History:
 
 
 def bits_per_byte(nats: float, text_bytes: float) -> float:
-    """``nats`` of loss summed over a text of ``text_bytes`` UTF-8 bytes, in bits per byte; 0 without a text."""
+    """``nats`` summed over a text of ``text_bytes`` UTF-8 bytes, in bits per byte; 0 without a text."""
     return nats / math.log(2) / text_bytes if text_bytes else 0.0
 
 
@@ -92,7 +92,9 @@ class Validation:
         self._loss_of = loss_of
         self._batches = [packed(part, *special) for part in parts]
         self._supervised = sum(int((batch.targets >= 0).sum()) for batch in self._batches)
-        self._text_bytes = sum(b.targets.numel() for b in self._batches) * corpus.bytes_per_token("validation")
+        self._text_bytes = sum(b.targets.numel() for b in self._batches) * corpus.bytes_per_token(
+            "validation"
+        )
 
     def measure(self) -> tuple[float, float] | None:
         """(nats per token, bits per byte), or None when the corpus has no validation text."""
@@ -166,7 +168,11 @@ class Console:
         if not (self._enabled and self._rich.is_terminal):
             yield
             return
-        columns = (BarColumn(bar_width=24), TextColumn("{task.description}"), TimeRemainingColumn(compact=True))
+        columns = (
+            BarColumn(bar_width=24),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(compact=True),
+        )
         with RichProgress(*columns, console=self._rich, transient=True) as self._bar:
             self._task = self._bar.add_task("", total=progress.n_steps, completed=progress.step)
             yield
@@ -197,7 +203,9 @@ def _shown(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def training_report(options: TrainOptions, settings: Settings, progress: Progress, history: History) -> Report:
+def training_report(
+    options: TrainOptions, settings: Settings, progress: Progress, history: History
+) -> Report:
     """What a finished run has to say."""
     last, best = history.steps[-1], min(history.validation, key=lambda row: row["loss"], default=None)
     results: dict[str, Any] = {
@@ -209,13 +217,21 @@ def training_report(options: TrainOptions, settings: Settings, progress: Progres
         "parameters": settings.facts.n_params,
     }
     if best is not None:
-        kept = {"nats_per_token": best["loss"], "bits_per_byte": best["bits_per_byte"], "kept_step": int(best["step"])}
+        kept = {
+            "nats_per_token": best["loss"],
+            "bits_per_byte": best["bits_per_byte"],
+            "kept_step": int(best["step"]),
+        }
         results = {**kept, **results}
     return Report(
         verb="train",
         title=f"Training of {options.output.name}",
         results=results,
-        settings={"corpus": str(options.corpus), **settings.as_table(), "corpus_fingerprint": settings.corpus},
+        settings={
+            "corpus": str(options.corpus),
+            **settings.as_table(),
+            "corpus_fingerprint": settings.corpus,
+        },
         plots=_plots(history, best["step"] if best else None),
         texts=[Text(f"After step {sample['step']:,}", sample["text"]) for sample in history.samples[-5:]],
     )
