@@ -111,8 +111,8 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("f32", "bf16"), default="f32")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall",
-                        help="cpu: processor time, which a busy machine disturbs less; with --threads 1")  # fmt: skip
+    about = "cpu: processor time, which a busy machine disturbs less; use with --threads 1"
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help=about)
     parser.add_argument("--no-compile", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)

@@ -111,7 +111,9 @@ def _add_argument(parser: argparse.ArgumentParser, field: dataclasses.Field[Any]
             keywords["choices"] = about["choices"]
             keywords["metavar"] = "|".join(about["choices"])
     if about["positional"]:
-        keywords["nargs"] = "+" if _is_tuple(kind) else (None if field.default is dataclasses.MISSING else "?")
+        keywords["nargs"] = (
+            "+" if _is_tuple(kind) else (None if field.default is dataclasses.MISSING else "?")
+        )
         parser.add_argument(field.name, **keywords)
         return
     if _is_tuple(kind):
@@ -232,9 +234,15 @@ class DataOptions(VerbOptions):
         help="text, Markdown, JSONL or Parquet files, directories, or - for standard input",
     )
     output: Path = option(short="-o", metavar="DIR", help="the corpus to write")
-    tokenizer: Path | None = option(None, metavar="FILE", help="use this tokenizer.json (or a folder or GGUF that holds one)")
-    vocab_size: int = option(4096, metavar="N", read=count, help="train a byte-level BPE of this size when no tokenizer is given")
-    field: str = option("text", metavar="NAME", help="the column or key of JSONL and Parquet rows that holds the text")
+    tokenizer: Path | None = option(
+        None, metavar="FILE", help="use this tokenizer.json (or a folder or GGUF that holds one)"
+    )
+    vocab_size: int = option(
+        4096, metavar="N", read=count, help="train a byte-level BPE of this size when no tokenizer is given"
+    )
+    field: str = option(
+        "text", metavar="NAME", help="the column or key of JSONL and Parquet rows that holds the text"
+    )
     validation: float = option(0.01, metavar="SHARE", help="share of the documents kept out for validation")
     seed: int = option(0, metavar="N", help="chooses which documents are kept out")
     shard_tokens: int = option(100_000_000, metavar="N", read=count, help="tokens per shard file")
@@ -246,17 +254,35 @@ class TrainOptions(VerbOptions):
 
     corpus: Path = option(positional=True, metavar="CORPUS", help="a corpus made by linnet data")
     output: Path = option(short="-o", metavar="DIR", help="the checkpoint to write")
-    params: int = option(3_000_000, metavar="N", read=count, help="size of the model; width and depth are derived from it")
-    shape: str = option("", metavar="K=V,...", help="set parts of the shape yourself: dim, n_layers, n_heads, n_kv_heads, ffn_dim, max_seq_len")
+    params: int = option(
+        3_000_000, metavar="N", read=count, help="size of the model; width and depth are derived from it"
+    )
+    shape: str = option(
+        "",
+        metavar="K=V,...",
+        help="set parts of the shape yourself: dim, n_layers, n_heads, n_kv_heads, ffn_dim, max_seq_len",
+    )
     minutes: float | None = option(None, metavar="M", help="train for this long")
     tokens: int | None = option(None, metavar="N", read=count, help="train on this many tokens")
     epochs: float | None = option(None, metavar="E", help="go over the corpus this many times")
-    batch: str = option("", metavar="K=V,...", help="tokens per step and its parts: tokens, sequences, length")
-    optimizer: str = option("muon", choices=("muon", "adamw"), help="update rule of the weight matrices; embeddings and norms use AdamW")
-    hyper: str = option("", metavar="K=V,...", help="set parts of the recipe yourself: learning_rate, schedule (wsd or cosine), warmup, decay, weight_decay, dropout, clip")
+    batch: str = option(
+        "", metavar="K=V,...", help="tokens per step and its parts: tokens, sequences, length"
+    )
+    optimizer: str = option(
+        "muon",
+        choices=("muon", "adamw"),
+        help="update rule of the weight matrices; embeddings and norms use AdamW",
+    )
+    hyper: str = option(
+        "",
+        metavar="K=V,...",
+        help="set parts of the recipe yourself: learning_rate, schedule (wsd or cosine), warmup, decay, weight_decay, dropout, clip",
+    )
     device: str = option("auto", choices=("auto", "cpu", "cuda"), help="where to compute")
     dtype: str = option("auto", choices=("auto", "bf16", "f32"), help="precision of the matrix products")
-    compile: bool = option(False, help="let torch.compile fuse the model; pays off in long runs, needs a C++ compiler")
+    compile: bool = option(
+        False, help="let torch.compile fuse the model; pays off in long runs, needs a C++ compiler"
+    )
     seed: int = option(0, metavar="N", help="seed of weights and data order")
     resume: bool = option(False, help="go on from the last state in the output, bit for bit")
 
@@ -265,10 +291,20 @@ class TrainOptions(VerbOptions):
 class ConvertOptions(VerbOptions):
     """Convert between checkpoints, GGUF and llama2.c files."""
 
-    source: Path = option(positional=True, metavar="SOURCE", help="a checkpoint folder, a GGUF or a llama2.c .bin file")
-    output: Path = option(short="-o", metavar="OUT", help="a file ending in .gguf, or a folder for a checkpoint")
-    tokenizer: Path | None = option(None, metavar="FILE", help="tokenizer of the model: tokenizer.json, a llama2.c tokenizer .bin or a SentencePiece .vocab")
-    type: str | None = option(None, metavar="TYPE", help="store weights as f32, f16, bf16, q8_0 or q4_0 (default: as they are)")
+    source: Path = option(
+        positional=True, metavar="SOURCE", help="a checkpoint folder, a GGUF or a llama2.c .bin file"
+    )
+    output: Path = option(
+        short="-o", metavar="OUT", help="a file ending in .gguf, or a folder for a checkpoint"
+    )
+    tokenizer: Path | None = option(
+        None,
+        metavar="FILE",
+        help="tokenizer of the model: tokenizer.json, a llama2.c tokenizer .bin or a SentencePiece .vocab",
+    )
+    type: str | None = option(
+        None, metavar="TYPE", help="store weights as f32, f16, bf16, q8_0 or q4_0 (default: as they are)"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,44 +321,81 @@ class EvaluateOptions(VerbOptions):
     """Measure how well a model predicts a text."""
 
     model: Path = option(short="-m", metavar="MODEL", help="a GGUF file or a checkpoint folder")
-    text: Path = option(metavar="FILE", help="a .txt file is one stream; each row of a .jsonl file is a document")
+    text: Path = option(
+        metavar="FILE", help="a .txt file is one stream; each row of a .jsonl file is a document"
+    )
     field: str = option("text", metavar="NAME", help="the key of JSONL rows that holds the text")
-    n_ctx: int | None = option(None, metavar="N", help="tokens of context (default: what the model was made for)")
-    stride: int | None = option(None, metavar="N", help="new tokens scored per window of a stream (default: half the context)")
-    threads: int | None = option(None, metavar="N", help="threads to compute with (default: one per processor)")
+    n_ctx: int | None = option(
+        None, metavar="N", help="tokens of context (default: what the model was made for)"
+    )
+    stride: int | None = option(
+        None, metavar="N", help="new tokens scored per window of a stream (default: half the context)"
+    )
+    threads: int | None = option(
+        None, metavar="N", help="threads to compute with (default: one per processor)"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(VerbOptions):
     """Generate text with a model, offline."""
 
-    prompt: str | None = option(None, positional=True, metavar="PROMPT", help="text to continue (default: ask on a terminal, else standard input)")
-    model: Path | None = option(None, short="-m", metavar="MODEL", help="a GGUF file or a checkpoint folder (default: the bundled model)")
+    prompt: str | None = option(
+        None,
+        positional=True,
+        metavar="PROMPT",
+        help="text to continue (default: ask on a terminal, else standard input)",
+    )
+    model: Path | None = option(
+        None,
+        short="-m",
+        metavar="MODEL",
+        help="a GGUF file or a checkpoint folder (default: the bundled model)",
+    )
     max_tokens: int = option(256, short="-n", metavar="N", help="stop after this many tokens")
     temperature: float = option(0.8, metavar="T", help="0 always takes the most probable token")
     top_k: int = option(0, metavar="K", help="sample from the K most probable tokens; 0 = off")
-    top_p: float = option(0.95, metavar="P", help="sample from the smallest set of tokens with this probability; 1 = off")
+    top_p: float = option(
+        0.95, metavar="P", help="sample from the smallest set of tokens with this probability; 1 = off"
+    )
     min_p: float = option(0.05, metavar="P", help="drop tokens less probable than P times the best; 0 = off")
-    repetition_penalty: float = option(1.0, metavar="X", help="make tokens of the recent text less probable; 1 = off")
-    seed: int | None = option(None, metavar="N", help="the same seed gives the same text (default: a new one each time)")
-    n_ctx: int | None = option(None, metavar="N", help="tokens of context (default: what the model was made for, at most 4096)")
+    repetition_penalty: float = option(
+        1.0, metavar="X", help="make tokens of the recent text less probable; 1 = off"
+    )
+    seed: int | None = option(
+        None, metavar="N", help="the same seed gives the same text (default: a new one each time)"
+    )
+    n_ctx: int | None = option(
+        None, metavar="N", help="tokens of context (default: what the model was made for, at most 4096)"
+    )
     kv_type: str = option("f16", choices=("f16", "f32"), help="precision of the key/value cache")
-    threads: int | None = option(None, metavar="N", help="threads to compute with (default: one per processor)")
+    threads: int | None = option(
+        None, metavar="N", help="threads to compute with (default: one per processor)"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShowOptions(VerbOptions):
     """Describe a model, checkpoint, corpus or tokenizer, and say what is wrong with a broken one."""
 
-    source: Path = option(positional=True, metavar="MODEL", help="a GGUF file, a checkpoint folder or a corpus")
+    source: Path = option(
+        positional=True, metavar="MODEL", help="a GGUF file, a checkpoint folder or a corpus"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions(VerbOptions):
     """Measure speed and memory, and how near they come to the limit of this machine."""
 
-    model: Path | None = option(None, short="-m", metavar="MODEL", help="a GGUF file or a checkpoint folder (default: the bundled model)")
+    model: Path | None = option(
+        None,
+        short="-m",
+        metavar="MODEL",
+        help="a GGUF file or a checkpoint folder (default: the bundled model)",
+    )
     prompt_tokens: int = option(128, metavar="N", help="tokens of the prefill measurement")
     decode_tokens: int = option(64, metavar="N", help="tokens of the decode measurement")
     repeat: int = option(5, metavar="N", help="measurements of each kind; the median is reported")
-    threads: int | None = option(None, metavar="N", help="threads to compute with (default: one per processor)")
+    threads: int | None = option(
+        None, metavar="N", help="threads to compute with (default: one per processor)"
+    )

@@ -37,8 +37,7 @@ class TensorType(IntEnum):
         blocks, rest = divmod(elements, self.block_elements)
         if rest:
             raise UnsupportedError(
-                f"{elements} elements are not a whole number of {self.label} blocks "
-                f"of {self.block_elements}"
+                f"{elements} elements are not a whole number of {self.label} blocks of {self.block_elements}"
             )
         return blocks * self.block_bytes
 

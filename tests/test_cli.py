@@ -76,7 +76,7 @@ def test_command_line_wins_over_toml_and_toml_over_defaults(tmp_path: Path) -> N
 def test_a_wrong_toml_file_says_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "options.toml"
     file.write_text(text)
-    with pytest.raises(Exception, match="options.toml") as error:
+    with pytest.raises(Exception, match=r"options\.toml") as error:
         parsed("run", "--config", str(file))
     assert message in str(error.value)
 
@@ -88,7 +88,9 @@ def test_required_options_may_come_from_toml(tmp_path: Path) -> None:
         parsed("evaluate", "--config", str(file))
 
 
-@pytest.mark.parametrize(("text", "value"), [("3M", 3_000_000), ("2.5k", 2500), ("4096", 4096), ("1B", 10**9)])
+@pytest.mark.parametrize(
+    ("text", "value"), [("3M", 3_000_000), ("2.5k", 2500), ("4096", 4096), ("1B", 10**9)]
+)
 def test_counts_are_read_as_people_write_them(text: str, value: int) -> None:
     assert options.count(text) == value
 

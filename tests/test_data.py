@@ -6,6 +6,7 @@ import dataclasses
 import gzip
 import io
 import json
+import os
 import random
 import subprocess
 import sys
@@ -382,6 +383,8 @@ def test_impossible_requests_are_refused(tmp_path: Path) -> None:
             make(tmp_path / "out", *names, **options)
     with pytest.raises(SourceError, match="does not exist"):
         make(tmp_path / "out", tmp_path / "nowhere.txt")
+    with pytest.raises(SourceError, match="not a regular file"):
+        make(tmp_path / "out", os.devnull)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.doc").write_text("years of work")
     with pytest.raises(TargetError, match=r"thesis\.doc"):

@@ -13,6 +13,7 @@ from linnet.engine.model import Model
 from linnet.engine.session import Session
 from linnet.evaluate.evaluate import evaluate
 from linnet.export.convert import convert
+from linnet.formats.checkpoint import read_checkpoint
 from linnet.options import ConvertOptions, EvaluateOptions
 from linnet.run.model import BUNDLED_MODEL
 from linnet.types import TensorType
@@ -33,7 +34,9 @@ def converted(source: Path, tokenizer: Path, output: Path, type: str | None = No
 @pytest.fixture(scope="session")
 def stories260k(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = weights / "stories260K"
-    return converted(folder / "stories260K.bin", folder / "tok512.bin", tmp_path_factory.mktemp("m") / "f32.gguf")
+    return converted(
+        folder / "stories260K.bin", folder / "tok512.bin", tmp_path_factory.mktemp("m") / "f32.gguf"
+    )
 
 
 def greedy(model: linnet.LanguageModel, n: int) -> list[int]:
@@ -62,7 +65,14 @@ def test_every_kernel_path_writes_the_reference_text(weights: Path, stories260k:
     ],
 )
 def test_nats_per_token_are_those_of_the_independent_reference(
-    shared: Path, weights: Path, tmp_path: Path, source: str, tokenizer: str, type: str | None, expected: float, tolerance: float
+    shared: Path,
+    weights: Path,
+    tmp_path: Path,
+    source: str,
+    tokenizer: str,
+    type: str | None,
+    expected: float,
+    tolerance: float,
 ) -> None:
     model = converted(weights / source, weights / tokenizer, tmp_path / "m.gguf", type)
     text = shared / "text" / "tinystories" / "reference_40.jsonl"
@@ -83,14 +93,20 @@ def test_threads_and_batches_do_not_change_a_bit(stories260k: Path) -> None:
 
 def torch_logits(checkpoint: Path, ids: list[int]) -> np.ndarray:
     torch = pytest.importorskip("torch")
-    from linnet.train.model import load_decoder
+    from safetensors.torch import load_file
 
+    from linnet.train.model import Decoder
+
+    decoder = Decoder(read_checkpoint(checkpoint).facts)
+    decoder.load_state_dict(load_file(checkpoint / "model.safetensors"))
     with torch.no_grad():
-        return load_decoder(checkpoint)(torch.tensor([ids]))[0].numpy()
+        return decoder.logits(torch.tensor([ids]))[0].numpy()
 
 
 @pytest.mark.parametrize("name", ["stories260K", "bundled"])
-def test_torch_and_core_compute_the_same_logits_and_tokens(request: pytest.FixtureRequest, tmp_path: Path, name: str) -> None:
+def test_torch_and_core_compute_the_same_logits_and_tokens(
+    request: pytest.FixtureRequest, tmp_path: Path, name: str
+) -> None:
     source = request.getfixturevalue("stories260k") if name == "stories260K" else BUNDLED_MODEL
     checkpoint = tmp_path / "checkpoint"
     convert(ConvertOptions(source=source, output=checkpoint))

@@ -1,4 +1,4 @@
-"""llama.cpp opens our files and computes the same logits. Needs the ``[peers]`` extra: ``pytest -m peers``."""
+"""llama.cpp opens our files and computes the same logits: ``pytest -m peers``, with the ``[peers]`` extra."""
 
 from __future__ import annotations
 
@@ -19,9 +19,18 @@ TEXT = "Once upon a time, there was a little girl named Lily. She had 12 red bal
 
 
 def llama_cpp_logits(path: Path, ids: list[int], vocab_size: int) -> np.ndarray:
-    llama_cpp = pytest.importorskip("llama_cpp", reason="llama.cpp is not installed; pip install 'linnet[peers]'")
+    llama_cpp = pytest.importorskip(
+        "llama_cpp", reason="llama.cpp is not installed; pip install 'linnet[peers]'"
+    )
     peer = llama_cpp.Llama(
-        str(path), n_ctx=256, logits_all=True, verbose=False, n_threads=2, type_k=F32, type_v=F32, flash_attn=False
+        str(path),
+        n_ctx=256,
+        logits_all=True,
+        verbose=False,
+        n_threads=2,
+        type_k=F32,
+        type_v=F32,
+        flash_attn=False,
     )
     peer.eval(ids)
     return np.array(peer.scores[: len(ids), :vocab_size])
@@ -47,7 +56,9 @@ def test_llama_cpp_computes_the_same_logits(tmp_path: Path, type: str, tolerance
 
 
 def test_llama_cpp_splits_text_into_the_same_tokens() -> None:
-    llama_cpp = pytest.importorskip("llama_cpp", reason="llama.cpp is not installed; pip install 'linnet[peers]'")
+    llama_cpp = pytest.importorskip(
+        "llama_cpp", reason="llama.cpp is not installed; pip install 'linnet[peers]'"
+    )
     peer = llama_cpp.Llama(str(BUNDLED_MODEL), vocab_only=True, verbose=False)
     for text in (TEXT, "  a  b\n\n\tc 3.14159 naïve 漢字 🐦", "It's I'LL don't"):
         assert peer.tokenize(text.encode(), add_bos=True) == linnet.load().tokenize(text)

@@ -12,6 +12,7 @@ from types import ModuleType
 
 import pytest
 
+from linnet.data.tokenize import open_encoder
 from linnet.errors import SourceError
 from linnet.formats.corpus import Corpus
 
@@ -67,7 +68,13 @@ def test_the_standard_library_story_from_text_to_sample(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     for sign in ("bytes per token", "bits per byte", "def main():", "More: linnet run"):
         assert sign in done.stdout
-    assert (tmp_path / "work" / "standard-library.gguf").stat().st_size > 50_000
+    model = tmp_path / "work" / "standard-library.gguf"
+    assert model.stat().st_size > 50_000
+    # The tokenizer goes along unchanged: the next corpus may be made with that of the model.
+    corpus = Corpus.open(tmp_path / "work" / "corpus")
+    for carrier in (model, tmp_path / "work" / "checkpoint"):
+        encoder = open_encoder(carrier)
+        assert (encoder.json, encoder.bos_id, encoder.eos_id) == (corpus.tokenizer_json, 0, 0)
 
 
 # ---- the bundled model ---------------------------------------------------------------

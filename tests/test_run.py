@@ -38,7 +38,11 @@ def test_a_seed_gives_the_same_text_for_every_thread_count(model: linnet.Languag
 def test_stream_pieces_are_the_text(model: linnet.LanguageModel) -> None:
     stream = model.stream("The cat", max_tokens=30, temperature=0)
     pieces = list(stream)
-    assert "".join(pieces) == stream.generation.text == model.generate("The cat", max_tokens=30, temperature=0).text
+    assert (
+        "".join(pieces)
+        == stream.generation.text
+        == model.generate("The cat", max_tokens=30, temperature=0).text
+    )
     assert len(pieces) > 5
 
 
@@ -58,7 +62,9 @@ def test_score_is_the_probability_the_model_samples_from(model: linnet.LanguageM
     assert math.isnan(scores[0])
     model.prefill(ids[:5])
     logits = model.session.logits.astype(np.float64)
-    assert scores[5] == pytest.approx(logits[ids[5]] - np.log(np.exp(logits - logits.max()).sum()) - logits.max(), abs=1e-4)
+    assert scores[5] == pytest.approx(
+        logits[ids[5]] - np.log(np.exp(logits - logits.max()).sum()) - logits.max(), abs=1e-4
+    )
 
 
 def test_text_survives_tokenization(model: linnet.LanguageModel) -> None:
@@ -73,7 +79,9 @@ def test_a_prompt_that_does_not_fit_is_refused_with_the_counts() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"top_p": 1.5}, {"top_k": -3}, {"min_p": 2.0}])
-def test_impossible_sampling_options_are_refused(model: linnet.LanguageModel, wrong: dict[str, float]) -> None:
+def test_impossible_sampling_options_are_refused(
+    model: linnet.LanguageModel, wrong: dict[str, float]
+) -> None:
     with pytest.raises(UsageError):
         model.generate("x", max_tokens=1, **wrong)  # type: ignore[arg-type]
 
@@ -92,7 +100,15 @@ def test_a_pipe_gives_the_prompt_and_json_gives_one_object() -> None:
     done = linnet_run("--json", "-n", "12", "--seed", "3", stdin="The dog")
     result = json.loads(done.stdout)
     assert done.stderr == ""
-    assert {"text", "tokens", "prefill_tok_s", "decode_tok_s", "ttft_s", "peak_rss_bytes", "energy"} <= result.keys()
+    assert {
+        "text",
+        "tokens",
+        "prefill_tok_s",
+        "decode_tok_s",
+        "ttft_s",
+        "peak_rss_bytes",
+        "energy",
+    } <= result.keys()
     assert result["tokens"] == 12
     assert result["text"] == linnet.load().generate("The dog", max_tokens=12, seed=3).text
 

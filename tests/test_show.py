@@ -22,7 +22,17 @@ def shown(path: Path) -> dict[str, object]:
 
 def test_a_model_is_described_as_the_core_sees_it() -> None:
     about, model = shown(BUNDLED_MODEL), Model.open(BUNDLED_MODEL)
-    for name in ("arch", "dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim", "vocab_size", "n_params", "weight_bytes"):
+    for name in (
+        "arch",
+        "dim",
+        "n_layers",
+        "n_heads",
+        "n_kv_heads",
+        "ffn_dim",
+        "vocab_size",
+        "n_params",
+        "weight_bytes",
+    ):
         assert about[name] == getattr(model, name), name
     assert about["kv_bytes_per_token"] == 2 * 2 * model.n_layers * model.n_kv_heads * model.head_dim
     assert about["file_bytes"] == BUNDLED_MODEL.stat().st_size

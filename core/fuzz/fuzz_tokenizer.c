@@ -20,8 +20,7 @@ static const char SAMPLE[] = "Hello  world's 123\n\xE2\x96\x81\xC3\xA9 \xE4\xB8\
 static const char BYTE_LEVEL_REST[] =
     "},\"merges\":[\"a b\",[\"ab\",\"c\"],[\"\xC4\xA0\",\"a\"]]},"
     "\"added_tokens\":[{\"id\":300,\"content\":\"<s>\",\"special\":true},"
-    "{\"id\":301,\"content\":\"  \",\"lstrip\":true},{\"id\":302,\"content\":\"xy\",\"single_word\":true,"
-    "\"rstrip\":true,\"normalized\":true}],"
+    "{\"id\":301,\"content\":\"  \"},{\"id\":302,\"content\":\"xy\",\"single_word\":true,\"normalized\":true}],"
     "\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"Regex\":"
     "\"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}{1,3}| ?[^\\\\s\\\\p{L}\\\\p{N}]+"
     "[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+\"},\"behavior\":\"Isolated\",\"invert\":false},"
@@ -32,7 +31,7 @@ static const char SENTENCEPIECE[] =
     "\"vocab\":{\"<unk>\":0,\"<s>\":1,\"\xE2\x96\x81\":2,\"a\":3,\"b\":4,\"\xE2\x96\x81" "a\":5,\"ab\":6,\"<0xC3>\":7,"
     "\"<0xA9>\":8,\"\xE2\x96\x81\xE2\x96\x81\":9},"
     "\"merges\":[\"\xE2\x96\x81 a\",\"a b\",\"\xE2\x96\x81 \xE2\x96\x81\"]},"
-    "\"added_tokens\":[{\"id\":1,\"content\":\"<s>\",\"special\":true,\"rstrip\":true}],"
+    "\"added_tokens\":[{\"id\":1,\"content\":\"<s>\",\"special\":true,\"lstrip\":true,\"rstrip\":true}],"
     "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"NFC\"},"
     "{\"type\":\"Prepend\",\"prepend\":\"\xE2\x96\x81\"},"
     "{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":\"\xE2\x96\x81\"}]},"

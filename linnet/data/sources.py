@@ -101,6 +101,8 @@ def find_sources(names: tuple[str, ...], stdin: Path | None, counts: ReadCounts)
             found += _search(path, counts)
         elif path.is_file():
             found.append(Source(path, path.as_posix()))
+        elif path.exists():
+            raise SourceError(f"{name} is not a regular file; pipe its text into: linnet data -")
         else:
             raise SourceError(f"{name} does not exist; name text, JSONL or Parquet files, directories, or -")
     if not found:

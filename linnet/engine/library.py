@@ -27,7 +27,9 @@ def library() -> ctypes.CDLL:
     for name in _NAMES:
         if (folder / name).exists():
             return _bindings.load(folder / name)
-    raise LinnetError("the compiled core is missing from this installation; run: pip install --force-reinstall linnet")
+    raise LinnetError(
+        "the compiled core is missing from this installation; run: pip install --force-reinstall linnet"
+    )
 
 
 def call(function: str, *arguments: Any) -> None:

@@ -30,7 +30,7 @@ class Tokenizer:
 
     @classmethod
     def from_json(cls, text: bytes) -> Tokenizer:
-        """The tokenizer described by a Hugging Face ``tokenizer.json``. Raises FormatError, UnsupportedError."""
+        """The tokenizer a Hugging Face ``tokenizer.json`` describes. Raises FormatError, UnsupportedError."""
         return cls(Handle("ln_tokenizer", "ln_tokenizer_from_json", text, len(text)))
 
     @classmethod
@@ -69,8 +69,17 @@ class Tokenizer:
         capacity = 16 * len(ids) + 16
         while True:
             text = ctypes.create_string_buffer(capacity)
-            call("ln_tokenizer_decode", self._handle, array, len(ids), flags, int(at_start), text, capacity, ctypes.byref(n))
+            call(
+                "ln_tokenizer_decode",
+                self._handle,
+                array,
+                len(ids),
+                flags,
+                int(at_start),
+                text,
+                capacity,
+                ctypes.byref(n),
+            )
             if n.value <= capacity:
                 return text.raw[: n.value]
             capacity = n.value
-

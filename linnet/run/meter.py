@@ -96,7 +96,9 @@ class EnergyMeter:
 
     def __init__(self) -> None:
         self._started = time.monotonic()
-        self._zones = [zone for zone in sorted(_POWERCAP.glob("intel-rapl:?")) if _number(zone / "energy_uj") is not None]
+        self._zones = [
+            zone for zone in sorted(_POWERCAP.glob("intel-rapl:?")) if _number(zone / "energy_uj") is not None
+        ]
         self._before = [_number(zone / "energy_uj") for zone in self._zones]
 
     def read(self) -> Energy:

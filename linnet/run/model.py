@@ -81,7 +81,9 @@ class TextStream:
     before that.
     """
 
-    def __init__(self, model: LanguageModel, prompt: Sequence[int], sampler: Sampler, max_tokens: int) -> None:
+    def __init__(
+        self, model: LanguageModel, prompt: Sequence[int], sampler: Sampler, max_tokens: int
+    ) -> None:
         self.generation = Generation(prompt_tokens=len(prompt))
         self.seed = sampler.seed
         self._pieces = self._generate(model, prompt, sampler, max_tokens)
@@ -184,10 +186,13 @@ class LanguageModel:
         """
         ids = self.tokenize(prompt) if isinstance(prompt, str) else list(prompt)
         if not ids:
-            raise UsageError("the prompt is empty and this model has no beginning-of-sequence token; write something")
+            raise UsageError(
+                "the prompt is empty and this model has no beginning-of-sequence token; write something"
+            )
         if len(ids) > self.n_ctx:
             raise ContextFullError(
-                f"the prompt has {len(ids)} tokens and the context holds {self.n_ctx}; shorten it or raise n_ctx"
+                f"the prompt has {len(ids)} tokens and the context holds {self.n_ctx}; "
+                "shorten it or raise n_ctx"
             )
         sampler = Sampler(
             self.model.vocab_size,

@@ -25,7 +25,9 @@ def run(options: RunOptions) -> dict[str, object]:
         raise UsageError("--max-tokens must be at least 1")
     if options.prompt is None and sys.stdin.isatty() and not options.json:
         return _converse(load_for(options), options)
-    prompt = options.prompt if options.prompt is not None else sys.stdin.buffer.read().decode("utf-8", "replace")
+    prompt = (
+        options.prompt if options.prompt is not None else sys.stdin.buffer.read().decode("utf-8", "replace")
+    )
     return _answer(load_for(options), prompt, options)
 
 
