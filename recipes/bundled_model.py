@@ -7,7 +7,7 @@ FOLDER holds the texts, all of which let the weights be given away:
     tinystories/train_a.jsonl train_b.jsonl    one TinyStories story per row
     tinystories/train_c.txt                    TinyStories stories, borders not marked
     tinystories/reference_40.jsonl             40 stories of train_b, kept for measuring
-    children_books/*.md                        public-domain books
+    children_books/*.md                        public-domain books, of which three are used
 
 The stories of reference_40 and everything like them are left out of training. The
 options of the training are in bundled_model.toml. At the end the model is measured and
@@ -44,6 +44,9 @@ from linnet.train.pretrain import train
 MAX_BYTES = 6_000_000  # what the wheel has room for
 REFERENCE = "reference_40.jsonl"
 STORIES = ("train_a.jsonl", "train_b.jsonl", "train_c.txt")
+# Of the books, those whose sentences are nearest to the stories: all of them would be two
+# thirds of the tokens, and the time for training is short.
+BOOKS = ("Aesop_s_Fables.md", "Great_Big_Treasury_of_Beatrix_Potter.md", "The_Wonderful_Wizard_of_Oz.md")
 CARD = Path(__file__).with_name("bundled_model_card.md")
 
 # ---- the texts -----------------------------------------------------------------------
@@ -79,7 +82,7 @@ def collect(folder: Path, books: bool) -> tuple[list[str], dict[str, int]]:
         train_c: stories_of(read(stories / train_c)),
     }
     if books:
-        sources["children_books"] = (book(read(path)) for path in book_paths(folder))
+        sources["children_books"] = (book(read(folder / "children_books" / name)) for name in BOOKS)
     for name, texts in sources.items():
         for text in texts:
             if is_copy(text):
@@ -142,11 +145,6 @@ def book(text: str) -> str:
     return re.sub(r"_([^_]+)_", r"\1", text).strip()
 
 
-def book_paths(folder: Path) -> list[Path]:
-    """The books, sorted; SOURCE.md says where they come from and is none."""
-    return sorted(path for path in (folder / "children_books").glob("*.md") if path.name != "SOURCE.md")
-
-
 def rows(path: Path) -> list[str]:
     """The texts of a JSONL file."""
     try:
@@ -177,7 +175,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with tinystories and children_books")
     parser.add_argument("--workdir", type=Path, required=True, help="a new folder for everything in between")
     parser.add_argument(
-        "--vocab-size", type=count, default=4096, help="tokens of the vocabulary (default: 4096)"
+        "--vocab-size", type=count, default=2048, help="tokens of the vocabulary (default: 2048)"
     )
     parser.add_argument(
         "--books", action=argparse.BooleanOptionalAction, default=True, help="train on the books"
@@ -196,6 +194,9 @@ def main() -> None:
     )
     parser.add_argument("--card", type=Path, help="its card (default: linnet-stories.md in the work folder)")
     parser.add_argument("--only-data", action="store_true", help="stop when the corpus is made")
+    parser.add_argument(
+        "--trained", action="store_true", help="take the checkpoint that is in the work folder"
+    )
     chosen = parser.parse_args()
     try:
         make(chosen)
@@ -217,11 +218,8 @@ def make(chosen: argparse.Namespace) -> None:
     )
     if chosen.only_data:
         return
-    given = {"corpus": work / "corpus", "output": work / "checkpoint", "config": chosen.train_options}
-    given |= {
-        name: getattr(chosen, name) for name in ("params", "minutes") if getattr(chosen, name) is not None
-    }
-    train(from_arguments(TrainOptions, given))
+    if not chosen.trained:
+        train(_train_options(chosen))
     model = chosen.output or work / "linnet-stories.gguf"
     packed = quantize(QuantizeOptions(source=work / "checkpoint", output=model, type=chosen.type))
     if model.stat().st_size > MAX_BYTES:
@@ -233,6 +231,15 @@ def make(chosen: argparse.Namespace) -> None:
         model, {"corpus": corpus, "counts": counts, "packed": packed, "measured": measured, "report": report}
     )
     (chosen.card or work / "linnet-stories.md").write_text(text, "utf-8")
+
+
+def _train_options(chosen: argparse.Namespace) -> TrainOptions:
+    work: Path = chosen.workdir
+    given = {"corpus": work / "corpus", "output": work / "checkpoint", "config": chosen.train_options}
+    named = {name: getattr(chosen, name) for name in ("params", "minutes")}
+    return from_arguments(
+        TrainOptions, given | {name: value for name, value in named.items() if value is not None}
+    )
 
 
 def card(model: Path, made: dict[str, Any]) -> str:
