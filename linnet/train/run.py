@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from linnet.engine.processors import available_processors
 from linnet.errors import SourceError, TargetError, UsageError
 from linnet.formats.checkpoint import CHECKPOINT_FILES, save_checkpoint
 from linnet.formats.corpus import Corpus
@@ -310,9 +311,7 @@ def _usable_threads() -> int:
     asked = os.environ.get("OMP_NUM_THREADS", "")
     if asked.isdigit() and int(asked) > 0:
         return int(asked)
-    affinity = getattr(os, "sched_getaffinity", None)
-    processors = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, processors // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, available_processors() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _local_rank() -> int:
