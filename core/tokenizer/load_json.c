@@ -190,7 +190,8 @@ static ln_status load_model(ln_json_loader *l, uint32_t model) {
     uint32_t vocab = child_of(l, model, "vocab", LN_JSON_OBJECT);
     uint32_t merges = child_of(l, model, "merges", LN_JSON_ARRAY);
     if (vocab == 0 || merges == 0) {
-        return bad(l, "the model has no vocab object or no merges list, so it is no BPE");
+        return ln_fail(l->err, LN_UNSUPPORTED,
+                       "tokenizer.json: the model has no vocab object or no merges list; only BPE is supported");
     }
     static const char *const UNSUPPORTED[] = {"dropout", "continuing_subword_prefix", "end_of_word_suffix"};
     ln_status status = LN_OK;
