@@ -112,9 +112,12 @@ def open_gguf(path: Path) -> GgufFile:
 
 def parse_gguf(data: RawBytes) -> GgufFile:
     """Reads a whole file in memory. Raises FormatError, UnsupportedError."""
+    if not len(data):
+        raise FormatError("the file is empty; download or convert it again")
+    if bytes(data[: len(MAGIC)]) != MAGIC:
+        raise FormatError("not a GGUF file; linnet convert makes one of a checkpoint or a llama2.c file")
     cursor = _Cursor(data)
-    if bytes(cursor.take(4)) != MAGIC:
-        raise FormatError("not a GGUF file")
+    cursor.take(len(MAGIC))
     version = cursor.scalar(_U32)
     if version not in (2, 3):
         raise UnsupportedError(f"GGUF version {version} is not supported; convert the model again")
