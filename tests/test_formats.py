@@ -359,7 +359,7 @@ def index_entry(name: str, dims: tuple[int, ...], type: int = 0, offset: int = 0
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"", "truncated"),
+        (b"", "the file is empty"),
         (b"GGML" + bytes(40), "not a GGUF"),
         (b"GGUF" + struct.pack("<IQQ", 1, 0, 0), "version 1"),
         (raw_gguf([], [], counts=(1 << 63, 0)), "too short"),
