@@ -9,7 +9,7 @@
 #include "tokenizer.h"
 #include "unicode.h"
 
-#define MAX_LENGTH 1024 /* of one token: keeps the search linear in the text */
+#define MAX_LENGTH 256 /* of one token: keeps the search linear in the text */
 
 /* ---- the set --------------------------------------------------------------------------- */
 

@@ -237,24 +237,18 @@ static ln_status add_piece(ln_json_loader *l, int32_t id, ln_string text, int sp
 }
 
 /* Tokens marked "normalized" are looked for as the normalizer would write them. */
-static ln_status add_to_set(ln_json_loader *l, ln_added_token token, ln_string text, int normalized) {
+static ln_status add_to_set(ln_json_loader *l, ln_encoder *e, ln_added_token token, ln_string text, int normalized) {
     if (!normalized) {
         return ln_added_add(&l->tokenizer->added[0], token, text, l->err);
     }
-    ln_encoder e = ln_encoder_open(l->tokenizer, text.length, l->err);
     ln_string normal;
-    ln_status status = ln_normalize(&e, text, &normal);
-    status = status == LN_OK ? ln_added_add(&l->tokenizer->added[1], token, normal, l->err) : status;
-    ln_encoder_close(&e);
-    return status;
+    ln_status status = ln_normalize(e, text, &normal);
+    return status == LN_OK ? ln_added_add(&l->tokenizer->added[1], token, normal, l->err) : status;
 }
 
-static ln_status load_added_tokens(ln_json_loader *l) {
+/* All tokens share the budget of one encoder. */
+static ln_status add_tokens(ln_json_loader *l, ln_encoder *e, uint32_t list) {
     const ln_json *json = &l->json;
-    uint32_t list = child_of(l, 0, "added_tokens", LN_JSON_ARRAY);
-    if (list == 0) {
-        return LN_OK;
-    }
     for (uint32_t a = ln_json_first(json, list); a != ln_json_end(json, list); a = ln_json_next(json, a)) {
         ln_added_token token = {.special = (uint8_t)ln_json_flag(l, a, "special", 0),
                                 .lstrip = (uint8_t)ln_json_flag(l, a, "lstrip", 0),
@@ -264,12 +258,23 @@ static ln_status load_added_tokens(ln_json_loader *l) {
         ln_json_int(json, ln_json_get(json, a, "id"), &token.id);
         ln_status status = ln_json_text(l, ln_json_get(json, a, "content"), "the content of an added token", &text);
         status = status == LN_OK ? add_piece(l, token.id, text, token.special) : status;
-        status = status == LN_OK ? add_to_set(l, token, text, ln_json_flag(l, a, "normalized", 0)) : status;
+        status = status == LN_OK ? add_to_set(l, e, token, text, ln_json_flag(l, a, "normalized", 0)) : status;
         if (status != LN_OK) {
             return status;
         }
     }
-    ln_status status = ln_added_finish(&l->tokenizer->added[0], l->err);
+    return LN_OK;
+}
+
+static ln_status load_added_tokens(ln_json_loader *l) {
+    uint32_t list = child_of(l, 0, "added_tokens", LN_JSON_ARRAY);
+    if (list == 0) {
+        return LN_OK;
+    }
+    ln_encoder e = ln_encoder_open(l->tokenizer, l->json.nodes[list].length, l->err);
+    ln_status status = add_tokens(l, &e, list);
+    ln_encoder_close(&e);
+    status = status == LN_OK ? ln_added_finish(&l->tokenizer->added[0], l->err) : status;
     return status == LN_OK ? ln_added_finish(&l->tokenizer->added[1], l->err) : status;
 }
 

@@ -77,22 +77,18 @@ int32_t ln_tokenizer_describe(const ln_tokenizer *tokenizer, ln_tokenizer_info *
 
 /* ---- encode ---------------------------------------------------------------------------- */
 
-static ln_status encode_normalised(ln_encoder *e, ln_string text, int at_start) {
-    return ln_pretokenize(e, text, at_start);
-}
-
 static ln_status encode_given(ln_encoder *e, ln_string text, int at_start) {
     ln_string normal;
     ln_status status = ln_normalize(e, text, &normal);
-    return status == LN_OK ? ln_added_split(e, &e->tokenizer->added[1], normal, at_start, encode_normalised) : status;
+    return status == LN_OK ? ln_added_split(e, &e->tokenizer->added[1], normal, at_start, ln_pretokenize) : status;
 }
 
 ln_encoder ln_encoder_open(const ln_tokenizer *tokenizer, size_t n_bytes, ln_error *err) {
-    /* Real patterns take about ten steps per byte and step of the tokenizer; real steps make
-     * of a byte no more than U+2581, NFC no more than three bytes of one. */
+    /* Real patterns take about ten steps per byte, more where they look at a run of white space
+     * from each of its places; real steps make no more than three bytes of one. */
     return (ln_encoder){
         .tokenizer = tokenizer,
-        .regex = {.budget = 1000000 + (uint64_t)n_bytes * 256 * (tokenizer->n_pre + tokenizer->n_normal + 1)},
+        .regex = {.budget = 20000000 + (uint64_t)n_bytes * 256 * (tokenizer->n_pre + tokenizer->n_normal + 1)},
         .max_text = n_bytes < MAX_TEXT / 4 ? 65536 + 16 * n_bytes : 4 * MAX_TEXT,
         .err = err,
     };
