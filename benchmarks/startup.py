@@ -55,7 +55,9 @@ def installed_megabytes(package: str, seen: set[str]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=9)
     runs = [first_token() for _ in range(parser.parse_args().runs + 1)][1:]  # the first fills the page cache
     found = {
@@ -64,7 +66,8 @@ def main() -> None:
         "installed_mb_beyond_numpy": installed_megabytes("linnet", set()),
     }
     for name, value in found.items():
-        print(f"{name:<28} {value:8.3f}   limit {LIMITS[name]:g}   {'kept' if value <= LIMITS[name] else 'BROKEN'}")
+        verdict = "kept" if value <= LIMITS[name] else "BROKEN"
+        print(f"{name:<28} {value:8.3f}   limit {LIMITS[name]:g}   {verdict}")
     print(json.dumps({**found, "runs": len(runs), "limits": LIMITS}))
 
 
