@@ -12,11 +12,14 @@
 static void make_printable(char *text, size_t length) {
     size_t valid = ln_utf8_valid_prefix(text, length);
     for (size_t i = 0; i < length; i++) {
+        unsigned char byte = (unsigned char)text[i];
         if (i == valid) {
             text[i] = '?';
             valid = i + 1 + ln_utf8_valid_prefix(text + i + 1, length - i - 1);
-        } else if ((unsigned char)text[i] < 0x20 || text[i] == 0x7F) {
+        } else if (byte < 0x20 || byte == 0x7F) {
             text[i] = '?';
+        } else if (byte == 0xC2 && (unsigned char)text[i + 1] < 0xA0) { /* U+0080 to U+009F: terminals obey these too */
+            text[i] = text[i + 1] = '?';
         }
     }
 }

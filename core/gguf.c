@@ -185,7 +185,6 @@ static ln_status read_tensor_info(reader *r, ln_gguf_tensor *t, uint64_t *offset
         return ln_fail(r->err, LN_BAD_FILE, "tensor '%.*s' has %" PRIu32 " dimensions, GGUF allows 1 to %d; " AGAIN,
                        LN_STRING_ARGS(t->name), n_dims, LN_GGUF_MAX_DIMS);
     }
-    t->n_dims = (int32_t)n_dims;
     uint64_t elements = 1;
     for (uint32_t i = 0; i < LN_GGUF_MAX_DIMS; i++) {
         uint64_t dim = 1;
@@ -289,7 +288,8 @@ static ln_status read_alignment(const ln_gguf *g, uint32_t *alignment, ln_error 
         return status;
     }
     if (*alignment == 0 || *alignment > MAX_ALIGNMENT || (*alignment & (*alignment - 1)) != 0) {
-        return ln_fail(err, LN_BAD_FILE, "general.alignment is %" PRIu32 ", not a power of two; " AGAIN, *alignment);
+        return ln_fail(err, LN_BAD_FILE, "general.alignment is %" PRIu32 ", not a power of two up to %u; " AGAIN,
+                       *alignment, MAX_ALIGNMENT);
     }
     return LN_OK;
 }
@@ -335,13 +335,16 @@ static ln_status read_tensors(reader *r, ln_gguf *g) {
 
 static ln_status read_counts(reader *r, ln_gguf *g) {
     const uint8_t *magic = take(r, 4, "the GGUF header");
-    if (magic == NULL || !take_u32(r, "the GGUF header", &g->version)) {
+    if (magic == NULL) {
         return LN_BAD_FILE;
     }
     if (memcmp(magic, "GGUF", 4) != 0) {
         return ln_fail(r->err, LN_BAD_FILE,
                        "this is not a GGUF file: it begins with the bytes %02x %02x %02x %02x instead of \"GGUF\"",
                        magic[0], magic[1], magic[2], magic[3]);
+    }
+    if (!take_u32(r, "the GGUF header", &g->version)) {
+        return LN_BAD_FILE;
     }
     if (g->version != 0 && (g->version & 0xFFFF) == 0) {
         return ln_fail(r->err, LN_UNSUPPORTED, "the file is a big-endian GGUF; convert it to little endian");

@@ -47,8 +47,7 @@ typedef struct ln_gguf_pair {
 typedef struct ln_gguf_tensor {
     ln_string name;
     int32_t type;                   /* a GGUF tensor type; the core may not know it */
-    int32_t n_dims;
-    int64_t dims[LN_GGUF_MAX_DIMS]; /* dims[0] is the contiguous one (columns); 1 beyond n_dims */
+    int64_t dims[LN_GGUF_MAX_DIMS]; /* dims[0] is the contiguous one (columns); 1 where the file names no more */
     const void *data;
     size_t bytes; /* 0 for a type the core does not know: then only data's start is inside the file */
 } ln_gguf_tensor;

@@ -5,9 +5,9 @@
  * one thread at a time. A tokenizer stands alone and is immutable.
  *
  * The core reads memory only: whoever calls it opens, maps and closes files. It
- * never exits, prints, or reads the environment. Memory is allocated by the *_open
- * and *_from_* functions; after ln_session_open returns, evaluating tokens
- * allocates nothing.
+ * never exits, prints, or reads the environment. What *_open and *_from_* make lives
+ * until it is closed; no other function keeps memory. After ln_session_open returns,
+ * evaluating tokens allocates nothing, and neither does drawing them.
  *
  * Functions that can fail return an ln_status and, when err is not NULL, write one
  * line to err->message that a user can act on. Strings are UTF-8. Sizes are bytes
@@ -40,7 +40,7 @@ typedef enum ln_status {
     LN_UNSUPPORTED = 2,  /* well formed, but this core cannot run it */
     LN_BAD_ARGUMENT = 3, /* the caller passed something impossible */
     LN_NO_MEMORY = 4,
-    LN_CONTEXT_FULL = 5, /* the session holds n_ctx tokens already */
+    LN_CONTEXT_FULL = 5, /* the tokens do not fit into what is left of n_ctx */
 } ln_status;
 
 typedef struct ln_error {
@@ -68,7 +68,8 @@ typedef struct ln_type_info {
 /* Describes a tensor type. LN_UNSUPPORTED for a type this core does not know. */
 LN_API int32_t ln_type_describe(int32_t type, ln_type_info *out);
 
-/* Packs n floats into type; n must be a multiple of block_elements. */
+/* Packs n floats into type; n must be a multiple of block_elements. Block types hold
+ * finite values only: LN_BAD_ARGUMENT for others, and for those too large for their scale. */
 LN_API int32_t ln_pack(int32_t type, const float *source, int64_t n, void *target, ln_error *err);
 
 /* Unpacks n elements of type into floats; n must be a multiple of block_elements. */
@@ -105,12 +106,14 @@ LN_API int32_t ln_tokenizer_describe(const ln_tokenizer *tokenizer, ln_tokenizer
  * and stores the full count in n_ids, so a second call with that capacity gets all.
  * Invalid UTF-8 is encoded as U+FFFD, one per maximal ill-formed subsequence
  * (Unicode 3.9, the practice of WHATWG and of Python's errors="replace"). */
-LN_API int32_t ln_tokenizer_encode(const ln_tokenizer *tokenizer, const char *text, size_t n_bytes, uint32_t flags, int32_t *ids, int64_t capacity, int64_t *n_ids, ln_error *err);
+LN_API int32_t ln_tokenizer_encode(const ln_tokenizer *tokenizer, const char *text, size_t n_bytes, uint32_t flags,
+                                   int32_t *ids, int64_t capacity, int64_t *n_ids, ln_error *err);
 
 /* Decodes ids to bytes (not NUL-terminated); the same capacity rule as encode. The
  * bytes of one id need not be whole UTF-8 characters. With at_start = 1 the dummy
  * leading space of SentencePiece tokenizers is taken off the first piece. */
-LN_API int32_t ln_tokenizer_decode(const ln_tokenizer *tokenizer, const int32_t *ids, int64_t n_ids, uint32_t flags, int32_t at_start, char *text, int64_t capacity, int64_t *n_bytes, ln_error *err);
+LN_API int32_t ln_tokenizer_decode(const ln_tokenizer *tokenizer, const int32_t *ids, int64_t n_ids, uint32_t flags,
+                                   int32_t at_start, char *text, int64_t capacity, int64_t *n_bytes, ln_error *err);
 
 /* ---- model ---------------------------------------------------------------- */
 
@@ -154,7 +157,8 @@ typedef struct ln_session_options {
 } ln_session_options;
 
 /* Allocates everything the session will ever need. */
-LN_API int32_t ln_session_open(const ln_model *model, const ln_session_options *options, ln_session **out, ln_error *err);
+LN_API int32_t ln_session_open(const ln_model *model, const ln_session_options *options, ln_session **out,
+                               ln_error *err);
 
 LN_API void ln_session_close(ln_session *session);
 
@@ -223,7 +227,8 @@ LN_API const char *ln_version(void);
 LN_API const char *ln_isa_list(void);
 
 /* Bytes per second at which n_threads threads together read buffer (size bytes),
- * the best of several passes that take about seconds in all. The roofline of decode. */
+ * the best of several passes that take about seconds in all; 0 when it cannot be
+ * measured. The roofline of decode. */
 LN_API double ln_read_bandwidth(const void *buffer, size_t size, int32_t n_threads, double seconds);
 
 #ifdef __cplusplus

@@ -37,6 +37,9 @@ static void look_up_all(const ln_gguf *g) {
         if (ln_gguf_array_of(g, key, LN_GGUF_I32, &array, NULL) == LN_OK && array.length > 0) {
             ln_gguf_array_i32(&array, array.length - 1);
         }
+        if (ln_gguf_array_of(g, key, LN_GGUF_F32, &array, NULL) == LN_OK && array.length > 0) {
+            ln_gguf_array_f32(&array, array.length - 1);
+        }
     }
 }
 

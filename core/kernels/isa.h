@@ -33,8 +33,8 @@
 #endif
 
 /* quantize_q8 on every instruction set: a group whose largest magnitude is below this
- * counts as all zero (127 over it would be no float), one that is not finite gets a NaN
- * scale. As bits of a float: 2^-110 and infinity. */
+ * counts as all zero (not much smaller, 127 over it would be no float), one that is not
+ * finite gets a NaN scale. As bits of a float: 2^-110 and infinity. */
 #define LN_Q8_SMALLEST_BITS 0x08800000
 #define LN_INFINITY_BITS 0x7f800000
 

@@ -109,7 +109,7 @@ static inline void image_free(image *g) {
 /* Everything zero or NULL but the shape is a good file. */
 typedef struct tiny_llama {
     uint32_t n_layers, n_heads, n_kv_heads, head_dim, dim, ffn_dim, vocab_size, max_seq_len;
-    ln_type type;            /* of the matrices; F32 is 0 */
+    ln_type type;            /* of the matrices whose rows are whole blocks of it, f32 for the others; F32 is 0 */
     int tied;
     int rope_divisors;       /* with rope_freqs.weight */
     float linear;            /* rope.scaling.factor; 0 = none */
@@ -131,7 +131,8 @@ static const tiny_llama tiny = {
 typedef struct tensor_list {
     struct {
         char name[64];
-        uint32_t type;
+        int32_t type;       /* of the data; what the file says of it may differ */
+        uint32_t said_type;
         int64_t cols, rows; /* rows = 0: a vector */
         uint64_t bytes;
     } all[64];
@@ -144,12 +145,14 @@ static inline void list_tensor(tensor_list *list, const tiny_llama *m, const cha
     }
     int odd = m->odd_type != NULL && strcmp(m->odd_type, name) == 0;
     cols += m->wider != NULL && strcmp(m->wider, name) == 0 ? 32 : 0;
-    int32_t type = rows > 0 ? (int32_t)m->type : LN_TYPE_F32;
     ln_type_info info;
-    CHECK(ln_type_describe(type, &info) == LN_OK, "type %d", (int)type);
+    CHECK(ln_type_describe((int32_t)m->type, &info) == LN_OK, "type %d", (int)m->type);
+    int32_t type = rows > 0 && cols % info.block_elements == 0 ? (int32_t)m->type : LN_TYPE_F32;
+    ln_type_describe(type, &info);
     CHECK(list->n < 64, "too many tensors");
     snprintf(list->all[list->n].name, 64, "%s", name);
-    list->all[list->n].type = odd ? 12 : (uint32_t)type;
+    list->all[list->n].type = type;
+    list->all[list->n].said_type = odd ? 12 : (uint32_t)type;
     list->all[list->n].cols = cols;
     list->all[list->n].rows = rows;
     list->all[list->n].bytes = (uint64_t)(cols / info.block_elements * info.block_bytes * (rows > 0 ? rows : 1));
@@ -248,7 +251,7 @@ static inline image tiny_llama_image(const tiny_llama *m) {
     image_free(&facts);
     uint64_t offset = 0;
     for (int i = 0; i < list.n; i++) {
-        put_tensor_info(&g, list.all[i].name, list.all[i].type, list.all[i].cols, list.all[i].rows, offset);
+        put_tensor_info(&g, list.all[i].name, list.all[i].said_type, list.all[i].cols, list.all[i].rows, offset);
         offset = (offset + list.all[i].bytes + 31) / 32 * 32;
     }
     uint32_t state = 1;
@@ -262,7 +265,7 @@ static inline image tiny_llama_image(const tiny_llama *m) {
         for (int64_t j = 0; j < n; j++) {
             values[j] = rows > 0 ? 0.3f * next_weight(&state) : 1.25f + 0.5f * next_weight(&state);
         }
-        CHECK(ln_pack(rows > 0 ? (int32_t)m->type : LN_TYPE_F32, values, n, packed, NULL) == LN_OK, "pack");
+        CHECK(ln_pack(list.all[i].type, values, n, packed, NULL) == LN_OK, "pack");
         put(&g, packed, (size_t)list.all[i].bytes);
         free(values);
         free(packed);

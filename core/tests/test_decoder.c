@@ -311,6 +311,11 @@ static void test_same_bits(void) {
     tiny_llama ragged = tiny; /* rows that fill neither a tile nor a vector register, and work worth sharing */
     ragged.ffn_dim = 1003;
     for_each_isa(check_same_bits, &ragged);
+    tiny_llama mixed = tiny; /* only some rows are whole blocks: ffn_down and attn_output are q8_0, the others f32 */
+    mixed.type = LN_TYPE_Q8_0;
+    mixed.dim = 45;
+    mixed.n_kv_heads = 1;
+    for_each_isa(check_same_bits, &mixed);
 }
 
 /* ---- what is refused ----------------------------------------------------------------- */

@@ -135,6 +135,8 @@ static void test_header(void) {
     image g = {0};
     put(&g, "GGML\3\0\0\0", 8);
     CHECK(status_of(&g, "not a GGUF file") == LN_BAD_FILE, "magic");
+    put(&g, "hello\n", 6);
+    CHECK(status_of(&g, "not a GGUF file") == LN_BAD_FILE, "a file shorter than a header");
     put(&g, "GGUF\1\0\0\0", 8);
     CHECK(status_of(&g, "version 1") == LN_UNSUPPORTED, "version 1");
     put(&g, "GGUF\0\0\0\3", 8);
@@ -180,10 +182,11 @@ static void test_pairs(void) {
     put_pair_u32(&g, "same", 1);
     put_pair_u32(&g, "same", 2);
     CHECK(status_of(&g, "twice") == LN_BAD_FILE, "duplicate key");
-    for (uint32_t alignment = 0; alignment < 4; alignment += 3) {
+    const uint32_t alignments[] = {0, 3, 1u << 31};
+    for (size_t i = 0; i < 3; i++) {
         put_header(&g, 0, 1);
-        put_pair_u32(&g, "general.alignment", alignment);
-        CHECK(status_of(&g, "power of two") == LN_BAD_FILE, "alignment %u", (unsigned)alignment);
+        put_pair_u32(&g, "general.alignment", alignments[i]);
+        CHECK(status_of(&g, "power of two up to 1073741824") == LN_BAD_FILE, "alignment %u", (unsigned)alignments[i]);
     }
 }
 
@@ -246,6 +249,8 @@ static void test_messages(void) {
     ln_error err = {0};
     CHECK(ln_fail(&err, LN_BAD_FILE, "a\n\x1b%s\xc3\xa9\xe2\x82", "\xff") == LN_BAD_FILE, "status");
     CHECK(strcmp(err.message, "a??\?\xc3\xa9??") == 0 && err.status == LN_BAD_FILE, "%s", err.message);
+    ln_fail(&err, LN_BAD_FILE, "a\xc2\x9b" "2J\xc2\xa0"); /* U+009B begins a command to a terminal, U+00A0 is text */
+    CHECK(strcmp(err.message, "a??" "2J\xc2\xa0") == 0, "%s", err.message);
     char lengthy[600];
     memset(lengthy, 'x', sizeof lengthy);
     memcpy(lengthy + 506, "\xc3\xa9", 3); /* the cut goes through this character */

@@ -11,6 +11,7 @@ Names are those of the header. How C types appear here:
 - A returned ``const float *`` is POINTER(c_float); it is false when NULL.
 """
 
+# fmt: off
 from __future__ import annotations
 
 import ctypes
@@ -36,7 +37,7 @@ LN_BAD_FILE = 1  # the bytes are damaged, truncated or contradict themselves
 LN_UNSUPPORTED = 2  # well formed, but this core cannot run it
 LN_BAD_ARGUMENT = 3  # the caller passed something impossible
 LN_NO_MEMORY = 4
-LN_CONTEXT_FULL = 5  # the session holds n_ctx tokens already
+LN_CONTEXT_FULL = 5  # the tokens do not fit into what is left of n_ctx
 LN_TYPE_F32 = 0
 LN_TYPE_F16 = 1
 LN_TYPE_Q4_0 = 2
@@ -135,7 +136,8 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     # Describes a tensor type. LN_UNSUPPORTED for a type this core does not know.
     "ln_type_describe": (c_int32, (c_int32, POINTER(ln_type_info))),
     # int32_t ln_pack(int32_t type, const float *source, int64_t n, void *target, ln_error *err)
-    # Packs n floats into type; n must be a multiple of block_elements.
+    # Packs n floats into type; n must be a multiple of block_elements. Block types hold finite values only:
+    # LN_BAD_ARGUMENT for others, and for those too large for their scale.
     "ln_pack": (c_int32, (c_int32, c_void_p, c_int64, c_void_p, POINTER(ln_error))),
     # int32_t ln_unpack(int32_t type, const void *source, int64_t n, float *target, ln_error *err)
     # Unpacks n elements of type into floats; n must be a multiple of block_elements.
@@ -251,7 +253,7 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "ln_isa_list": (c_char_p, ()),
     # double ln_read_bandwidth(const void *buffer, size_t size, int32_t n_threads, double seconds)
     # Bytes per second at which n_threads threads together read buffer (size bytes), the best of several
-    # passes that take about seconds in all. The roofline of decode.
+    # passes that take about seconds in all; 0 when it cannot be measured. The roofline of decode.
     "ln_read_bandwidth": (c_double, (c_void_p, c_size_t, c_int32, c_double)),
 }
 
