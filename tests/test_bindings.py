@@ -13,6 +13,7 @@ from types import ModuleType
 
 import pytest
 
+import linnet
 from linnet.engine import _bindings
 from linnet.engine.library import library
 
@@ -127,3 +128,7 @@ def test_reads_every_kind_of_declaration(bindings: ModuleType) -> None:
 def test_refuses_what_it_cannot_read(bindings: ModuleType, text: str, said: str) -> None:
     with pytest.raises(bindings.HeaderError, match=said):
         bindings.parse(text)
+
+
+def test_the_core_and_the_package_are_of_one_version() -> None:
+    assert library().ln_version().decode() == linnet.__version__

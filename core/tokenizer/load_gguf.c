@@ -272,6 +272,7 @@ static ln_status load_special_id(gguf_loader *l, const char *key, int32_t *id) {
     if (status == LN_OK && *id >= l->tokenizer->vocab.n) {
         return ln_fail(l->err, LN_BAD_FILE, "%s is %d, but there are %d tokens", key, *id, l->tokenizer->vocab.n);
     }
+    *id = *id < 0 ? -1 : *id;
     return status;
 }
 

@@ -118,11 +118,13 @@ static ln_status merge_sides(ln_json_loader *l, uint32_t node, size_t rank, ln_s
             return status;
         }
         const char *space = memchr(both.data, ' ', both.length);
-        size_t length = space != NULL ? (size_t)(space - both.data) : both.length;
-        *left = (ln_string){both.data, length};
-        *right = (ln_string){both.data + length + 1, space != NULL ? both.length - length - 1 : 0};
-        if (space != NULL && memchr(right->data, ' ', right->length) == NULL) {
-            return LN_OK;
+        if (space != NULL) {
+            size_t length = (size_t)(space - both.data);
+            *left = (ln_string){both.data, length};
+            *right = (ln_string){space + 1, both.length - length - 1};
+            if (memchr(right->data, ' ', right->length) == NULL) {
+                return LN_OK;
+            }
         }
     }
     return ln_fail(l->err, LN_BAD_FILE, "tokenizer.json: merge %zu is not a pair of tokens", rank);

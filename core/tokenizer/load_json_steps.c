@@ -247,7 +247,8 @@ static ln_status replace_in_pieces(ln_json_loader *l, ln_string from, ln_string 
         size_t changed = 0;
         l->joined.length = 0;
         ln_status status = LN_OK;
-        for (size_t i = 0; i < bytes.length && status == LN_OK;) {
+        /* Beyond max_pool the piece is refused below; it need not be built to its end. */
+        for (size_t i = 0; i < bytes.length && l->joined.length <= vocab->max_pool && status == LN_OK;) {
             int matches = bytes.length - i >= from.length && memcmp(bytes.data + i, from.data, from.length) == 0;
             status = ln_buffer_append(&l->joined, matches ? to.data : bytes.data + i, matches ? to.length : 1, l->err);
             i += matches ? from.length : 1;

@@ -229,6 +229,9 @@ static ln_status emit_optional(compiler *c, const ln_regex_node *n) {
 
 static ln_status emit_repeat(compiler *c, const ln_regex_node *n) {
     const ln_regex_node *child = &c->tree->nodes[n->child];
+    if (n->max == 0) {
+        return LN_OK;
+    }
     if (child->type == LN_NODE_CLASS && n->mode != LN_LAZY) {
         ln_regex_op op = n->mode == LN_POSSESSIVE ? LN_OP_REPEAT_ATOMIC : LN_OP_REPEAT;
         return emit(c, (ln_regex_instruction){.op = op, .x = child->x, .min = n->min, .max = n->max});

@@ -4,8 +4,6 @@
 
 #include "buffer.h"
 
-#define LN_REPLACEMENT_CHARACTER 0xFFFDu
-
 /* General categories (Unicode 16.0), and one character that is more than its category says. */
 typedef enum ln_category {
     LN_LU, LN_LL, LN_LT, LN_LM, LN_LO,
