@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import json
 import os
 import sys
@@ -53,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb. Returns the exit code: 0, 2 for an error the user can mend, 130 when interrupted."""
+    _print_everything()
     parser = build_parser()
     given = vars(parser.parse_args(arguments))
     verb = given.pop("verb")
@@ -60,7 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     try:
-        return _call(verb, given)
+        _call(verb, given)
+        sys.stdout.flush()  # here, where a closed pipe can still be caught
+        return 0
     except LinnetError as error:
         print(f"linnet {verb}: {error}", file=sys.stderr)
         return USAGE_ERROR
@@ -72,14 +76,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # the system refused what no stage expected: a name too long, a broken disk
+        print(f"linnet {verb}: {error}", file=sys.stderr)
+        return USAGE_ERROR
 
 
-def _call(verb: str, given: dict[str, Any]) -> int:
+def _print_everything() -> None:
+    """What a terminal or a legacy code page cannot show becomes ``?`` instead of an error."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _call(verb: str, given: dict[str, Any]) -> None:
     config, address = VERBS[verb]
     chosen: Any = options.from_arguments(config, given)
     module, function = address.split(":")
     stage: Callable[[Any], dict[str, object]] = getattr(importlib.import_module(module), function)
     result = stage(chosen)
-    if chosen.json:
-        print(json.dumps(result, ensure_ascii=False))
-    return 0
+    if chosen.json and result:  # of several processes that train together, one has a result
+        print(json.dumps(result, ensure_ascii=False, allow_nan=False))

@@ -8,6 +8,7 @@
     ├── TargetError          an output that cannot be written
     ├── VerificationError    an artifact that, reloaded, is not what was written
     ├── ContextFullError     more tokens than the session was opened for
+    ├── TrainingError        a training that diverged
     └── MissingExtraError    a verb whose optional packages are not installed
 
 The message is one line that says what is wrong and what to do about it. The command
@@ -47,6 +48,10 @@ class VerificationError(LinnetError):
 
 class ContextFullError(LinnetError):
     """More tokens than the session was opened for."""
+
+
+class TrainingError(LinnetError):
+    """A training that diverged."""
 
 
 class MissingExtraError(LinnetError):

@@ -32,7 +32,10 @@ def count(text: str | int) -> int:
     match = _COUNT.fullmatch(str(text).strip())
     if not match:
         raise ValueError(f"'{text}' is not a count; write 4096, 300k or 3M")
-    return round(float(match[1]) * _SCALE[match[2].lower()])
+    number = float(match[1]) * _SCALE[match[2].lower()]
+    if number >= 2**63:
+        raise ValueError(f"'{text}' is too large a count")
+    return round(number)
 
 
 def option(
@@ -86,16 +89,18 @@ def from_arguments(config: type[Config], given: dict[str, Any]) -> Config:
     Raises UsageError for an unknown key, a value of the wrong kind, or a required
     option that neither has.
     """
-    values = dict(given)
-    path = values.pop("config", None)
-    merged = {**_read_toml(config, path), **values} if path else values
+    path = given.get("config")
+    merged = _read_toml(config, path) if path else {}
+    for name, value in given.items():
+        merged[name] = tuple(value) if isinstance(value, list) else value
+    merged.pop("config", None)
     missing = [
         flags_of(field)[-1]
         for field in dataclasses.fields(config)  # type: ignore[arg-type]
         if field.default is dataclasses.MISSING and field.name not in merged
     ]
     if missing:
-        raise UsageError(f"missing {', '.join(missing)}")
+        raise UsageError(f"missing {', '.join(missing)}; give it here or in a --config file")
     return config(**merged)
 
 
@@ -103,21 +108,17 @@ def _add_argument(parser: argparse.ArgumentParser, field: dataclasses.Field[Any]
     about = field.metadata
     keywords: dict[str, Any] = {"default": argparse.SUPPRESS, "help": _help(field)}
     if kind is bool:
-        keywords["action"] = argparse.BooleanOptionalAction if field.default else "store_true"
+        keywords["action"] = argparse.BooleanOptionalAction  # --no-x takes back what the TOML file says
     else:
         keywords["type"] = _reader(field, kind)
         keywords["metavar"] = about["metavar"] or field.name.upper()
         if about["choices"]:
             keywords["choices"] = about["choices"]
             keywords["metavar"] = "|".join(about["choices"])
-    if about["positional"]:
-        keywords["nargs"] = (
-            "+" if _is_tuple(kind) else (None if field.default is dataclasses.MISSING else "?")
-        )
+    if about["positional"]:  # optional here, even where required: the TOML file may have it
+        keywords["nargs"] = "*" if _is_tuple(kind) else "?"
         parser.add_argument(field.name, **keywords)
         return
-    if _is_tuple(kind):
-        keywords["nargs"] = "+"
     parser.add_argument(*flags_of(field), dest=field.name, **keywords)
 
 
@@ -143,9 +144,11 @@ def _help(field: dataclasses.Field[Any]) -> str:
 
 
 def _reader(field: dataclasses.Field[Any], kind: Any) -> Any:
-    read = field.metadata["read"] or (typing.get_args(kind)[0] if _is_tuple(kind) else kind)
+    read = field.metadata["read"] or _element(kind)
 
     def convert(text: str) -> Any:
+        if text is argparse.SUPPRESS:  # argparse reads the default of an absent positional as well
+            return text
         try:
             value = read(text)
             if isinstance(value, float) and not math.isfinite(value):
@@ -159,7 +162,7 @@ def _reader(field: dataclasses.Field[Any], kind: Any) -> Any:
 
 
 def _kind_name(kind: Any) -> str:
-    return {int: "a whole number", float: "a number"}.get(kind, f"a {getattr(kind, '__name__', kind)}")
+    return {int: "a whole number", float: "a number", str: "a text", Path: "a path"}[kind]
 
 
 def _plain_type(config: type, name: str) -> Any:
@@ -172,6 +175,10 @@ def _plain_type(config: type, name: str) -> Any:
 
 def _is_tuple(kind: Any) -> bool:
     return typing.get_origin(kind) is tuple
+
+
+def _element(kind: Any) -> Any:
+    return typing.get_args(kind)[0] if _is_tuple(kind) else kind
 
 
 def _read_toml(config: type, path: Path) -> dict[str, Any]:
@@ -200,12 +207,14 @@ def _from_toml(field: dataclasses.Field[Any], kind: Any, value: Any, where: str)
                 raise UsageError(f"{where}: write true or false")
             return value
         convert = _reader(field, kind)
+        items = value if isinstance(value, list) and _is_tuple(kind) else [value]
+        for item in items:
+            if isinstance(item, (bool, list, dict)):
+                raise UsageError(f"{where}: {item!r} is not {_kind_name(_element(kind))}")
+        values = tuple(convert(str(item)) for item in items)
         if _is_tuple(kind):
-            items = value if isinstance(value, list) else [value]
-            return tuple(convert(str(item)) for item in items)
-        if isinstance(value, (bool, list, dict)):
-            raise UsageError(f"{where}: {value!r} is not {_kind_name(kind)}")
-        value = convert(str(value))
+            return values
+        (value,) = values
     except argparse.ArgumentTypeError as error:
         raise UsageError(f"{where}: {error}") from None
     choices = field.metadata["choices"]
@@ -322,11 +331,11 @@ class EvaluateOptions(VerbOptions):
 
     model: Path = option(short="-m", metavar="MODEL", help="a GGUF file or a checkpoint folder")
     text: Path = option(
-        metavar="FILE", help="a .txt file is one stream; each row of a .jsonl file is a document"
+        metavar="FILE", help="a text file is one stream; each row of a .jsonl file is a document"
     )
     field: str = option("text", metavar="NAME", help="the key of JSONL rows that holds the text")
     n_ctx: int | None = option(
-        None, metavar="N", help="tokens of context (default: what the model was made for)"
+        None, metavar="N", help="tokens of context (default: what the model was made for, at most 4096)"
     )
     stride: int | None = option(
         None, metavar="N", help="new tokens scored per window of a stream (default: half the context)"
@@ -376,7 +385,7 @@ class RunOptions(VerbOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ShowOptions(VerbOptions):
-    """Describe a model, checkpoint, corpus or tokenizer, and say what is wrong with a broken one."""
+    """Describe a model, checkpoint or corpus, and say what is wrong with a broken one."""
 
     source: Path = option(
         positional=True, metavar="MODEL", help="a GGUF file, a checkpoint folder or a corpus"

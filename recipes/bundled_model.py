@@ -28,8 +28,7 @@ from typing import Any
 
 from linnet.data.corpus import data
 from linnet.errors import LinnetError, SourceError
-from linnet.evaluate.evaluate import evaluate
-from linnet.formats.jsonl import read_rows
+from linnet.evaluate.evaluate import evaluate, read_texts
 from linnet.options import (
     DataOptions,
     EvaluateOptions,
@@ -43,6 +42,7 @@ from linnet.train.pretrain import train
 
 MAX_BYTES = 6_000_000  # what the wheel has room for
 REFERENCE = "reference_40.jsonl"
+FIELD = "text"  # of the rows
 STORIES = ("train_a.jsonl", "train_b.jsonl", "train_c.txt")
 # Of the books, those whose sentences are nearest to the stories: all of them would be two
 # thirds of the tokens, and the time for training is short.
@@ -71,18 +71,19 @@ def collect(folder: Path, books: bool) -> tuple[list[str], dict[str, int]]:
     Documents stay as they are, with the quotes and white space their makers wrote.
     """
     stories = folder / "tinystories"
-    reference = rows(stories / REFERENCE)
+    reference = read_texts(stories / REFERENCE, FIELD)
     is_copy = near_copies(reference)
     counts: Counter[str] = Counter()
     documents = []
     train_a, train_b, train_c = STORIES
     sources: dict[str, Iterable[str]] = {
-        train_a: rows(stories / train_a),
-        train_b: rows(stories / train_b),
-        train_c: stories_of(read(stories / train_c)),
+        train_a: read_texts(stories / train_a, FIELD),
+        train_b: read_texts(stories / train_b, FIELD),
+        train_c: stories_of("\n\n".join(read_texts(stories / train_c, FIELD))),
     }
     if books:
-        sources["children_books"] = (book(read(folder / "children_books" / name)) for name in BOOKS)
+        shelf = folder / "children_books"
+        sources["children_books"] = (book(text) for name in BOOKS for text in read_texts(shelf / name, FIELD))
     for name, texts in sources.items():
         for text in texts:
             if is_copy(text):
@@ -145,26 +146,9 @@ def book(text: str) -> str:
     return re.sub(r"_([^_]+)_", r"\1", text).strip()
 
 
-def rows(path: Path) -> list[str]:
-    """The texts of a JSONL file."""
-    try:
-        with path.open("rb") as file:
-            return [row.text for row in read_rows(file, "text", str(path)) if row.text]
-    except OSError as error:
-        raise SourceError(f"cannot read {path}: {error.strerror}") from None
-
-
-def read(path: Path) -> str:
-    """A text file."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise SourceError(f"cannot read {path}: {error.strerror}") from None
-
-
 def write_rows(path: Path, texts: Iterable[str]) -> None:
     """Documents as JSONL."""
-    path.write_text("".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts), "utf-8")
+    path.write_text("".join(json.dumps({FIELD: text}, ensure_ascii=False) + "\n" for text in texts), "utf-8")
 
 
 # ---- the model -----------------------------------------------------------------------

@@ -223,6 +223,7 @@ Names are those of the header. How C types appear here:
 - A returned ``const float *`` is POINTER(c_float); it is false when NULL.
 """
 
+# fmt: off
 from __future__ import annotations
 
 import ctypes

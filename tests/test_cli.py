@@ -33,6 +33,9 @@ def test_every_verb_has_options_of_the_house_measure_and_a_function_that_exists(
         (["evaluate"], "linnet evaluate: missing --model, --text"),
         (["run", "--temperature", "warm"], "'warm' is not a number"),
         (["train", "c", "-o", "x", "--params", "many"], "'many' is not a count"),
+        (["train", "c", "-o", "x", "--params", "9" * 400], "too large a count"),
+        (["run", "--n-ctx", str(2**32 + 1), "hi"], "not a possible number"),
+        (["show", "a" * 5000], "File name too long"),
         (["run", "-m", "nowhere.gguf", "hi"], "nowhere.gguf does not exist"),
         (["dance"], "invalid choice: 'dance'"),
         (["data"], "SOURCE"),
@@ -68,6 +71,7 @@ def test_command_line_wins_over_toml_and_toml_over_defaults(tmp_path: Path) -> N
         ("top_k = true", "is not a whole number"),
         ("top_k = [1]", "is not a whole number"),
         ("top_k = 1.5", "'1.5' is not a whole number"),
+        ("prompt = {a = 1}", "is not a text"),
         ("json = 1", "write true or false"),
         ('kv_type = "f8"', "'f8' is not one of f16, f32"),
         ("= 3", "is not valid TOML"),
@@ -86,6 +90,15 @@ def test_required_options_may_come_from_toml(tmp_path: Path) -> None:
     file.write_text('model = "m.gguf"\n')
     with pytest.raises(UsageError, match="missing --text"):
         parsed("evaluate", "--config", str(file))
+    file.write_text('corpus = "c"\noutput = "o"\nresume = true\n')
+    chosen = parsed("train", "--config", str(file), "--no-resume")
+    assert isinstance(chosen, options.TrainOptions)
+    assert (chosen.corpus, chosen.output, chosen.resume) == (Path("c"), Path("o"), False)
+    file.write_text('sources = ["a.txt", "b.txt"]\noutput = "o"\n')
+    for arguments, sources in (([], ("a.txt", "b.txt")), (["c.txt", "d.txt"], ("c.txt", "d.txt"))):
+        chosen = parsed("data", "--config", str(file), *arguments)
+        assert isinstance(chosen, options.DataOptions)
+        assert chosen.sources == sources
 
 
 @pytest.mark.parametrize(

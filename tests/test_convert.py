@@ -12,7 +12,8 @@ import pytest
 
 from linnet import cli
 from linnet.engine import rewrite as rewriting
-from linnet.engine.verify import image_of, verify
+from linnet.engine.memory import Image
+from linnet.engine.verify import verify
 from linnet.errors import LinnetError, TargetError, UsageError, VerificationError
 from linnet.export.convert import convert
 from linnet.formats.arch import llama
@@ -325,4 +326,4 @@ def test_an_image_in_memory_is_the_file(checkpoint: Path, tmp_path: Path) -> Non
     path = tmp_path / "m.gguf"
     run(checkpoint, path)
     parts = read_checkpoint(checkpoint)
-    assert image_of(parts).size == gguf_size(parts) == path.stat().st_size
+    assert Image.of_parts(parts).size == gguf_size(parts) == path.stat().st_size

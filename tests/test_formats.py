@@ -269,7 +269,14 @@ def test_gguf_round_trip(checkpoint: Path, tmp_path: Path) -> None:
     parts = replace(
         read_checkpoint(checkpoint),
         chat_template="{{ messages }}",
-        extra={"general.author": "a", "x.list": ["p", "q"], "x.small": -3, "x.n": np.arange(3, dtype="<u8")},
+        extra={
+            "general.author": "a",
+            "x.list": ["p", "q"],
+            "x.small": -3,
+            "x.large": 2**64 - 1,
+            "x.double": 1e300,
+            "x.n": np.arange(3, dtype="<u8"),
+        },
     )
     data = gguf_bytes(parts)
     assert len(data) == gguf_size(parts)

@@ -6,15 +6,22 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import linnet
+from linnet.engine.memory import Image
+from linnet.engine.model import Model
+from linnet.engine.session import Session
 from linnet.errors import ContextFullError, UsageError
+from linnet.formats.gguf import read_gguf
+from linnet.formats.parts import TokenizerParts
 from linnet.run.meter import Energy, peak_rss_bytes, process_age
 from linnet.run.model import BUNDLED_MODEL
+from linnet.types import SpecialTokens
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +91,27 @@ def test_impossible_sampling_options_are_refused(
 ) -> None:
     with pytest.raises(UsageError):
         model.generate("x", max_tokens=1, **wrong)  # type: ignore[arg-type]
+
+
+def test_a_tokenizer_without_bos_and_eos_generates_but_not_from_nothing() -> None:
+    parts = read_gguf(BUNDLED_MODEL)
+    bare = replace(parts, special=SpecialTokens(), tokenizer=TokenizerParts(parts.tokenizer.vocabulary))
+    engine = Model(Image.of_parts(bare))
+    model = linnet.LanguageModel(engine, Session(engine, n_ctx=64))
+    made = model.generate("The cat", max_tokens=5, seed=1)
+    assert made.prompt_tokens == len(model.tokenize("The cat", bos=False))
+    assert (len(made.ids), made.finish_reason) == (5, "length")
+    with pytest.raises(UsageError, match="the prompt is empty"):
+        model.generate("")
+    with pytest.raises(UsageError, match="no beginning-of-sequence token"):
+        model.tokenize("x", bos=True)
+
+
+def test_a_session_outlives_what_it_was_opened_with() -> None:
+    session = linnet.load(n_ctx=16).session
+    del session.model
+    session.eval([1, 2, 3])
+    assert np.isfinite(session._logits()[0])
 
 
 def test_the_command_streams_text_and_ends_with_its_cost() -> None:

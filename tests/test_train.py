@@ -21,7 +21,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("tokenizers")
 
 from linnet.data.corpus import data  # noqa: E402
-from linnet.errors import FormatError, SourceError, TargetError, UsageError  # noqa: E402
+from linnet.errors import FormatError, SourceError, TargetError, TrainingError, UsageError  # noqa: E402
 from linnet.formats.corpus import Corpus  # noqa: E402
 from linnet.options import DataOptions, TrainOptions  # noqa: E402
 from linnet.train import loss as loss_module  # noqa: E402
@@ -124,6 +124,11 @@ def test_parts_of_the_shape_can_be_set_and_mistakes_are_named() -> None:
         derive_shape(3_000_000, 4096, {"n_layer": 3})
     with pytest.raises(UsageError, match="too few for a vocabulary"):
         derive_shape(100_000, 50_000)
+    for wrong in ({"n_heads": 0}, {"n_kv_heads": 0}, {"dim": 0}):
+        with pytest.raises(UsageError, match="at least 1"):
+            derive_shape(3_000_000, 4096, wrong)
+    with pytest.raises(UsageError, match="too few for a vocabulary"):
+        derive_shape(1000, 300, {"dim": 256})
     with pytest.raises(UsageError, match="multiple of n_kv_heads"):
         derive_shape(3_000_000, 4096, {"dim": 192, "n_kv_heads": 4})
     with pytest.raises(UsageError, match="fewer than one micro-batch"):
@@ -258,6 +263,17 @@ def test_accumulation_weights_by_tokens() -> None:
     for a, b in zip(one, four, strict=True):
         assert a.loss == pytest.approx(b.loss, abs=1e-5)
         assert a.gradient_norm == pytest.approx(b.gradient_norm, rel=1e-4)
+
+
+def test_a_training_that_diverges_stops_before_it_spoils_the_weights() -> None:
+    model = tiny_model()
+    batches = PackedBatches(FakeStream(list(range(1, 60)) * 4), (0, 0), BatchShape(32, 1, 16), seed=0)
+    optimizer = Optimizer(model, "adamw", 1e30, 0.0)
+    progress = Progress(50)
+    with pytest.raises(TrainingError, match=r"diverged.*learning_rate"):
+        train_steps(model, tiny_loss(model), batches, optimizer, wsd(0.0, 0.2), progress)
+    assert 0 < progress.step < 50
+    assert all(weight.isfinite().all() for weight in model.parameters())
 
 
 def test_no_supervised_token_is_a_hard_stop() -> None:
@@ -514,8 +530,16 @@ def test_bad_use_is_named(corpus_folder: Path, tmp_path: Path, trained: tuple[Pa
         attempt(output=trained[0], resume=True, batch="tokens=1024,sequences=2")
     with pytest.raises(UsageError, match="learning_rat"):
         attempt(hyper="learning_rat=1")
+    with pytest.raises(UsageError, match="'nan' is not a number"):
+        attempt(hyper="learning_rate=nan")
+    for seed in (-1, 1 << 64):
+        with pytest.raises(UsageError, match="--seed"):
+            attempt(seed=seed)
     with pytest.raises(UsageError, match="above 0"):
         attempt(tokens=0)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(TargetError, match="cannot write"):
+        attempt(output=tmp_path / "file" / "out")
     with pytest.raises(SourceError, match="fewer than one row"):
         attempt(shape="max_seq_len=100000", batch="")
     (tmp_path / "full").mkdir()

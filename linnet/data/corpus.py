@@ -125,11 +125,10 @@ def _train_tokenizer(sources: list[Source], options: DataOptions, plan: SplitPla
 def _sample(segments: Iterable[Segment], text_bytes: int) -> Iterator[str]:
     """Training text for the tokenizer: all of it, or parts chosen by their hash from everywhere."""
     limit = min(1.0, SAMPLE_BYTES / text_bytes) * (1 << 32)
-    for segment in segments:
-        if segment.split == "train":
-            for part in cut(segment.text, _SAMPLE_CHARS):
-                if zlib.crc32(part.encode("utf-8")) < limit:
-                    yield part
+    learnt = (segment.text for segment in segments if segment.split == "train")
+    for part in (part for text in learnt for part in cut(text, _SAMPLE_CHARS)):
+        if zlib.crc32(part.encode("utf-8")) < limit:
+            yield part
 
 
 def _write(
@@ -148,17 +147,21 @@ def _write(
     ) as writer:
         for batch in _batches(segments):
             for segment, ids in zip(batch, encoder.encode([segment.text for segment in batch]), strict=True):
-                if segment.begins:
-                    writer.begin(segment.split)
-                writer.write(segment.split, ids, len(segment.text.encode("utf-8")))
-                if segment.ends:
-                    writer.end(segment.split)
+                _write_segment(writer, segment, ids)
         records = tuple(source.record() for source in sources)
         manifest = writer.finish(records, _made_by(options, plan, counts))
     for name, record in manifest.splits.items():
         if record.documents == 0 and (name == "train" or options.validation):
             raise SourceError(f"there is too little text for {name} data; add text, or use --validation 0")
     return manifest
+
+
+def _write_segment(writer: CorpusWriter, segment: Segment, ids: list[int]) -> None:
+    if segment.begins:
+        writer.begin(segment.split)
+    writer.write(segment.split, ids, len(segment.text.encode("utf-8")))
+    if segment.ends:
+        writer.end(segment.split)
 
 
 def _batches(segments: Iterable[Segment]) -> Iterator[list[Segment]]:
@@ -264,4 +267,5 @@ def _print(result: dict[str, object], manifest: Manifest) -> None:
     ):
         if count:
             console.print(f"{count:,} {what}")
-    console.print(f"{result['output']} written in {result['seconds']:.1f} s, {result['mb_s']:.1f} MB/s")
+    written = f"{result['output']} written in {result['seconds']:.1f} s, {result['mb_s']:.1f} MB/s"
+    console.print(written, markup=False)

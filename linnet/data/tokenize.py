@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from linnet.data.bpe import library
 from linnet.errors import FormatError, SourceError
+from linnet.formats.checkpoint import read_json, token_text
 from linnet.formats.gguf import MAGIC, open_gguf
 from linnet.formats.gguf_tokenizer import tokenizer_from_metadata
+from linnet.formats.tokenizer_json import parse_tokenizer_json
 
 # Where nothing says which tokens begin and end a document, the first of these that the
 # tokenizer has as a special token is taken.
@@ -94,8 +95,8 @@ def open_encoder(path: Path) -> TextEncoder:
             data = opened.read()
     except OSError as error:
         raise SourceError(f"cannot read the tokenizer {file}: {error.strerror}") from None
-    config = _read_config(file.with_name("tokenizer_config.json"))
-    bos, eos = _token(config.get("bos_token")), _token(config.get("eos_token"))
+    config = read_json(file.with_name("tokenizer_config.json"), optional=True)
+    bos, eos = token_text(config.get("bos_token")), token_text(config.get("eos_token"))
     return TextEncoder(data, str(file), bos=bos, eos=eos)
 
 
@@ -106,29 +107,11 @@ def _from_gguf(path: Path) -> TextEncoder:
     return TextEncoder(parts.json, str(path), bos=special.bos_id, eos=special.eos_id)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise SourceError(f"cannot read {path}: {error}") from None
-    return config if isinstance(config, dict) else {}
-
-
-def _token(entry: Any) -> str | None:
-    """A token of tokenizer_config.json: text, or a table with its ``content``."""
-    content = entry.get("content") if isinstance(entry, dict) else entry
-    return content if isinstance(content, str) else None
-
-
 def _without_run_settings(data: bytes, name: str) -> bytes:
     try:
-        table = json.loads(data)
-    except ValueError:
-        raise FormatError(f"{name} is not a tokenizer.json (not valid JSON)") from None
-    if not isinstance(table, dict) or "model" not in table:
-        raise FormatError(f"{name} is not a tokenizer.json (it describes no model)")
+        table = parse_tokenizer_json(data)
+    except FormatError as error:
+        raise FormatError(f"{name} is not a tokenizer.json: {error}") from None
     if table.get("truncation") is None and table.get("padding") is None:
         return data
     table["truncation"] = table["padding"] = None

@@ -22,14 +22,15 @@ _ERRORS: dict[int, type[LinnetError]] = {
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The loaded core. Raises LinnetError when the package was installed without it."""
+    """The loaded core. Raises LinnetError when the package was installed without it or with another one."""
     folder = Path(__file__).parent
-    for name in _NAMES:
-        if (folder / name).exists():
-            return _bindings.load(folder / name)
-    raise LinnetError(
-        "the compiled core is missing from this installation; run: pip install --force-reinstall linnet"
-    )
+    problem = "is missing from this installation"
+    for path in (folder / name for name in _NAMES if (folder / name).exists()):
+        try:
+            return _bindings.load(path)
+        except (OSError, AttributeError) as error:
+            problem = f"cannot be loaded ({error})"
+    raise LinnetError(f"the compiled core {problem}; run: pip install --force-reinstall linnet")
 
 
 def call(function: str, *arguments: Any) -> None:
@@ -41,13 +42,22 @@ def call(function: str, *arguments: Any) -> None:
         raise _ERRORS.get(status, LinnetError)(message)
 
 
+def int32(name: str, value: int) -> int:
+    """``value`` for a field of 32 bits, to which ctypes would cut it silently. Raises UsageError."""
+    if not -(1 << 31) <= value < 1 << 31:
+        raise UsageError(f"{name} is {value}, which is not a possible number")
+    return value
+
+
 class Handle:
     """Owns one object of the core, made by ``function(*arguments, out, err)``; closed with this object.
 
-    Can be passed wherever the core wants a pointer to ``kind``.
+    Can be passed wherever the core wants a pointer to ``kind``. ``uses`` is what the
+    object of the core refers to: it stays alive until that is closed.
     """
 
-    def __init__(self, kind: str, function: str, *arguments: Any) -> None:
+    def __init__(self, kind: str, function: str, *arguments: Any, uses: object = None) -> None:
+        self._uses = uses
         self._as_parameter_ = ctypes.POINTER(getattr(_bindings, kind))()
         call(function, *arguments, ctypes.byref(self._as_parameter_))
         self._close = getattr(library(), f"{kind}_close")  # kept: at exit library() may be gone

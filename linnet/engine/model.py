@@ -32,8 +32,9 @@ class Model:
     bytes_per_token: int
 
     def __init__(self, image: Image) -> None:
-        self.image = image  # kept: the core uses the weights where they lie
-        self.handle = Handle("ln_model", "ln_model_open", image.address, image.size)
+        self.image = image
+        # The core uses the weights where they lie.
+        self.handle = Handle("ln_model", "ln_model_open", image.address, image.size, uses=image)
         info = describe("ln_model", self.handle)
         for name, *_ in info._fields_:
             setattr(self, name, getattr(info, name))

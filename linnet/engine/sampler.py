@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from linnet.engine import _bindings
-from linnet.engine.library import Handle, library
+from linnet.engine.library import Handle, int32, library
 from linnet.errors import LinnetError
 
 REPETITION_WINDOW = 64  # tokens of recent text that the repetition penalty looks at
@@ -17,7 +17,7 @@ class Sampler:
     """Draws tokens; the filters and their order are those of ``ln_sampler_options``.
 
     The same ``seed`` and logits give the same tokens; without one a seed is taken from
-    the operating system and kept in :attr:`seed`.
+    the operating system and kept in :attr:`seed`. Raises UsageError for an impossible option.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Sampler:
         self.seed = int.from_bytes(os.urandom(4)) if seed is None else seed
         chosen = _bindings.ln_sampler_options(
             temperature=temperature,
-            top_k=top_k,
+            top_k=int32("top_k", top_k),
             top_p=top_p,
             min_p=min_p,
             repetition_penalty=repetition_penalty,

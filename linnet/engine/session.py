@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from linnet.engine import _bindings
-from linnet.engine.library import Handle, call, library
+from linnet.engine.library import Handle, call, int32, library
 from linnet.engine.model import Model
 from linnet.engine.processors import available_processors
 from linnet.engine.sampler import Sampler
@@ -25,7 +25,8 @@ class Session:
 
     ``n_threads`` defaults to the processors this process may use, ``isa`` to the
     environment variable ``LINNET_ISA`` and then to the best this processor has,
-    ``n_batch`` (tokens per pass over the weights) to the core's choice.
+    ``n_batch`` (tokens per pass over the weights) to the core's choice. Raises
+    UnsupportedError for an unknown instruction set, UsageError for an impossible size.
     """
 
     def __init__(
@@ -44,13 +45,15 @@ class Session:
         if wanted and wanted not in known:
             raise UnsupportedError(f"LINNET_ISA={wanted} cannot run here; choose from {', '.join(known)}")
         chosen = _bindings.ln_session_options(
-            n_ctx=n_ctx,
-            n_threads=n_threads if n_threads is not None else available_processors(),
-            n_batch=n_batch,
+            n_ctx=int32("n_ctx", n_ctx),
+            n_threads=int32("threads", n_threads if n_threads is not None else available_processors()),
+            n_batch=int32("n_batch", n_batch),
             kv_type=int(kv_type),
             isa=wanted.encode(),
         )
-        self._handle = Handle("ln_session", "ln_session_open", model.handle, ctypes.byref(chosen))
+        self._handle = Handle(
+            "ln_session", "ln_session_open", model.handle, ctypes.byref(chosen), uses=model.handle
+        )
         self.kv_type = kv_type
 
     def __len__(self) -> int:

@@ -35,9 +35,10 @@ class Tokenizer:
 
     @classmethod
     def open(cls, path: Path) -> Tokenizer:
-        """The tokenizer of a GGUF file, a checkpoint folder or a ``tokenizer.json``."""
-        if path.suffix == ".json":
-            return cls.from_json(path.read_bytes())
+        """The tokenizer of a GGUF file or a checkpoint folder.
+
+        Raises SourceError, FormatError or UnsupportedError.
+        """
         return cls.from_gguf(Image.open(path))
 
     def encode(self, text: str | bytes, *, special: bool = False) -> list[int]:

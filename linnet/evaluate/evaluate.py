@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from linnet.errors import SourceError, UsageError
+from linnet.errors import LinnetError, SourceError, UsageError
 from linnet.evaluate.perplexity import Score, score_texts
 from linnet.formats import jsonl
 from linnet.options import EvaluateOptions
@@ -24,8 +25,9 @@ def evaluate(options: EvaluateOptions) -> dict[str, object]:
     """Measures as ``options`` say; returns what ``--json`` prints.
 
     ``nats_per_token, tokens, bytes, bits_per_byte, perplexity, tok_s`` (tokens of the
-    text per second), ``texts, windowed_texts`` and ``settings``. Raises SourceError for
-    a text that cannot be read or is empty, and what loading a model raises.
+    text per second), ``texts, windowed_texts`` and ``settings``; ``perplexity`` is None
+    where it overflows. Raises SourceError for a text that cannot be read or is empty,
+    LinnetError for damaged weights, and what loading a model raises.
     """
     texts = read_texts(options.text, options.field)
     model = load(options.model, n_ctx=options.n_ctx, threads=options.threads, kv_type=KV_TYPE)
@@ -40,6 +42,8 @@ def evaluate(options: EvaluateOptions) -> dict[str, object]:
         score = score_texts(model, encoded, model.n_ctx, stride, advance)
     if score.tokens == 0:
         raise SourceError(f"{options.text} gives no token to predict; name a longer text")
+    if not math.isfinite(score.nats):
+        raise LinnetError("the model computed no finite probability; its weights are damaged")
     result = _result(options, model, score, stride, time.perf_counter() - started)
     if not options.json:
         _print(result, score)
@@ -56,16 +60,19 @@ def read_texts(path: Path, field: str) -> list[str]:
             if _is_rows(path):
                 texts = [row.text for row in jsonl.read_rows(file, field, str(path))]
             else:
-                data = file.read()
-                if b"\0" in data:
-                    raise SourceError(f"{path} is not text (it holds NUL bytes); give UTF-8 text")
-                texts = [data.decode("utf-8", "replace").removeprefix("\ufeff")]
+                texts = [_decoded(file.read(), path)]
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror}") from None
     found = [text for text in texts if text]
     if not found:
         raise SourceError(f"{path} holds no text; there is nothing to score")
     return found
+
+
+def _decoded(data: bytes, path: Path) -> str:
+    if b"\0" in data:
+        raise SourceError(f"{path} is not text (it holds NUL bytes); give UTF-8 text")
+    return data.decode("utf-8", "replace").removeprefix("\ufeff")
 
 
 def _is_rows(path: Path) -> bool:
@@ -85,7 +92,7 @@ def _result(
         "tokens": score.tokens,
         "bytes": score.bytes,
         "bits_per_byte": score.bits_per_byte,
-        "perplexity": score.perplexity,
+        "perplexity": score.perplexity if math.isfinite(score.perplexity) else None,  # JSON has no infinity
         "tok_s": score.tokens / seconds,
         "texts": score.texts,
         "windowed_texts": score.windowed_texts,

@@ -76,6 +76,12 @@ def atomic_folder(path: str | os.PathLike[str], replaceable: Sequence[str] = ())
         raise
 
 
+def make_folder(path: Path) -> None:
+    """Makes a folder and its parents unless it exists. Raises TargetError."""
+    with _reported(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
 def check_replaceable(
     path: str | os.PathLike[str], replaceable: Sequence[str], shown: str | os.PathLike[str] | None = None
 ) -> None:

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from linnet.errors import FormatError, SourceError, UnsupportedError
 from linnet.formats import arch
-from linnet.formats.atomic import atomic_file
+from linnet.formats.atomic import atomic_file, make_folder
+from linnet.formats.inputs import read_bytes
 from linnet.formats.parts import ModelParts, Tensor, TokenizerParts
 from linnet.formats.safetensors_file import StoredTensor, read_safetensors, write_safetensors
 from linnet.formats.sentencepiece import read_sentencepiece
@@ -102,16 +103,6 @@ def read_json(path: Path, optional: bool = False) -> dict[str, Any]:
     return document
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of a file. Raises SourceError."""
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise SourceError(f"{path} does not exist") from None
-    except OSError as error:
-        raise SourceError(f"cannot read {path}: {error.strerror}") from None
-
-
 def _read_tensors(directory: Path, family: ModuleType, facts: ModelFacts) -> tuple[Tensor, ...]:
     stored = _stored_tensors(directory)
     tensors = []
@@ -157,15 +148,12 @@ def _special_tokens(
     tokenizer: TokenizerParts, settings: Mapping[str, Any], config: Mapping[str, Any]
 ) -> SpecialTokens:
     document = parse_tokenizer_json(tokenizer.json) if tokenizer.json is not None else None
-    ids = {}
+    ids, n_tokens = {}, len(tokenizer.vocabulary)
     for key in ("bos", "eos"):
-        text = _token_text(settings.get(f"{key}_token"))
+        text = token_text(settings.get(f"{key}_token"))
         named = token_id(document, text) if document is not None and text is not None else None
-        ids[key] = (
-            named
-            if named is not None
-            else _first_id(config.get(f"{key}_token_id"), len(tokenizer.vocabulary))
-        )
+        found = _first_id(named, n_tokens)
+        ids[key] = found if found is not None else _first_id(config.get(f"{key}_token_id"), n_tokens)
     add_bos = settings.get("add_bos_token")
     if not isinstance(add_bos, bool):
         bos = tokenizer.vocabulary.tokens[ids["bos"]] if ids["bos"] is not None else None
@@ -173,7 +161,8 @@ def _special_tokens(
     return SpecialTokens(bos_id=ids["bos"], eos_id=ids["eos"], add_bos=add_bos)
 
 
-def _token_text(value: Any) -> str | None:
+def token_text(value: Any) -> str | None:
+    """A token of ``tokenizer_config.json``, which is written as text or as a table with its ``content``."""
     text = value.get("content") if isinstance(value, dict) else value
     return text if isinstance(text, str) else None
 
@@ -251,7 +240,7 @@ def save_checkpoint(
         if array.shape != shape:
             raise ValueError(f"{family.checkpoint_name(name)} is {array.shape}, expected {shape}")
         plain.append(_from_array(family.checkpoint_name(name), array))
-    directory.mkdir(parents=True, exist_ok=True)
+    make_folder(directory)
     document = _Document(facts, special, tokenizer_json, TensorType.F32, extra=extra)
     _write(document, plain, directory)
 

@@ -8,6 +8,7 @@ endian. :func:`open_gguf` reads any such file far enough to describe it;
 from __future__ import annotations
 
 import itertools
+import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,9 +19,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from linnet.errors import FormatError, SourceError, UnsupportedError
+from linnet.errors import FormatError, UnsupportedError
 from linnet.formats import arch
 from linnet.formats.gguf_tokenizer import metadata_from_tokenizer, tokenizer_from_metadata
+from linnet.formats.inputs import map_bytes
 from linnet.formats.parts import ModelParts, RawBytes, Tensor
 from linnet.types import TensorType
 
@@ -28,6 +30,7 @@ MAGIC = b"GGUF"
 ALIGNMENT = 32
 _VERSION = 3
 _MAX_DIMS = 4
+_LARGEST_F32 = float(np.finfo(np.float32).max)
 
 _U32, _I32, _F32, _BOOL, _STRING, _ARRAY, _U64, _I64, _F64 = 4, 5, 6, 7, 8, 9, 10, 11, 12
 _SCALARS = {  # GGUF value type: the letter struct and numpy have for it
@@ -98,12 +101,7 @@ def open_gguf(path: Path) -> GgufFile:
 
     Raises SourceError when it cannot be read, FormatError when it is damaged.
     """
-    try:
-        data = np.memmap(path, dtype=np.uint8, mode="r") if path.stat().st_size else np.empty(0, np.uint8)
-    except FileNotFoundError:
-        raise SourceError(f"{path} does not exist") from None
-    except OSError as error:
-        raise SourceError(f"cannot read {path}: {error.strerror}") from None
+    data = map_bytes(path)
     try:
         return parse_gguf(data)
     except FormatError as error:
@@ -395,10 +393,11 @@ def _packed_value(value: Any) -> Iterator[bytes]:
     if isinstance(value, bool):
         yield struct.pack("<I?", _BOOL, value)
     elif isinstance(value, int):
-        number = _U32 if 0 <= value < 1 << 32 else _I64
+        number = _I64 if value < 0 else _U32 if value < 1 << 32 else _U64
         yield struct.pack("<I", number) + _PACKINGS[number].pack(value)
     elif isinstance(value, float):
-        yield struct.pack("<If", _F32, value)
+        number = _F64 if _LARGEST_F32 < abs(value) < math.inf else _F32
+        yield struct.pack("<I", number) + _PACKINGS[number].pack(value)
     elif isinstance(value, str):
         yield struct.pack("<I", _STRING) + _packed_string(value)
     elif isinstance(value, np.ndarray):

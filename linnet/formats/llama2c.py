@@ -28,6 +28,7 @@ import numpy as np
 
 from linnet.errors import FormatError, SourceError
 from linnet.formats.arch import llama
+from linnet.formats.inputs import map_bytes
 from linnet.formats.parts import ModelParts, RawBytes, Tensor, TokenizerParts
 from linnet.formats.vocabulary import BYTE_PIECES, SPACE, TokenKind, Vocabulary, VocabularyKind
 from linnet.types import ModelFacts, SpecialTokens, TensorType
@@ -78,10 +79,7 @@ def read_llama2c(path: Path, tokenizer: TokenizerParts | None) -> ModelParts:
 
     ``tokenizer`` has to be given, as the file holds none. Raises SourceError, FormatError.
     """
-    try:
-        data = np.memmap(path, dtype=np.uint8, mode="r") if path.stat().st_size else np.empty(0, np.uint8)
-    except OSError as error:
-        raise SourceError(f"cannot read {path}: {error.strerror}") from None
+    data = map_bytes(path)
     try:
         header = _parse_header(data[:_HEADER_BYTES].tobytes())
         expected = _file_bytes(header)
@@ -115,11 +113,7 @@ def read_llama2c(path: Path, tokenizer: TokenizerParts | None) -> ModelParts:
 
 def llama2c_vocab_size(path: Path) -> int:
     """The number of tokens of the model in a llama2.c file. Raises SourceError, FormatError."""
-    try:
-        with path.open("rb") as file:
-            return _parse_header(file.read(_HEADER_BYTES)).facts.vocab_size
-    except OSError as error:
-        raise SourceError(f"cannot read {path}: {error.strerror}") from None
+    return _parse_header(map_bytes(path)[:_HEADER_BYTES].tobytes()).facts.vocab_size
 
 
 def _parse_header(head: bytes) -> _Header:

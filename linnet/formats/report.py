@@ -79,7 +79,7 @@ def write_report(report: Report, folder: Path) -> None:
 
     Raises TargetError, and MissingExtraError when matplotlib is absent (after report.json is written).
     """
-    document = {"verb": report.verb, "version": linnet_version(), **_without(asdict(report), "verb")}
+    document = {"verb": report.verb, "version": linnet_version(), **asdict(report)}
     with atomic_file(folder / "report.json") as file:
         file.write((json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
     page = _page(report)
@@ -93,10 +93,6 @@ def linnet_version() -> str:
         return metadata.version("linnet")
     except metadata.PackageNotFoundError:
         return "source tree"
-
-
-def _without(table: dict[str, Any], key: str) -> dict[str, Any]:
-    return {name: value for name, value in table.items() if name != key}
 
 
 _STYLE = """

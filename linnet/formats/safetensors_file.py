@@ -17,7 +17,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from linnet.errors import FormatError, SourceError
+from linnet.errors import FormatError
+from linnet.formats.inputs import map_bytes
 from linnet.formats.parts import RawBytes, Tensor
 from linnet.types import TensorType
 
@@ -46,13 +47,8 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
     Raises SourceError when the file cannot be read and FormatError when it is
     truncated or contradicts itself.
     """
-    try:
-        size = path.stat().st_size
-        data = np.memmap(path, dtype=np.uint8, mode="r") if size else np.empty(0, dtype=np.uint8)
-    except FileNotFoundError:
-        raise SourceError(f"{path} does not exist") from None
-    except OSError as error:
-        raise SourceError(f"cannot read {path}: {error.strerror}") from None
+    data = map_bytes(path)
+    size = len(data)
     if size < 8:
         raise FormatError(f"{path} is not a safetensors file: {size} bytes are too few")
     header_bytes = int(data[:8].view("<u8")[0])

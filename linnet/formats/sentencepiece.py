@@ -11,7 +11,8 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from linnet.errors import FormatError, SourceError, UnsupportedError
+from linnet.errors import FormatError, UnsupportedError
+from linnet.formats.inputs import read_bytes
 from linnet.formats.vocabulary import TokenKind, Vocabulary, VocabularyKind
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -26,10 +27,7 @@ def read_sentencepiece(path: Path, n_tokens: int) -> Vocabulary:
 
     Raises SourceError, FormatError, or UnsupportedError when it is not BPE.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise SourceError(f"cannot read {path}: {error.strerror}") from None
+    data = read_bytes(path)
     try:
         vocabulary = parse_sentencepiece(data)
     except (FormatError, UnsupportedError) as error:

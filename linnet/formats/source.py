@@ -6,10 +6,13 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from linnet.errors import FormatError, SourceError, UnsupportedError
 from linnet.formats import gguf
-from linnet.formats.checkpoint import read_bytes, read_checkpoint, read_json, read_tokenizer
+from linnet.formats.checkpoint import read_checkpoint, read_json, read_tokenizer
 from linnet.formats.gguf_tokenizer import tokenizer_from_metadata
+from linnet.formats.inputs import map_bytes, read_bytes
 from linnet.formats.llama2c import (
     is_llama2c,
     llama2c_vocab_size,
@@ -28,13 +31,7 @@ def source_kind(path: Path) -> str:
     """``checkpoint``, ``gguf`` or ``llama2.c``. Raises SourceError, FormatError."""
     if os.path.isdir(path):
         return "checkpoint"
-    try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD)
-    except FileNotFoundError:
-        raise SourceError(f"{path} does not exist; check the spelling") from None
-    except OSError as error:
-        raise SourceError(f"cannot read {path}: {error.strerror}") from None
+    head = map_bytes(path)[:_HEAD].tobytes()
     if not head:
         raise FormatError(f"{path} is empty; download or convert it again")
     if head.startswith(gguf.MAGIC):
@@ -78,7 +75,7 @@ def open_tokenizer(path: Path, n_tokens: int) -> TokenizerParts:
     if not data:
         raise FormatError(f"{path} is empty; pass the file of a tokenizer")
     try:
-        parts = _parse_tokenizer(data, path, n_tokens)
+        parts = _parse_tokenizer(data, n_tokens)
     except (FormatError, UnsupportedError) as error:
         raise type(error)(f"{path}: {error}") from None
     if len(parts.vocabulary) != n_tokens:
@@ -88,9 +85,9 @@ def open_tokenizer(path: Path, n_tokens: int) -> TokenizerParts:
     return parts
 
 
-def _parse_tokenizer(data: bytes, path: Path, n_tokens: int) -> TokenizerParts:
+def _parse_tokenizer(data: bytes, n_tokens: int) -> TokenizerParts:
     if data.startswith(gguf.MAGIC):
-        return tokenizer_from_metadata(gguf.open_gguf(path).metadata)[0]
+        return tokenizer_from_metadata(gguf.parse_gguf(np.frombuffer(data, np.uint8)).metadata)[0]
     if data.lstrip()[:1] == b"{":
         return TokenizerParts(vocabulary_from_json(data, n_tokens), data)
     if data[2:4] == b"\0\0":  # the length of the longest piece is a small int32

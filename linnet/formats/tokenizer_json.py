@@ -70,7 +70,7 @@ def vocabulary_from_json(text: bytes, n_tokens: int) -> Vocabulary:
             tokens[index] = token
             kinds[index] = _kind_of(token, added.get(index), model, kind)
     merges = _merges(model)
-    unk = model.get("unk_token")
+    unk_id = ids.get(str(model.get("unk_token")))
     spm = kind is VocabularyKind.SPM
     return Vocabulary(
         kind=kind,
@@ -79,7 +79,7 @@ def vocabulary_from_json(text: bytes, n_tokens: int) -> Vocabulary:
         scores=_scores(tokens, merges) if spm else (),
         merges=() if spm else tuple(f"{left} {right}" for left, right in merges),
         pre="" if spm else _pre_name(document),
-        unk_id=ids.get(unk) if unk is not None else None,
+        unk_id=unk_id if unk_id is not None and unk_id < n_tokens else None,
         add_space_prefix=spm and _adds_space_prefix(document),
     )
 
@@ -117,7 +117,8 @@ def adds_bos(document: Mapping[str, Any], bos: str | None) -> bool:
 def _added_tokens(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     entries = document.get("added_tokens") or []
     for entry in entries:
-        if not isinstance(entry, dict) or not isinstance(entry.get("id"), int) or "content" not in entry:
+        well_formed = isinstance(entry, dict) and isinstance(entry.get("content"), str)
+        if not well_formed or not isinstance(entry.get("id"), int):
             raise FormatError("tokenizer.json: an entry of added_tokens makes no sense")
     return list(entries)
 

@@ -6,6 +6,7 @@ What cannot be read is reported as not readable, never as zero.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from dataclasses import dataclass
@@ -32,10 +33,8 @@ def peak_rss_bytes() -> int | None:
     Linux: VmHWM, since ru_maxrss of a fresh process still counts its parent.
     """
     if sys.platform == "linux":
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-        return None
+        peaks = re.findall(r"^VmHWM:\s*(\d+) kB$", _text(Path("/proc/self/status")) or "", re.MULTILINE)
+        return int(peaks[0]) * 1024 if peaks else None
     if sys.platform == "win32":
         return _windows_peak()
     import resource

@@ -53,7 +53,11 @@ def load(
 
 @dataclass
 class Generation:
-    """A text and what it cost. ``finish_reason`` is ``stop`` (end of text), ``length`` or ``context``."""
+    """A text and what it cost.
+
+    ``finish_reason`` is ``stop`` (end of text), ``length``, ``context`` (full) or
+    ``interrupted`` (by whoever read the stream).
+    """
 
     prompt_tokens: int
     ids: list[int] = field(default_factory=list)
@@ -155,8 +159,7 @@ class LanguageModel:
         become their ids.
         """
         ids = self.tokenizer.encode(text, special=special)
-        wanted = self.tokenizer.add_bos if bos is None else bos
-        if not wanted:
+        if not (self.tokenizer.add_bos if bos is None else bos):
             return ids
         if self.tokenizer.bos_id is None:
             raise UsageError("this tokenizer has no beginning-of-sequence token; pass bos=False")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict
-from math import prod
 from pathlib import Path
 
 from linnet.errors import LinnetError, SourceError
@@ -22,8 +22,9 @@ def show(options: ShowOptions) -> dict[str, object]:
     """Describes ``options.source``; returns what ``--json`` prints.
 
     Raises SourceError when there is nothing to read and FormatError, with what is
-    wrong, when it is damaged. A sound file that this version cannot run is described
-    as far as the format tells, with the reason under ``problem``.
+    wrong, when it is damaged. A GGUF whose header is sound but that is no model this
+    version can run is described as far as the format tells, with the reason under
+    ``problem``.
     """
     path = options.source
     if not path.exists():
@@ -70,8 +71,9 @@ def _describe_model(parts: ModelParts) -> dict[str, object]:
 
 def _describe_unknown(file: GgufFile) -> dict[str, object]:
     """What the format alone tells of a file whose architecture or types this version does not know."""
-    sizes = ((t.type_name, prod(t.shape), 0 if t.raw is None else t.raw.size) for t in file.tensors)
-    small = {key: value for key, value in file.metadata.items() if isinstance(value, (int, float, bool))}
+    sizes = ((t.type_name, math.prod(t.shape), 0 if t.raw is None else t.raw.size) for t in file.tensors)
+    numbers = {key: value for key, value in file.metadata.items() if isinstance(value, (int, float))}
+    small = {key: value for key, value in numbers.items() if math.isfinite(value)}
     return {
         "arch": file.metadata.get("general.architecture"),
         "name": file.metadata.get("general.name", ""),
@@ -128,6 +130,8 @@ def _print(about: dict[str, object]) -> None:
 def _text(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{detail:,} {name.replace('_', ' ')}" for name, detail in value.items())
+    if value is None:
+        return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TextIO
 
-from linnet.errors import UsageError
+from linnet.errors import ContextFullError, UsageError
 from linnet.options import RunOptions
 from linnet.run.meter import Energy, EnergyMeter, peak_rss_bytes, process_age
 from linnet.run.model import Generation, LanguageModel, TextStream, load
@@ -24,15 +24,14 @@ def run(options: RunOptions) -> dict[str, object]:
     if options.max_tokens < 1:
         raise UsageError("--max-tokens must be at least 1")
     if options.prompt is None and sys.stdin.isatty() and not options.json:
-        return _converse(load_for(options), options)
+        return _converse(_load(options), options)
     prompt = (
         options.prompt if options.prompt is not None else sys.stdin.buffer.read().decode("utf-8", "replace")
     )
-    return _answer(load_for(options), prompt, options)
+    return _answer(_load(options), prompt, options)
 
 
-def load_for(options: RunOptions) -> LanguageModel:
-    """The model that ``options`` name."""
+def _load(options: RunOptions) -> LanguageModel:
     return load(options.model, n_ctx=options.n_ctx, threads=options.threads, kv_type=options.kv_type)
 
 
@@ -96,7 +95,12 @@ def _converse(model: LanguageModel, options: RunOptions) -> dict[str, object]:
             continue
         text = line or text
         meter, asked = EnergyMeter(), process_age()
-        stream = _stream(model, text, options)
+        try:
+            stream = _stream(model, text, options)
+        except ContextFullError as error:
+            print(f"{error}; begin a new text", file=sys.stderr)
+            text = ""
+            continue
         first, _ = _print(stream)
         print(flush=True)
         _print_cost(stream.generation, None if first is None else first - asked, meter.read())
@@ -114,6 +118,7 @@ def _print(stream: TextStream, quiet: bool = False) -> tuple[float | None, bool]
             if not quiet:
                 print(piece, end="", flush=True)
     except KeyboardInterrupt:
+        stream.generation.finish_reason = "interrupted"
         return first, True
     return first, False
 

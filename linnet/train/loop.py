@@ -6,6 +6,7 @@ three, and the gradients when a step is half done, can go on bit for bit.
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from linnet.errors import SourceError
+from linnet.errors import SourceError, TrainingError
 from linnet.train.batches import Batch
 from linnet.train.optim import Optimizer
 from linnet.train.schedule import Schedule
@@ -87,7 +88,8 @@ def train_steps(
     A step sums the loss of its micro-batches over all processes and divides by the number of
     supervised tokens once, so how a step is cut does not change its meaning. Alone, the loop stops
     after a micro-batch and leaves its gradients in place; among several processes, after a
-    step, on which all agree. Raises SourceError for a step without a supervised token.
+    step, on which all agree. Raises SourceError for a step without a supervised token and
+    TrainingError, before the weights are touched, where loss or gradient is no longer finite.
     """
     while not progress.done:
         started = time.perf_counter()
@@ -104,7 +106,12 @@ def train_steps(
             progress.nats += loss.item()
             progress.micro_step += 1
         nats, stop = _sum_over_processes(model, progress)
-        norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
+        norm = float(nn.utils.clip_grad_norm_(model.parameters(), clip))
+        if not math.isfinite(nats + norm):
+            raise TrainingError(
+                f"the training diverged: loss or gradient of step {progress.step + 1} is not finite; "
+                "start anew with a smaller --hyper learning_rate"
+            )
         factor = schedule((progress.step + 0.5) / progress.n_steps)
         optimizer.step(factor)
         optimizer.zero_grad()
@@ -112,7 +119,7 @@ def train_steps(
         progress.step, progress.micro_step, progress.nats = progress.step + 1, 0, 0.0
         progress.seconds += seconds
         progress.supervised += supervised
-        report = StepReport(progress.step, nats / supervised, supervised, seconds, factor, float(norm))
+        report = StepReport(progress.step, nats / supervised, supervised, seconds, factor, norm)
         for callback in callbacks:
             callback(report)
         if stop:

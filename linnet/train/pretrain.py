@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +78,8 @@ class Place:
 
 def derive_settings(options: TrainOptions, place: Place, vocab_size: int, fingerprint: str) -> Settings:
     """The settings of a new run. Raises UsageError."""
+    if not 0 <= options.seed < 1 << 63:
+        raise UsageError(f"--seed {options.seed} is not within 0 and 2^63 - 1")
     facts = derive_shape(options.params, vocab_size, _pairs("shape", options.shape, count))
     hyper = derive_hyper(facts, _hyper(options.hyper))
     batch = derive_batch(facts, _pairs("batch", options.batch, count), place.device, place.world)
@@ -123,7 +126,9 @@ def _hyper(text: str) -> dict[str, Any]:
         try:
             given[key] = kinds[key](value)
         except ValueError:
-            raise UsageError(f"--hyper {key}: '{value}' is not a number") from None
+            given[key] = math.nan
+        if kinds[key] is float and not math.isfinite(given[key]):
+            raise UsageError(f"--hyper {key}: '{value}' is not a number")
     if given.get("schedule", "wsd") not in ("wsd", "cosine"):
         raise UsageError(f"--hyper schedule: '{given['schedule']}' is not wsd or cosine")
     return given

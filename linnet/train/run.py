@@ -128,6 +128,8 @@ class _Run:
         self.console.table("run", {name: getattr(self.settings, name) for name in names})
         bits = self.corpus.bytes_per_token("train")
         self.console.table("corpus", {"training tokens": tokens, "bytes per token": round(bits, 3)})
+        if not len(self._validation_windows()):
+            self.console.note("no validation: what the corpus keeps out is shorter than one row")
 
     def _plan(self) -> int:
         """The number of steps; with a time budget, from the speed of a rehearsal that is thrown away."""
@@ -179,7 +181,7 @@ class _Run:
 
         def watch(report: StepReport) -> None:
             self.console.step(report, bytes_per_token * self.settings.batch.tokens)
-            if report.step % keep == 0 or report.step == 1:
+            if report.step % keep == 0 or report.step in (1, progress.n_steps):
                 self.history.add_step(report, self.settings, bytes_per_token)
             if report.step % every == 0 or report.step == progress.n_steps:
                 self._look(report.step)

@@ -31,9 +31,11 @@ def derive_shape(params: int, vocab_size: int, given: dict[str, int] | None = No
     ``given`` fixes values by the names of _SHAPE_KEYS. Raises UsageError.
     """
     given = dict(given or {})
-    for key in given:
-        if key not in _SHAPE_KEYS:
+    for key, value in {"params": params, **given}.items():
+        if key not in ("params", *_SHAPE_KEYS):
             raise UsageError(f"unknown part of the shape '{key}'; choose from {', '.join(_SHAPE_KEYS)}")
+        if value < 1:
+            raise UsageError(f"{key} must be at least 1")
     widths = [given["dim"]] if "dim" in given else range(_UNIT, 8192 + 1, _UNIT)
     best: tuple[float, ModelFacts] | None = None
     for dim in widths:
@@ -86,17 +88,16 @@ def _one_layer(dim: int, vocab_size: int, params: int, given: dict[str, int]) ->
 def _with_depth(one: ModelFacts, params: int, given: dict[str, int]) -> ModelFacts | None:
     layer = replace(one, n_layers=2).n_params - one.n_params
     n_layers = given.get("n_layers", round((params - one.n_params) / layer) + 1)
+    if n_layers < 1:  # the embedding alone is larger than the model may be
+        return None
     # Left out: head counts that do not group well, and towers that would not train.
-    fits = 1 <= n_layers <= one.dim // _MIN_WIDTH_PER_LAYER
+    fits = n_layers <= one.dim // _MIN_WIDTH_PER_LAYER
     groups = one.n_heads == 1 or one.n_heads // one.n_kv_heads in _GROUPS or "n_kv_heads" in given
     whole = one.n_heads * one.head_dim == one.dim
     return replace(one, n_layers=n_layers) if "dim" in given or (fits and groups and whole) else None
 
 
 def _check(facts: ModelFacts) -> None:
-    for name in ("dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "ffn_dim", "max_seq_len"):
-        if getattr(facts, name) < 1:
-            raise UsageError(f"{name} must be at least 1")
     if facts.n_heads * facts.head_dim != facts.dim:
         raise UsageError(f"dim {facts.dim} is not a multiple of n_heads {facts.n_heads}")
     if facts.n_heads % facts.n_kv_heads:

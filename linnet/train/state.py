@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from linnet.errors import FormatError, SourceError
-from linnet.formats.atomic import atomic_file
+from linnet.formats.atomic import atomic_file, make_folder
 from linnet.train.loop import Progress
 from linnet.train.optim import Optimizer
 
@@ -79,18 +79,18 @@ def restore(state: Mapping[str, Any], model: nn.Module, optimizer: Optimizer) ->
 
 
 def save_best(output: Path, model: nn.Module) -> None:
-    """Keeps the weights of ``model`` as the best so far."""
+    """Keeps the weights of ``model`` as the best so far. Raises TargetError."""
     _save(output / FOLDER / _BEST, dict(model.state_dict()))
 
 
 def load_best(output: Path) -> dict[str, Tensor]:
-    """The weights :func:`save_best` wrote last."""
+    """The weights :func:`save_best` wrote last. Raises FormatError."""
     weights: dict[str, Tensor] = _load(output / FOLDER / _BEST)
     return weights
 
 
 def _save(path: Path, table: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with atomic_file(path) as file:
         torch.save(table, file)
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from linnet.errors import UnsupportedError
 from linnet.train.batches import Batch
 from linnet.train.loop import LossFunction
 from linnet.train.loss import linear_cross_entropy
@@ -27,6 +28,21 @@ def fastest_dtype(device: str) -> str:
     return "bf16" if has_bf16_units(device) else "f32"
 
 
+def _compiled(model: Decoder) -> Callable[..., Tensor]:
+    from torch._dynamo.exc import TorchDynamoException  # base of every failure of torch.compile
+
+    forward = torch.compile(model, dynamic=False)
+
+    def run(*inputs: Tensor | None) -> Tensor:
+        try:
+            return forward(*inputs)
+        except TorchDynamoException as error:
+            reason = str(error).partition("\n")[0]
+            raise UnsupportedError(f"torch.compile fails here ({reason}); train without --compile") from None
+
+    return run
+
+
 def pretraining_loss(model: Decoder, dtype: str, compiled: bool = False, seed: int = 0) -> LossFunction:
     """Cross-entropy of the next token, in nats summed over a batch, as a function of the batch.
 
@@ -35,12 +51,13 @@ def pretraining_loss(model: Decoder, dtype: str, compiled: bool = False, seed: i
     in f32, which is what a unit that sums in f32 computes.
 
     Dropout is seeded by ``seed`` and the number of the batch, so that the random state of a run is
-    its counters and nothing else has to be saved.
+    its counters and nothing else has to be saved. The function raises UnsupportedError when
+    ``compiled`` and torch.compile fails.
     """
     device = model.head_weight.device
     units = has_bf16_units(device.type)
     model.rounds = dtype == "bf16" and not units
-    forward: Callable[..., Tensor] = torch.compile(model, dynamic=False) if compiled else model
+    forward: Callable[..., Tensor] = _compiled(model) if compiled else model
 
     def loss_of(batch: Batch) -> Tensor:
         if model.dropout and model.training:

@@ -228,8 +228,8 @@ def training_report(
         title=f"Training of {options.output.name}",
         results=results,
         settings={
-            "corpus": str(options.corpus),
             **settings.as_table(),
+            "corpus": str(options.corpus),
             "corpus_fingerprint": settings.corpus,
         },
         plots=_plots(history, best["step"] if best else None),

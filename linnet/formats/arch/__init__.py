@@ -6,7 +6,7 @@ A family is a module with these members, and a row in the two tables below.
 ``facts_from_metadata(metadata)``, ``metadata_from_facts(facts)``: the GGUF keys
 ``tensor_shapes(facts)``: GGUF name -> row-major shape, in the order of writing
 ``checkpoint_name(name)``: the name of a GGUF tensor in a checkpoint
-``is_derived(name)``: is a checkpoint tensor of this name redundant
+``is_derived(name, facts)``: is a checkpoint tensor of this name redundant
 ``from_checkpoint(tensor, facts)``, ``to_checkpoint(tensor, facts)``: the layout, row bytes only
 """
 

@@ -107,7 +107,7 @@ def _refuse_unsupported(config: Mapping[str, Any]) -> None:
         raise UnsupportedError(
             "config.json has a quantization_config; convert the original checkpoint instead"
         )
-    if config.get("partial_rotary_factor", 1.0) != 1.0:
+    if config.get("partial_rotary_factor") not in (None, 1.0):
         raise UnsupportedError("config.json sets partial_rotary_factor; only full rotary is supported")
     for key in ("rope_scaling", "rope_parameters"):
         scaling = config.get(key)
