@@ -20,6 +20,10 @@ __version__ = "0.1.0"
 __all__ = ["LanguageModel", "__version__", "load"]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     if name in ("LanguageModel", "load"):
         from linnet.run import model

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import io
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -54,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb. Returns the exit code: 0, 2 for an error the user can mend, 130 when interrupted."""
-    _print_everything()
+    _prepare_process()
     parser = build_parser()
     given = vars(parser.parse_args(arguments))
     verb = given.pop("verb")
@@ -81,11 +83,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USAGE_ERROR
 
 
-def _print_everything() -> None:
-    """What a terminal or a legacy code page cannot show becomes ``?`` instead of an error."""
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+def _prepare_process() -> None:
+    """Standard streams that can be used as they are, and an orderly end on SIGTERM and SIGHUP.
+
+    A closed stream becomes the null device; what a terminal or a legacy code page
+    cannot show becomes ``?`` instead of an error.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - open to the end
+        elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    for name in ("SIGTERM", "SIGHUP"):
+        with contextlib.suppress(AttributeError, ValueError):  # Windows; not the main thread
+            signal.signal(getattr(signal, name), _end)
+
+
+def _end(number: int, frame: object) -> NoReturn:
+    raise SystemExit(128 + number)  # unwinds, so that half-written outputs are removed
 
 
 def _call(verb: str, given: dict[str, Any]) -> None:

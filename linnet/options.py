@@ -32,10 +32,14 @@ def count(text: str | int) -> int:
     match = _COUNT.fullmatch(str(text).strip())
     if not match:
         raise ValueError(f"'{text}' is not a count; write 4096, 300k or 3M")
-    number = float(match[1]) * _SCALE[match[2].lower()]
-    if number >= 2**63:
+    scale = _SCALE[match[2].lower()]
+    if float(match[1]) * scale >= 2**63:
         raise ValueError(f"'{text}' is too large a count")
-    return round(number)
+    whole, _, fraction = match[1].partition(".")
+    number, rest = divmod(int(whole + fraction) * scale, 10 ** len(fraction))
+    if rest:
+        raise ValueError(f"'{text}' is not a whole number")
+    return number
 
 
 def option(

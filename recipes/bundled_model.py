@@ -138,6 +138,7 @@ def stories_of(text: str) -> Iterator[str]:
 
 def book(text: str) -> str:
     """A book without Project Gutenberg's notices, the title page and the marks of Markdown."""
+    text = text.replace("\r\n", "\n")
     if match := _GUTENBERG.search(text):
         text = match["text"]
     text = re.split(r"^-{5,}$", text, maxsplit=1, flags=re.MULTILINE)[-1]

@@ -238,7 +238,9 @@ def test_sources_that_are_no_models(
     assert "is empty" in fails(capsys, tmp_path / "empty", "-o", output)
     assert "neither a GGUF" in fails(capsys, tmp_path / "text.txt", "-o", output)
     assert "truncated" in fails(capsys, tmp_path / "short.gguf", "-o", output)
-    assert "config.json does not exist" in fails(capsys, tmp_path / "folder", "-o", output)
+    assert "folder is not a checkpoint folder: it has no config.json" in fails(
+        capsys, tmp_path / "folder", "-o", output
+    )
     assert "name its folder" in fails(capsys, checkpoint / "model.safetensors", "-o", output)
     assert "unknown type 'q9'" in fails(capsys, whole, "-o", output, "--type", "q9")
     assert "has 512 tokens" in fails(capsys, whole, "-o", output, "--tokenizer", vocabulary(tmp_path, 512))
@@ -246,6 +248,24 @@ def test_sources_that_are_no_models(
     assert "is a folder" in fails(capsys, whole, "-o", directory(tmp_path / "taken.gguf"))
     assert whole.read_bytes() == data
     assert sorted(os.listdir(tmp_path)) == sorted([*before, "taken.gguf", "tokens.vocab"])
+
+
+def test_an_unfinished_training_is_no_checkpoint_yet(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder" / "state").mkdir(parents=True)
+    assert "linnet train CORPUS -o" in fails(capsys, tmp_path / "folder", "-o", tmp_path / "out.gguf")
+
+
+def test_in_a_folder_that_was_deleted(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(directory(tmp_path / "gone"))
+    (tmp_path / "gone").rmdir()
+    assert "the current folder no longer exists" in fails(capsys, checkpoint, "-o", "out.gguf")
+    run(checkpoint, tmp_path / "out")
+    run(checkpoint, tmp_path / "out")  # looks whether it replaces the current folder
+    assert "does not exist" in fails(capsys, "source.gguf", "-o", tmp_path / "out.gguf")
 
 
 def vocabulary(folder: Path, n: int) -> Path:
@@ -265,8 +285,10 @@ def test_a_full_disk_leaves_nothing(checkpoint: Path, tmp_path: Path, name: str)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
-        with pytest.raises(TargetError, match="cannot write"):
+        with pytest.raises(TargetError, match="cannot write") as raised:
             run(checkpoint, tmp_path / name)
+        assert str(tmp_path / name) in str(raised.value)
+        assert ".linnet-" not in str(raised.value)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert os.listdir(tmp_path) == []
@@ -279,7 +301,7 @@ def test_weights_that_are_not_numbers(checkpoint: Path, tmp_path: Path) -> None:
     data[-4:] = np.float32(np.nan).tobytes()
     (broken / "model.safetensors").write_bytes(data)
     for type in (None, "q8_0", "f16"):
-        with pytest.raises(LinnetError, match=r"finite|differs"):
+        with pytest.raises(LinnetError, match="holds values that are not finite; the file is damaged"):
             run(broken, tmp_path / "out.gguf", type=type)
     assert os.listdir(tmp_path) == ["broken"]
 

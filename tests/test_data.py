@@ -353,6 +353,27 @@ BROKEN = {
 }
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are text elsewhere")
+def test_a_file_name_that_is_not_utf8_is_written_with_escapes(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write_rows(Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.jsonl")), stories(30))
+    for source in (folder, next(folder.iterdir())):
+        make(tmp_path / "out", source)
+        manifest = json.loads((tmp_path / "out" / "manifest.json").read_bytes().decode("utf-8"))
+        assert manifest["sources"][0]["name"].endswith("caf\\xe9.jsonl")
+        assert Corpus.open(tmp_path / "out").fingerprint
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such files there")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SourceError, match="pipe its text into: linnet data -"):
+        make(tmp_path / "out", tmp_path / "pipe")
+    with pytest.raises(SourceError, match="not a regular file"):
+        make(tmp_path / "out", write_rows(tmp_path / "a.jsonl", stories(30)), tokenizer=tmp_path / "pipe")
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_source_is_one_line_and_leaves_nothing(tmp_path: Path, name: str) -> None:
     content, message = BROKEN[name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -103,6 +104,7 @@ def test_a_text_file_is_one_text_and_every_row_is_one(tmp_path: Path) -> None:
         ("a.txt", b"", "holds no text"),
         ("a.jsonl", b"\n", "holds no text"),
         ("a.txt", b"GGUF\0\0", "is not text"),
+        ("a.txt.gz", b"\x1f\x8b\x08\0", "rows of .jsonl, .ndjson, .json files, not compressed"),
         ("a.jsonl", b'{"text": "a"}\n{"text"', "line 2 is not valid JSON"),
         ("a.jsonl", b'{"body": "a", "id": 1}', "line 1 has no field 'text'; it has 'body', 'id'"),
         ("a.jsonl", b'"a"', "line 1 is not a JSON object"),
@@ -117,6 +119,14 @@ def test_a_text_that_cannot_be_scored_is_one_line(
         read_texts(tmp_path / name, "text")
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such files there")
+def test_a_text_without_an_end_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(SourceError, match="is not a regular file; save what it gives"):
+            read_texts(path, "text")
 
 
 # ---- models --------------------------------------------------------------------------

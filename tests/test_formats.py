@@ -7,18 +7,17 @@ import json
 import os
 import random
 import struct
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from linnet.errors import FormatError, LinnetError, SourceError, TargetError, UnsupportedError
+from linnet.errors import FormatError, LinnetError, SourceError, UnsupportedError
 from linnet.formats.arch import llama
-from linnet.formats.atomic import atomic_file, atomic_folder
+from linnet.formats.atomic import atomic_folder
 from linnet.formats.checkpoint import (
     CHECKPOINT_FILES,
     read_checkpoint,
@@ -28,7 +27,7 @@ from linnet.formats.checkpoint import (
 from linnet.formats.gguf import gguf_size, open_gguf, parse_gguf, read_gguf, write_gguf
 from linnet.formats.parts import ModelParts, Tensor
 from linnet.formats.safetensors_file import read_safetensors, write_safetensors
-from linnet.formats.tokenizer_json import json_from_vocabulary
+from linnet.formats.tokenizer_json import adds_bos, json_from_vocabulary, vocabulary_from_json
 from linnet.formats.vocabulary import TokenKind, Vocabulary, VocabularyKind
 from linnet.types import ModelFacts, SpecialTokens, TensorType
 
@@ -88,110 +87,13 @@ def same_tensors(left: ModelParts, right: ModelParts) -> bool:
     )
 
 
-# ---- atomic -----------------------------------------------------------------------
+# ---- inputs -----------------------------------------------------------------------
 
 
-@contextmanager
-def no_write_permission(folder: Path) -> Iterator[None]:
-    """As an ordinary user who may not write ``folder``, even when the tests run as root."""
-    folder.chmod(0o555)
-    root = os.geteuid() == 0
-    if root:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        if root:
-            os.seteuid(0)
-        folder.chmod(0o755)
-
-
-def test_atomic_file_replaces_only_at_the_end(tmp_path: Path) -> None:
-    target = tmp_path / "a.bin"
-    target.write_bytes(b"old")
-    with atomic_file(target) as file:
-        file.write(b"new")
-        file.flush()
-        assert target.read_bytes() == b"old"
-    assert target.read_bytes() == b"new"
-    assert os.listdir(tmp_path) == ["a.bin"]
-
-
-@pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
-def test_atomic_file_keeps_the_old_one_on_failure(tmp_path: Path, failure: type[BaseException]) -> None:
-    target = tmp_path / "a.bin"
-    target.write_bytes(b"old")
-    with pytest.raises(failure), atomic_file(target) as file:
-        file.write(b"half")
-        raise failure
-    assert target.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["a.bin"]
-
-
-def test_atomic_file_follows_a_link(tmp_path: Path) -> None:
-    (tmp_path / "real").write_bytes(b"old")
-    (tmp_path / "link").symlink_to("real")
-    with atomic_file(tmp_path / "link") as file:
-        file.write(b"new")
-    assert (tmp_path / "link").is_symlink()
-    assert (tmp_path / "real").read_bytes() == b"new"
-
-
-def test_targets_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"x")
-    for path in (tmp_path, tmp_path / "missing" / "a", tmp_path / "file" / "a", Path("/dev/full")):
-        with pytest.raises(TargetError, match="cannot write"), atomic_file(path) as file:
-            file.write(b"x")
-    for path in (tmp_path, tmp_path / "missing" / "a", tmp_path / "file"):
-        with pytest.raises(TargetError, match="cannot write"), atomic_folder(path):
-            pass
-    assert os.listdir(tmp_path) == ["file"]
-
-
-@pytest.mark.skipif(os.name == "nt", reason="permissions are different there")
-def test_a_folder_without_write_permission() -> None:
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        with no_write_permission(folder):
-            with pytest.raises(TargetError, match="Permission denied"), atomic_file(folder / "a"):
-                pass
-            with pytest.raises(TargetError, match="Permission denied"), atomic_folder(folder / "a"):
-                pass
-        assert os.listdir(folder) == []
-
-
-def test_a_full_disk(tmp_path: Path) -> None:
-    resource = pytest.importorskip("resource")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # writing beyond fails as a full disk does
-    try:
-        with pytest.raises(TargetError, match="the target is unchanged"), atomic_file(tmp_path / "a") as file:
-            file.write(bytes(10_000))
-            file.flush()
-        with pytest.raises(TargetError), atomic_folder(tmp_path / "b") as folder:
-            (folder / "part").write_bytes(bytes(10_000))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert os.listdir(tmp_path) == []
-
-
-def test_atomic_file_does_not_blame_the_target_for_a_source(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), atomic_file(tmp_path / "a"):
-        (tmp_path / "source").read_bytes()
-
-
-def test_atomic_folder_replaces_its_own_kind_only(tmp_path: Path) -> None:
-    target = tmp_path / "out"
-    for content in ("one", "two"):
-        with atomic_folder(target, ("*.txt",)) as folder:
-            (folder / "a.txt").write_text(content)
-    assert (target / "a.txt").read_text() == "two"
-    (target / "notes.md").write_text("mine")
-    with pytest.raises(TargetError, match=r"notes\.md"), atomic_folder(target, ("*.txt",)):
-        pytest.fail("the block must not run")
-    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "other") as folder:
-        raise RuntimeError
-    assert sorted(os.listdir(tmp_path)) == ["out"]
+def test_a_file_is_checked_without_numpy() -> None:
+    """The loader of GGUF files does so, and starts fast."""
+    code = "import sys, linnet.formats.inputs; sys.exit('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 # ---- safetensors ------------------------------------------------------------------
@@ -502,6 +404,27 @@ def test_checkpoints_with_broken_files(checkpoint: Path, file: str) -> None:
     (checkpoint / file).unlink()
     with pytest.raises(SourceError, match=file):
         read_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("merges", 5), ("merges", {"a": "b"}), ("vocab", ["a"]), ("vocab", {"a": "1"}), ("vocab", None),
+        ("added_tokens", 5), ("added_tokens", [5]), ("model", "BPE"), ("model", None),
+        ("pre_tokenizer", {"type": "Sequence", "pretokenizers": 5}),
+    ],
+)  # fmt: skip
+def test_a_tokenizer_json_of_wrong_kinds(checkpoint: Path, part: str, value: object) -> None:
+    document = json.loads((checkpoint / "tokenizer.json").read_bytes())
+    (document["model"] if part in ("merges", "vocab") else document)[part] = value
+    with pytest.raises(FormatError, match=r"tokenizer\.json") as raised:
+        vocabulary_from_json(json.dumps(document).encode(), 10)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("single", [5, [], [5], [{"SpecialToken": 5}], {"SpecialToken": {"id": "<s>"}}])
+def test_a_post_processor_of_wrong_kinds_adds_nothing(single: object) -> None:
+    assert not adds_bos({"post_processor": {"type": "TemplateProcessing", "single": single}}, "<s>")
 
 
 def test_bf16_stays_as_it_is_and_vectors_are_widened(checkpoint: Path, tmp_path: Path) -> None:

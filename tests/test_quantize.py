@@ -11,7 +11,7 @@ import pytest
 from linnet import cli
 from linnet.engine.quants import pack, unpack
 from linnet.engine.repack import float_rows, repacked, with_types
-from linnet.errors import SourceError, UnsupportedError, UsageError
+from linnet.errors import FormatError, SourceError, UsageError
 from linnet.export.convert import convert
 from linnet.formats.gguf import open_gguf, read_gguf
 from linnet.formats.parts import Tensor
@@ -99,11 +99,29 @@ def test_a_checkpoint_is_quantised_as_its_gguf_is(stories: Path, tmp_path: Path)
 def test_refusals(stories: Path, shared: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"\.gguf"):
         run(stories, tmp_path / "out", "q8_0")
-    with pytest.raises(UnsupportedError, match="q5_9"):
-        run(stories, tmp_path / "out.gguf", "q5_9")
+    for type in ("q5_9", "f32"):
+        with pytest.raises(UsageError, match=f"'{type}'; choose from f16, bf16, q8_0, q4_0"):
+            run(stories, tmp_path / "out.gguf", type)
     with pytest.raises(SourceError, match="linnet convert"):
         run(shared / "weights" / "stories260K" / "stories260K.bin", tmp_path / "out.gguf", "q8_0")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("type", ["q8_0", "q4_0"])
+def test_a_damaged_scale_is_found_in_a_source_of_the_same_type(
+    stories: Path, tmp_path: Path, type: str
+) -> None:
+    whole = tmp_path / "whole.gguf"
+    run(stories, whole, type)
+    data = bytearray(whole.read_bytes())
+    block = bytes(next(t for t in open_gguf(whole).tensors if t.name == "blk.1.ffn_up.weight").raw[:18])
+    data[data.index(block) : data.index(block) + 2] = np.float16(np.inf).tobytes()
+    whole.write_bytes(data)
+    message = r"the tensor 'blk\.1\.ffn_up\.weight' holds values that are not finite; the file is damaged"
+    with pytest.raises(FormatError, match=message):
+        run(whole, tmp_path / "out.gguf", type)
+    assert os.listdir(tmp_path) == ["whole.gguf"]
 
 
 @pytest.mark.parametrize("length", [0, 3, 24, 5000, 1_000_000])

@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,6 +54,29 @@ def test_stream_pieces_are_the_text(model: linnet.LanguageModel) -> None:
     assert len(pieces) > 5
 
 
+def test_streams_of_one_model_do_not_disturb_each_other(model: linnet.LanguageModel) -> None:
+    prompts = ("Once upon a time", "The cat")
+    alone = [model.generate(prompt, max_tokens=20, temperature=0).text for prompt in prompts]
+    streams = [model.stream(prompt, max_tokens=20, temperature=0) for prompt in prompts]
+    for _ in range(10):
+        for stream in streams:
+            next(stream)
+        model.score(model.tokenize("The dog ran."))
+    assert [(*stream, stream.generation.text)[-1] for stream in streams] == alone
+    with ThreadPoolExecutor(3) as pool:
+        made = list(
+            pool.map(lambda prompt: model.generate(prompt, max_tokens=20, temperature=0).text, prompts * 6)
+        )
+    assert made == alone * 6
+
+
+@pytest.mark.parametrize("ids", [[2**40], [-1], [10**6]])
+def test_ids_outside_the_vocabulary_are_refused(model: linnet.LanguageModel, ids: list[int]) -> None:
+    for call in (model.score, model.detokenize, model.generate):
+        with pytest.raises(UsageError):
+            call(ids)
+
+
 def test_generation_says_why_it_ended_and_what_it_cost(model: linnet.LanguageModel) -> None:
     made = model.generate("Once upon a time", max_tokens=5, seed=1)
     assert (len(made.ids), made.finish_reason) == (5, "length")
@@ -67,7 +91,8 @@ def test_score_is_the_probability_the_model_samples_from(model: linnet.LanguageM
     ids = model.tokenize("Once upon a time there was a little girl.")
     scores = model.score(ids)
     assert math.isnan(scores[0])
-    model.prefill(ids[:5])
+    model.session.truncate(0)
+    model.session.eval(ids[:5])
     logits = model.session.logits.astype(np.float64)
     assert scores[5] == pytest.approx(
         logits[ids[5]] - np.log(np.exp(logits - logits.max()).sum()) - logits.max(), abs=1e-4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -70,3 +71,16 @@ def test_a_truncated_file_is_refused_with_one_line(tmp_path: Path, kept: float) 
 def test_a_missing_file_is_named() -> None:
     with pytest.raises(SourceError, match=r"nowhere\.gguf does not exist"):
         shown(Path("nowhere.gguf"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such files there")
+def test_what_is_no_file_is_said_as_the_system_says_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(SourceError, match="is not a regular file"):
+            shown(path)
+    with pytest.raises(SourceError, match=r"loop: .*symbolic link"):
+        shown(tmp_path / "loop")
+    with pytest.raises(SourceError, match="is not a checkpoint folder: it has no"):
+        shown(tmp_path)

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -22,6 +22,7 @@ pytest.importorskip("tokenizers")
 
 from linnet.data.corpus import data  # noqa: E402
 from linnet.errors import FormatError, SourceError, TargetError, TrainingError, UsageError  # noqa: E402
+from linnet.formats import atomic as atomic_module  # noqa: E402
 from linnet.formats.corpus import Corpus  # noqa: E402
 from linnet.options import DataOptions, TrainOptions  # noqa: E402
 from linnet.train import loss as loss_module  # noqa: E402
@@ -30,12 +31,13 @@ from linnet.train.loop import Progress, StepReport, train_steps  # noqa: E402
 from linnet.train.loss import IGNORE, linear_cross_entropy  # noqa: E402
 from linnet.train.model import Decoder, document_mask, initialise  # noqa: E402
 from linnet.train.optim import Optimizer, orthogonal  # noqa: E402
+from linnet.train.output import exclusive  # noqa: E402
 from linnet.train.pretrain import train  # noqa: E402
 from linnet.train.schedule import cosine, wsd  # noqa: E402
-from linnet.train.shape import BatchShape, derive_batch, derive_shape  # noqa: E402
+from linnet.train.shape import BatchShape, derive_shape  # noqa: E402
 from linnet.train.state import load_best, load_state, restore, save_state  # noqa: E402
 from linnet.train.step import pretraining_loss  # noqa: E402
-from linnet.train.watch import Validation  # noqa: E402
+from linnet.train.watch import Sampler, Validation  # noqa: E402
 from linnet.types import ModelFacts  # noqa: E402
 
 TINY = ModelFacts(
@@ -97,42 +99,6 @@ def documents(n: int, bos: int, eos: int, seed: int = 0) -> list[int]:
         body = [chance.randrange(2, TINY.vocab_size) for _ in range(chance.randint(1, 30))]
         ids += [*body, eos] if bos == eos else [bos, *body, eos]
     return ids
-
-
-# ---- shape ---------------------------------------------------------------------------
-
-
-def test_the_reference_size_gives_the_reference_shape() -> None:
-    facts = derive_shape(3_200_000, 4096)
-    assert (facts.dim, facts.n_layers, facts.n_heads, facts.n_kv_heads, facts.ffn_dim) == (192, 6, 6, 2, 512)
-
-
-@pytest.mark.parametrize(
-    ("params", "vocab"), [(300_000, 512), (3_000_000, 4096), (15_000_000, 8192), (125_000_000, 32000)]
-)
-def test_shapes_fit_blocks_and_come_near_the_wanted_size(params: int, vocab: int) -> None:
-    facts = derive_shape(params, vocab)
-    assert abs(math.log(facts.n_params / params)) < 0.15
-    assert facts.dim % 32 == 0 and facts.ffn_dim % 32 == 0 and facts.head_dim in (32, 48, 64)
-    assert facts.n_heads % facts.n_kv_heads == 0
-    assert sum(w.numel() for w in Decoder(facts).parameters()) == facts.n_params
-
-
-def test_parts_of_the_shape_can_be_set_and_mistakes_are_named() -> None:
-    assert derive_shape(3_000_000, 4096, {"n_layers": 3}).n_layers == 3
-    with pytest.raises(UsageError, match="n_layer"):
-        derive_shape(3_000_000, 4096, {"n_layer": 3})
-    with pytest.raises(UsageError, match="too few for a vocabulary"):
-        derive_shape(100_000, 50_000)
-    for wrong in ({"n_heads": 0}, {"n_kv_heads": 0}, {"dim": 0}):
-        with pytest.raises(UsageError, match="at least 1"):
-            derive_shape(3_000_000, 4096, wrong)
-    with pytest.raises(UsageError, match="too few for a vocabulary"):
-        derive_shape(1000, 300, {"dim": 256})
-    with pytest.raises(UsageError, match="multiple of n_kv_heads"):
-        derive_shape(3_000_000, 4096, {"dim": 192, "n_kv_heads": 4})
-    with pytest.raises(UsageError, match="fewer than one micro-batch"):
-        derive_batch(TINY, {"tokens": 32}, "cpu", 1)
 
 
 # ---- packing -------------------------------------------------------------------------
@@ -528,6 +494,13 @@ def test_bad_use_is_named(corpus_folder: Path, tmp_path: Path, trained: tuple[Pa
         attempt(output=trained[0])
     with pytest.raises(UsageError, match="--batch differs"):
         attempt(output=trained[0], resume=True, batch="tokens=1024,sequences=2")
+    for name, value in {"tokens": 5000, "epochs": 7.0, "minutes": 3.0}.items():
+        with pytest.raises(UsageError, match=f"--{name} differs"):
+            attempt(**{"output": trained[0], "resume": True, "tokens": None, "epochs": 1.0, name: value})
+    with pytest.raises(UsageError, match=r"'1\.5' is not a whole number"):
+        attempt(shape="n_layers=1.5")
+    with pytest.raises(UsageError, match="dim is given twice"):
+        attempt(shape="dim=32,dim=64")
     with pytest.raises(UsageError, match="learning_rat"):
         attempt(hyper="learning_rat=1")
     with pytest.raises(UsageError, match="'nan' is not a number"):
@@ -562,3 +535,54 @@ def test_the_best_weights_are_kept(
     written, name = read_weights(output), "model.layers.0.mlp.up_proj.weight"
     assert torch.equal(written[name], load_best(output)[name])
     assert not torch.equal(written[name], load_state(output)["model"][name])
+
+
+def test_a_budget_below_one_step_trains_one_and_says_so(
+    corpus_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = train(TrainOptions(corpus=corpus_folder, output=tmp_path / "out", tokens=1, **SMALL_RUN))
+    assert results["steps"] == 1 and "one step of 512 tokens, the least" in capsys.readouterr().err
+
+
+def test_weights_that_are_no_longer_finite_end_the_run(corpus_folder: Path) -> None:
+    corpus = Corpus.open(corpus_folder)
+    model = Decoder(derive_shape(120_000, corpus.vocab_size, {"max_seq_len": 64}))
+    initialise(model, 0)
+    with torch.no_grad():
+        model.head_weight.fill_(math.nan)
+        windows = np.zeros((2, 33), np.int64)
+        for look in (
+            Validation(pretraining_loss(model, "f32"), windows + 2, corpus).measure,
+            Sampler(model, corpus, 0).sample,
+        ):
+            with pytest.raises(TrainingError, match="smaller --hyper learning_rate"):
+                look()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_while_the_state_is_saved_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model()
+    parts = {}, model, Optimizer(model, "adamw", 1e-3, 0.0), Progress(1), {}
+    save_state(tmp_path, *parts)
+    before = (tmp_path / "state" / "run.pt").read_bytes()
+
+    def on_full_disk(path: Path) -> BinaryIO:
+        path.touch()
+        return open("/dev/full", "wb", buffering=0)
+
+    monkeypatch.setattr(atomic_module, "open", lambda path, mode: on_full_disk(path), raising=False)
+    with pytest.raises(TargetError, match="No space left"):
+        save_state(tmp_path, *parts)
+    assert (tmp_path / "state" / "run.pt").read_bytes() == before
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["run.pt"]
+
+
+def test_two_runs_do_not_write_one_output(corpus_folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "new" / "out"
+    with exclusive(output):
+        with pytest.raises(TargetError, match="another run is writing"):
+            train(TrainOptions(corpus=corpus_folder, output=output, tokens=512, **SMALL_RUN))
+        assert (output / "state" / "lock").exists()
+    assert not (tmp_path / "new").exists()

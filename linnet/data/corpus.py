@@ -28,7 +28,7 @@ from rich.progress import (
 )
 
 from linnet.data.bpe import train_bpe
-from linnet.data.sources import Piece, ReadCounts, Source, cut, find_sources, read_pieces
+from linnet.data.sources import Piece, ReadCounts, Source, cut, find_sources, read_pieces, utf8_name
 from linnet.data.split import Segment, SplitPlan, index_documents
 from linnet.data.tokenize import TextEncoder, open_encoder
 from linnet.errors import SourceError, UsageError
@@ -180,8 +180,8 @@ def _batches(segments: Iterable[Segment]) -> Iterator[list[Segment]]:
 def _made_by(options: DataOptions, plan: SplitPlan, counts: ReadCounts) -> dict[str, Any]:
     return {
         "options": {
-            "sources": list(options.sources),
-            "tokenizer": options.tokenizer.as_posix() if options.tokenizer else None,
+            "sources": [utf8_name(name) for name in options.sources],
+            "tokenizer": utf8_name(options.tokenizer.as_posix()) if options.tokenizer else None,
             "vocab_size": None if options.tokenizer else options.vocab_size,
             "field": options.field,
             "validation": options.validation,

@@ -16,6 +16,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import hashlib
+import os
 import re
 import zlib
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from typing import BinaryIO, NamedTuple
 from linnet.errors import MissingExtraError, SourceError
 from linnet.formats import jsonl
 from linnet.formats.corpus import SourceRecord
+from linnet.formats.inputs import check_regular
 
 PARQUET = ".parquet"
 # What a directory is searched for; a file named on the command line may have any name.
@@ -99,12 +101,9 @@ def find_sources(names: tuple[str, ...], stdin: Path | None, counts: ReadCounts)
             found.append(Source(stdin, "-"))
         elif path.is_dir():
             found += _search(path, counts)
-        elif path.is_file():
-            found.append(Source(path, path.as_posix()))
-        elif path.exists():
-            raise SourceError(f"{name} is not a regular file; pipe its text into: linnet data -")
         else:
-            raise SourceError(f"{name} does not exist; name text, JSONL or Parquet files, directories, or -")
+            check_regular(path, advice="pipe its text into: linnet data -")
+            found.append(Source(path, utf8_name(path.as_posix())))
     if not found:
         raise SourceError(f"no text, JSONL or Parquet files in {', '.join(names)}")
     return found
@@ -116,12 +115,17 @@ def _search(folder: Path, counts: ReadCounts) -> list[Source]:
         inside = path.relative_to(folder)
         if any(part.startswith(".") for part in inside.parts) or not path.is_file():
             continue
-        name = (Path(folder.name) / inside).as_posix()
+        name = utf8_name((Path(folder.name) / inside).as_posix())
         if Path(name.lower().removesuffix(".gz")).suffix in SEARCHED:
             found.append(Source(path, name))
         else:
             counts.skipped_files.append(name)
     return found
+
+
+def utf8_name(name: str) -> str:
+    r"""A file name for messages and the manifest; bytes of it that are not UTF-8 are written as \xff."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def read_pieces(source: Source, field_name: str, counts: ReadCounts) -> Iterator[Piece]:

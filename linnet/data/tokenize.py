@@ -11,6 +11,7 @@ from linnet.errors import FormatError, SourceError
 from linnet.formats.checkpoint import read_json, token_text
 from linnet.formats.gguf import MAGIC, open_gguf
 from linnet.formats.gguf_tokenizer import tokenizer_from_metadata
+from linnet.formats.inputs import check_regular
 from linnet.formats.tokenizer_json import parse_tokenizer_json
 
 # Where nothing says which tokens begin and end a document, the first of these that the
@@ -87,6 +88,7 @@ def open_encoder(path: Path) -> TextEncoder:
     Raises SourceError or FormatError.
     """
     file = path / "tokenizer.json" if path.is_dir() else path
+    check_regular(file)
     try:
         with file.open("rb") as opened:
             if opened.read(len(MAGIC)) == MAGIC:

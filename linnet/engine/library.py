@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from array import array
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,14 @@ def int32(name: str, value: int) -> int:
     if not -(1 << 31) <= value < 1 << 31:
         raise UsageError(f"{name} is {value}, which is not a possible number")
     return value
+
+
+def int32_array(ids: Sequence[int]) -> ctypes.Array[ctypes.c_int32]:
+    """Token ids as the core takes them. Raises UsageError for one that does not fit 32 bits."""
+    try:
+        return (ctypes.c_int32 * len(ids)).from_buffer(array("i", ids))
+    except OverflowError:
+        raise UsageError("a token id is not in the vocabulary: it does not fit 32 bits") from None
 
 
 class Handle:

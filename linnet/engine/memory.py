@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from linnet.errors import FormatError, SourceError
+from linnet.formats.inputs import check_regular
 
 if TYPE_CHECKING:
     from linnet.formats.parts import ModelParts
@@ -35,14 +36,12 @@ class Image:
             from linnet.formats.checkpoint import read_checkpoint  # numpy: not needed for a GGUF file
 
             return cls.of_parts(read_checkpoint(path))
+        check_regular(path)
+        if not path.stat().st_size:
+            raise FormatError(f"{path} is empty; download or convert it again")
         try:
             with path.open("rb") as file:
-                file.seek(0, 2)
-                if not file.tell():
-                    raise FormatError(f"{path} is empty; download or convert it again")
                 return cls(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
-        except FileNotFoundError:
-            raise SourceError(f"{path} does not exist; check the spelling") from None
         except OSError as error:
             raise SourceError(f"cannot read {path}: {error.strerror}") from None
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from linnet.engine.library import Handle, describe
 from linnet.engine.memory import Image
 from linnet.engine.tokenizer import Tokenizer
+from linnet.errors import FormatError, UnsupportedError
 
 
 class Model:
@@ -49,4 +50,8 @@ class Model:
         Raises SourceError, FormatError (damaged) or UnsupportedError (sound, but not
         for this version).
         """
-        return cls(Image.open(path))
+        image = Image.open(path)
+        try:
+            return cls(image)
+        except (FormatError, UnsupportedError) as error:
+            raise type(error)(f"{path}: {error}") from None

@@ -33,18 +33,19 @@ def with_types(
 
     Vectors stay as they are: they are small, and every step of the computation goes
     through them. A matrix whose rows are not a whole number of blocks becomes f16.
+    Loading a tensor raises FormatError for weights that are not finite.
     """
     tensors, fallbacks = [], []
     for tensor in parts.tensors:
         type = wanted(tensor)
         if len(tensor.shape) == 1:
-            tensors.append(tensor)
+            tensors.append(_checked(tensor))
             continue
         if tensor.n_columns % type.block_elements:
             reason = f"{tensor.n_columns} columns are not a whole number of blocks of {type.block_elements}"
             type = TensorType.F16
             fallbacks.append(Fallback(tensor.name, type.label, reason))
-        tensors.append(repacked(tensor, type))
+        tensors.append(_checked(tensor) if type is tensor.type else repacked(tensor, type))
     return replace(parts, tensors=tuple(tensors)), fallbacks
 
 
@@ -81,12 +82,21 @@ def repacked(tensor: Tensor, type: TensorType) -> Tensor:
     return replace(tensor, type=type, load=load)
 
 
+def _checked(tensor: Tensor) -> Tensor:
+    """The same tensor, whose weights are looked at when its bytes are asked for."""
+
+    def load() -> RawBytes:
+        for _, values in float_rows(tensor):
+            _check(tensor.name, tensor.type, values)
+        return tensor.load()
+
+    return replace(tensor, load=load)
+
+
 def _check(name: str, type: TensorType, values: NDArray[np.float32]) -> None:
     largest = float(np.max(np.abs(values), initial=0.0))
     if not np.isfinite(largest):
-        raise FormatError(
-            f"the tensor '{name}' holds values that are not finite numbers; the source is damaged"
-        )
+        raise FormatError(f"the tensor '{name}' holds values that are not finite; the file is damaged")
     if type is TensorType.F16 and largest > _LARGEST_F16:
         raise UnsupportedError(
             f"the tensor '{name}' holds {largest:g}, too large for f16; choose bf16 or f32"

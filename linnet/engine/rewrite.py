@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from linnet.engine.repack import Fallback
 from linnet.engine.verify import Comparison, verify
 from linnet.errors import SourceError, TargetError, VerificationError
-from linnet.formats.atomic import atomic_file, atomic_folder
+from linnet.formats.atomic import atomic_file, atomic_folder, resolved
 from linnet.formats.checkpoint import CHECKPOINT_FILES, write_checkpoint
 from linnet.formats.gguf import write_gguf
 from linnet.formats.parts import ModelParts, RawBytes, Tensor
@@ -25,9 +25,11 @@ def is_gguf_name(path: Path) -> bool:
 
 def check_distinct(source: Path, output: Path) -> None:
     """Raises TargetError when writing ``output`` would destroy ``source``."""
-    if os.path.realpath(source) == os.path.realpath(output) or (
-        output.exists() and os.path.samefile(source, output)
-    ):
+    target = resolved(output)
+    same = False
+    with suppress(OSError):  # a source that is not there is reported when it is read
+        same = os.path.realpath(source) == str(target) or os.path.samefile(source, target)
+    if same:
         raise TargetError(f"cannot write {output}: it is the source; choose another name")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from linnet.engine import _bindings
 from linnet.engine.library import Handle, int32, library
-from linnet.errors import LinnetError
+from linnet.errors import LinnetError, UsageError
 
 REPETITION_WINDOW = 64  # tokens of recent text that the repetition penalty looks at
 
@@ -32,6 +32,8 @@ class Sampler:
         seed: int | None = None,
     ) -> None:
         self.seed = int.from_bytes(os.urandom(4)) if seed is None else seed
+        if not 0 <= self.seed < 1 << 64:
+            raise UsageError(f"seed is {self.seed}; it must be from 0 to 2^64 - 1")
         chosen = _bindings.ln_sampler_options(
             temperature=temperature,
             top_k=int32("top_k", top_k),
@@ -39,7 +41,7 @@ class Sampler:
             min_p=min_p,
             repetition_penalty=repetition_penalty,
             repetition_window=REPETITION_WINDOW,
-            seed=self.seed % 2**64,
+            seed=self.seed,
         )
         self._handle = Handle("ln_sampler", "ln_sampler_open", ctypes.byref(chosen), vocab_size)
 

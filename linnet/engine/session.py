@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from linnet.engine import _bindings
-from linnet.engine.library import Handle, call, int32, library
+from linnet.engine.library import Handle, call, int32, int32_array, library
 from linnet.engine.model import Model
 from linnet.engine.processors import available_processors
 from linnet.engine.sampler import Sampler
@@ -104,7 +104,7 @@ class Session:
         import numpy as np
 
         log_probs = np.empty(len(ids), dtype=np.float32)
-        call("ln_session_score", self._handle, _ids(ids), len(ids), log_probs.ctypes.data)
+        call("ln_session_score", self._handle, int32_array(ids), len(ids), log_probs.ctypes.data)
         return log_probs
 
     @property
@@ -123,14 +123,10 @@ class Session:
         call("ln_session_truncate", self._handle, length)
 
     def _eval(self, ids: Sequence[int], all_logits: int | None) -> None:
-        call("ln_session_eval", self._handle, _ids(ids), len(ids), all_logits)
+        call("ln_session_eval", self._handle, int32_array(ids), len(ids), all_logits)
 
     def _logits(self) -> ctypes._Pointer[ctypes.c_float]:
         logits: ctypes._Pointer[ctypes.c_float] = library().ln_session_logits(self._handle)
         if not logits:
             raise UsageError("there are no logits yet; evaluate at least one token first")
         return logits
-
-
-def _ids(ids: Sequence[int]) -> ctypes.Array[ctypes.c_int32]:
-    return (ctypes.c_int32 * len(ids))(*ids)

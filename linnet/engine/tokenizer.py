@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from linnet.engine import _bindings
-from linnet.engine.library import Handle, call, describe
+from linnet.engine.library import Handle, call, describe, int32_array
 from linnet.engine.memory import Image
 
 
@@ -64,7 +64,7 @@ class Tokenizer:
         ``special`` writes special tokens out instead of leaving them out. ``at_start``
         takes off the leading space that SentencePiece puts in front of a text.
         """
-        array = (ctypes.c_int32 * len(ids))(*ids)
+        array = int32_array(ids)
         flags = _bindings.LN_DECODE_SPECIAL if special else 0
         n = ctypes.c_int64()
         capacity = 16 * len(ids) + 16

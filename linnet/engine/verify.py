@@ -67,7 +67,7 @@ def verify(source: ModelParts, target: Path) -> Comparison:
     expected = _logits(model, ids)
     del model
     found = _logits(Model.open(target), ids)
-    if not np.isfinite(found).all():
+    if not (np.isfinite(expected).all() and np.isfinite(found).all()):
         raise VerificationError("the logits are not finite")
     return Comparison(
         n_tensors=len(reloaded.tensors),
@@ -94,7 +94,8 @@ def _compare_tensors(source: ModelParts, target: ModelParts) -> float:
     """The largest difference of any weight."""
     found = {tensor.name: tensor for tensor in target.tensors}
     _same("set of tensors", {tensor.name for tensor in source.tensors}, set(found))
-    return max(_compare_tensor(tensor, found[tensor.name]) for tensor in source.tensors)
+    with np.errstate(all="ignore"):  # what is not finite fails the comparison
+        return max(_compare_tensor(tensor, found[tensor.name]) for tensor in source.tensors)
 
 
 def _compare_tensor(source: Tensor, target: Tensor) -> float:
@@ -104,8 +105,10 @@ def _compare_tensor(source: Tensor, target: Tensor) -> float:
     for (rows, expected), (_, found) in zip(float_rows(source), float_rows(target), strict=True):
         error = np.abs(expected - found)
         bound = _error_bound(target.type, raw[rows.start * row_bytes : rows.stop * row_bytes], expected)
-        if not np.all(error <= bound):  # a NaN fails as well
-            worst = float(np.nanmax(error, initial=0.0))
+        if not np.isfinite(error).all():
+            raise VerificationError(f"the tensor '{source.name}' holds values that are not finite")
+        if not np.all(error <= bound):
+            worst = float(error.max(initial=0.0))
             raise VerificationError(
                 f"the tensor '{source.name}' differs by {worst:g}, more than {target.type.label} explains"
             )

@@ -15,6 +15,7 @@ from rich.progress import Progress
 from linnet.errors import LinnetError, SourceError, UsageError
 from linnet.evaluate.perplexity import Score, score_texts
 from linnet.formats import jsonl
+from linnet.formats.inputs import check_regular
 from linnet.options import EvaluateOptions
 from linnet.run.model import LanguageModel, load
 
@@ -55,6 +56,7 @@ def read_texts(path: Path, field: str) -> list[str]:
 
     Ill-formed UTF-8 counts as U+FFFD.
     """
+    check_regular(path)
     try:
         with path.open("rb") as file:
             if _is_rows(path):
@@ -71,7 +73,10 @@ def read_texts(path: Path, field: str) -> list[str]:
 
 def _decoded(data: bytes, path: Path) -> str:
     if b"\0" in data:
-        raise SourceError(f"{path} is not text (it holds NUL bytes); give UTF-8 text")
+        raise SourceError(
+            f"{path} is not text (it holds NUL bytes); evaluate reads UTF-8 text, or rows of "
+            f"{', '.join(jsonl.SUFFIXES)} files, not compressed"
+        )
     return data.decode("utf-8", "replace").removeprefix("\ufeff")
 
 

@@ -2,7 +2,8 @@
 
 Everything is written under a temporary name in the folder of the target and renamed
 over it at the end, so a reader never sees half an artifact and a failure leaves the
-target as it was.
+target as it was. What a process that was killed left behind is removed by the next one
+that writes into the same folder.
 """
 
 from __future__ import annotations
@@ -10,10 +11,14 @@ from __future__ import annotations
 import errno
 import fnmatch
 import os
+import platform
+import re
 import secrets
 import shutil
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,6 +27,7 @@ from linnet.errors import TargetError
 # What a full or failing disk raises while data is written, as opposed to a source
 # that cannot be read inside the same with-block.
 _WRITE_FAILURES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
+_TEMPORARY = re.compile(r"\.linnet-(\d{1,9})-([0-9a-f]{8})[0-9a-f]{8}\.tmp")  # process, host, random digits
 
 
 @contextmanager
@@ -31,11 +37,12 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     Raises TargetError when the folder is missing or not writable, ``path`` is a
     folder, or the disk is full. The old file, if any, stays until the very end.
     """
-    target = _resolved(path)
+    target = resolved(path)
     if os.path.isdir(target):
         raise TargetError(f"cannot write {path}: it is a folder; name a file")
     if os.path.lexists(target) and not os.path.isfile(target):
         raise TargetError(f"cannot write {path}: it is not a regular file")
+    _sweep(target.parent)
     temporary = _temporary_name(target)
     try:
         with _reported(path):
@@ -61,8 +68,9 @@ def atomic_folder(path: str | os.PathLike[str], replaceable: Sequence[str] = ())
     of the same kind consists of. Raises TargetError otherwise, and when the parent
     is missing or not writable or the disk is full.
     """
-    target = _resolved(path)
+    target = resolved(path)
     check_replaceable(target, replaceable, shown=path)
+    _sweep(target.parent)
     temporary = _temporary_name(target)
     try:
         with _reported(path):
@@ -71,6 +79,9 @@ def atomic_folder(path: str | os.PathLike[str], replaceable: Sequence[str] = ())
             yield temporary
         with _reported(path):
             _swap_in(temporary, target)
+    except TargetError as error:  # of a file inside the new folder
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise TargetError(str(error).replace(str(temporary), str(path))) from None
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -86,19 +97,19 @@ def check_replaceable(
     path: str | os.PathLike[str], replaceable: Sequence[str], shown: str | os.PathLike[str] | None = None
 ) -> None:
     """Raises TargetError unless :func:`atomic_folder` may write ``path``; changes nothing."""
-    target, shown = _resolved(path), shown if shown is not None else path
+    target, shown = resolved(path), shown if shown is not None else path
     if not os.path.lexists(target):
         return
     if not os.path.isdir(target):
         raise TargetError(f"cannot write {shown}: a file of that name exists; name a folder")
-    if os.path.ismount(target) or target == Path.cwd():
+    if os.path.ismount(target) or _is_current(target):
         raise TargetError(f"cannot write {shown}: the folder is in use; name a new folder inside it")
     try:
         names = sorted(entry.name for entry in os.scandir(target))
     except OSError as error:
         raise TargetError(f"cannot look into {shown}: {error.strerror}") from None
     for name in names:
-        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in replaceable):
+        if not _is_abandoned(name) and not any(fnmatch.fnmatchcase(name, p) for p in replaceable):
             raise TargetError(
                 f"cannot write {shown}: the folder holds '{name}', which would be lost; name a new folder"
             )
@@ -108,7 +119,8 @@ def _swap_in(temporary: Path, target: Path) -> None:
     if not os.path.lexists(target):
         os.rename(temporary, target)
         return
-    old = _temporary_name(target)
+    # Never swept: after a kill between the two renamings it is all that is left.
+    old = _temporary_name(target).with_suffix(".old")
     os.rename(target, old)
     try:
         os.rename(temporary, target)
@@ -118,16 +130,64 @@ def _swap_in(temporary: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _resolved(path: str | os.PathLike[str]) -> Path:
-    # Through symbolic links, so that a link is kept and the file behind it replaced.
-    target = Path(os.path.realpath(path))
+def resolved(path: str | os.PathLike[str]) -> Path:
+    """Where an output lies, symbolic links followed: a link is kept and the file behind it replaced.
+
+    Raises TargetError when the folder it would lie in does not exist.
+    """
+    try:
+        target = Path(os.path.realpath(path))
+    except FileNotFoundError:
+        raise TargetError(
+            f"cannot write {path}: the current folder no longer exists; change into another one"
+        ) from None
     if not os.path.isdir(target.parent):
         raise TargetError(f"cannot write {path}: there is no folder {target.parent}; create it first")
     return target
 
 
 def _temporary_name(target: Path) -> Path:
-    return target.with_name(f".linnet-{secrets.token_hex(6)}.tmp")
+    return target.with_name(f".linnet-{os.getpid()}-{_host()}{secrets.token_hex(4)}.tmp")
+
+
+def _is_current(folder: Path) -> bool:
+    try:
+        return folder == Path.cwd()
+    except FileNotFoundError:  # the current folder was deleted
+        return False
+
+
+def _sweep(folder: Path) -> None:
+    """Removes temporaries of processes that no longer run."""
+    with suppress(OSError):
+        for name in filter(_is_abandoned, os.listdir(folder)):
+            path = folder / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _is_abandoned(name: str) -> bool:
+    match = _TEMPORARY.fullmatch(name)
+    if match is None or match[2] != _host() or os.name == "nt":  # there os.kill would end the process
+        return False
+    try:
+        os.kill(int(match[1]), 0)  # only asks
+    except ProcessLookupError:
+        return True
+    except OSError:  # it runs and belongs to somebody else
+        return False
+    return False
+
+
+@cache
+def _host() -> str:
+    """8 hexadecimal digits for the machine and container: process numbers mean nothing outside of it."""
+    place = platform.node()
+    with suppress(OSError):
+        place += os.readlink("/proc/self/ns/pid")
+    return f"{zlib.crc32(place.encode('utf-8', 'surrogateescape')):08x}"
 
 
 @contextmanager

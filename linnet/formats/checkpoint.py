@@ -40,6 +40,8 @@ CHECKPOINT_FILES = (
     "special_tokens_map.json", "chat_template.jinja",
 )  # fmt: skip
 
+TRAINING_STATE = "state"  # where a training that can be resumed keeps what it needs
+
 _DTYPES = {"F32": TensorType.F32, "F16": TensorType.F16, "BF16": TensorType.BF16}
 _DTYPE_NAMES = {TensorType.F32: "float32", TensorType.F16: "float16", TensorType.BF16: "bfloat16"}
 
@@ -54,7 +56,7 @@ def read_checkpoint(directory: Path, tokenizer: TokenizerParts | None = None) ->
     missing or unreadable file, FormatError for a damaged one and UnsupportedError
     for a model this version does not know.
     """
-    config = read_json(directory / "config.json")
+    config = read_config(directory)
     family = arch.by_config(config)
     try:
         facts = family.facts_from_config(config)
@@ -88,6 +90,19 @@ def read_tokenizer(directory: Path, n_tokens: int) -> TokenizerParts:
     if path.exists():
         return TokenizerParts(read_sentencepiece(path, n_tokens))
     raise SourceError(f"{directory} has no tokenizer.json; add it, or pass one with --tokenizer")
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """The ``config.json`` of a checkpoint folder. Raises SourceError or FormatError."""
+    path = directory / "config.json"
+    if directory.is_dir() and not path.exists():
+        if (directory / TRAINING_STATE).is_dir():
+            raise SourceError(
+                f"{directory} holds an unfinished training; "
+                f"finish it with: linnet train CORPUS -o {directory} --resume"
+            )
+        raise SourceError(f"{directory} is not a checkpoint folder: it has no config.json")
+    return read_json(path)
 
 
 def read_json(path: Path, optional: bool = False) -> dict[str, Any]:

@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from linnet.errors import SourceError
-from linnet.formats.parts import RawBytes
+
+if TYPE_CHECKING:
+    from linnet.formats.parts import RawBytes
+
+
+def check_regular(path: Path, advice: str = "save what it gives to a file and name that") -> None:
+    """Raises SourceError unless ``path`` is a regular file, or a link to one.
+
+    A pipe would block when it is opened, and a device such as /dev/zero never ends.
+    """
+    with _reported(path):
+        mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise SourceError(f"{path} is a folder; name a file")
+    if not stat.S_ISREG(mode):
+        raise SourceError(f"{path} is not a regular file; {advice}")
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a file. Raises SourceError."""
+    """The content of a regular file. Raises SourceError."""
+    check_regular(path)
     with _reported(path):
         return path.read_bytes()
 
 
 def map_bytes(path: Path) -> RawBytes:
-    """The content of a file, mapped into memory, not read; [0] for an empty one. Raises SourceError."""
+    """The content of a regular file, mapped into memory, not read; [0] for an empty one.
+
+    Raises SourceError.
+    """
+    import numpy as np  # here: the loader of GGUF files calls check_regular and does without numpy
+
+    check_regular(path)
     with _reported(path):
         if not path.stat().st_size:  # nothing can be mapped
             return np.frombuffer(path.read_bytes(), np.uint8)

@@ -10,7 +10,7 @@ import numpy as np
 
 from linnet.errors import FormatError, SourceError, UnsupportedError
 from linnet.formats import gguf
-from linnet.formats.checkpoint import read_checkpoint, read_json, read_tokenizer
+from linnet.formats.checkpoint import read_checkpoint, read_config, read_tokenizer
 from linnet.formats.gguf_tokenizer import tokenizer_from_metadata
 from linnet.formats.inputs import map_bytes, read_bytes
 from linnet.formats.llama2c import (
@@ -102,7 +102,7 @@ def _parse_tokenizer(data: bytes, n_tokens: int) -> TokenizerParts:
 
 
 def _config_vocab_size(directory: Path) -> int:
-    value = read_json(directory / "config.json").get("vocab_size")
+    value = read_config(directory).get("vocab_size")
     if not isinstance(value, int) or value <= 0:
         raise FormatError(f"{directory / 'config.json'}: 'vocab_size' is not a possible size")
     return value

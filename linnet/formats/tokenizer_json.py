@@ -54,10 +54,12 @@ def vocabulary_from_json(text: bytes, n_tokens: int) -> Vocabulary:
     document = parse_tokenizer_json(text)
     model = document["model"]
     model_type = model.get("type", "BPE" if "merges" in model else "unnamed")  # older files name none
-    if model_type != "BPE" or not isinstance(model.get("vocab"), dict):
+    if model_type != "BPE":
         raise UnsupportedError(
             f"tokenizer.json holds a tokenizer of type {model_type!r}; only BPE is supported"
         )
+    if not isinstance(model.get("vocab"), dict):
+        raise FormatError("tokenizer.json: 'vocab' is not a JSON object of tokens and their ids")
     kind = _vocabulary_kind(document, model)
     added = {entry["id"]: entry for entry in _added_tokens(document)}
     tokens = [f"[PAD{index}]" for index in range(n_tokens)]
@@ -108,19 +110,29 @@ def token_id(document: Mapping[str, Any], token: str) -> int | None:
 def adds_bos(document: Mapping[str, Any], bos: str | None) -> bool:
     """Does the post-processor put ``bos`` in front of every text?"""
     for step in _steps(document.get("post_processor"), "processors"):
-        first = (step.get("single") or [{}])[0] if step.get("type") == "TemplateProcessing" else {}
-        if bos is not None and first.get("SpecialToken", {}).get("id") == bos:
+        parts = step.get("single") if step.get("type") == "TemplateProcessing" else None
+        first = parts[0] if isinstance(parts, list) and parts else None
+        token = first.get("SpecialToken") if isinstance(first, dict) else None
+        if bos is not None and isinstance(token, dict) and token.get("id") == bos:
             return True
     return False
 
 
 def _added_tokens(document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    entries = document.get("added_tokens") or []
+    entries = _list(document, "added_tokens")
     for entry in entries:
         well_formed = isinstance(entry, dict) and isinstance(entry.get("content"), str)
         if not well_formed or not isinstance(entry.get("id"), int):
             raise FormatError("tokenizer.json: an entry of added_tokens makes no sense")
-    return list(entries)
+    return entries
+
+
+def _list(table: Mapping[str, Any], key: str) -> list[Any]:
+    """A list that may be missing or null. Raises FormatError."""
+    value = table.get(key)
+    if value is not None and not isinstance(value, list):
+        raise FormatError(f"tokenizer.json: '{key}' is not a list")
+    return value or []
 
 
 def _vocabulary_kind(document: Mapping[str, Any], model: Mapping[str, Any]) -> VocabularyKind:
@@ -148,7 +160,7 @@ def _kind_of(
 def _merges(model: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The merges, best first; older files write "left right", newer ones [left, right]."""
     pairs = []
-    for merge in model.get("merges") or []:
+    for merge in _list(model, "merges"):
         pair = merge.split(" ") if isinstance(merge, str) else merge
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
             raise FormatError(f"tokenizer.json: the merge {merge!r} does not name two tokens")
@@ -189,7 +201,7 @@ def _steps(part: Any, list_key: str) -> list[dict[str, Any]]:
     """A component as a list: the members of a Sequence, or the one it is."""
     if not isinstance(part, dict):
         return []
-    members = part.get(list_key, []) if part.get("type") == "Sequence" else [part]
+    members = _list(part, list_key) if part.get("type") == "Sequence" else [part]
     return [dict(member) for member in members if isinstance(member, dict)]
 
 

@@ -12,6 +12,8 @@ from linnet.formats.source import read_model, source_kind
 from linnet.options import QuantizeOptions
 from linnet.types import TensorType
 
+TYPES = (TensorType.F16, TensorType.BF16, TensorType.Q8_0, TensorType.Q4_0)
+
 # Matrices that lose most by 4 bits for the bytes they take, kept at 8: the one that
 # makes the logits, and the values of attention, which are small where heads share
 # them. Measured with all others at q4_0, in nats per token on 40 TinyStories (bytes):
@@ -34,7 +36,7 @@ def quantize(options: QuantizeOptions) -> dict[str, object]:
     SourceError, UnsupportedError, TargetError, UsageError or VerificationError; the
     source is untouched and no half-written target remains.
     """
-    wanted = TensorType.parse(options.type)
+    wanted = _parse_type(options.type)
     if not is_gguf_name(options.output):
         raise UsageError(
             f"the output '{options.output}' must end in .gguf; linnet convert writes checkpoints"
@@ -50,6 +52,14 @@ def quantize(options: QuantizeOptions) -> dict[str, object]:
         report(target, options.output, comparison, fallbacks)
     about = describe(target, options.output, comparison, fallbacks)
     return {"source": str(options.source), "source_format": kind, **about}
+
+
+def _parse_type(label: str) -> TensorType:
+    wanted = next((type for type in TYPES if type.label == label.lower()), None)
+    if wanted is None:
+        known = ", ".join(type.label for type in TYPES)
+        raise UsageError(f"quantize cannot store weights as '{label}'; choose from {known}")
+    return wanted
 
 
 def type_choice(model: ModelParts, wanted: TensorType) -> Callable[[Tensor], TensorType]:

@@ -10,7 +10,7 @@ from linnet.engine.session import Session
 from linnet.errors import UsageError
 from linnet.options import BenchOptions
 from linnet.run.meter import peak_rss_bytes
-from linnet.run.model import LanguageModel, load
+from linnet.run.model import LanguageModel, load, prefill
 
 BANDWIDTH_SECONDS = 0.5
 
@@ -70,7 +70,7 @@ def _measure(model: LanguageModel, options: BenchOptions) -> tuple[float, float]
     prompt = [i % model.model.vocab_size for i in range(options.prompt_tokens)]
     session.truncate(0)
     started = time.perf_counter()
-    session.eval(prompt)
+    prefill(session, prompt)
     prefilled = time.perf_counter()
     for step in range(options.decode_tokens):
         session.eval(prompt[step % len(prompt) :][:1])

@@ -82,26 +82,27 @@ class TextStream:
     """Iterates over the pieces of a text as they are made; never splits a character.
 
     :attr:`generation` is complete when the iteration has ended, and true up to now
-    before that.
+    before that. A stream has a timeline of its own, so several may run at once.
     """
 
-    def __init__(
-        self, model: LanguageModel, prompt: Sequence[int], sampler: Sampler, max_tokens: int
-    ) -> None:
+    def __init__(self, session: Session, prompt: Sequence[int], sampler: Sampler, max_tokens: int) -> None:
         self.generation = Generation(prompt_tokens=len(prompt))
         self.seed = sampler.seed
-        self._pieces = self._generate(model, prompt, sampler, max_tokens)
+        self._pieces = self._generate(session, prompt, sampler, max_tokens)
 
     def __iter__(self) -> Iterator[str]:
-        return self._pieces
+        return self
+
+    def __next__(self) -> str:
+        return next(self._pieces)
 
     def _generate(
-        self, model: LanguageModel, prompt: Sequence[int], sampler: Sampler, max_tokens: int
+        self, session: Session, prompt: Sequence[int], sampler: Sampler, max_tokens: int
     ) -> Iterator[str]:
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        for token in self._draw(model, prompt, sampler, max_tokens):
-            at_start = len(self.generation.ids) == 1 and list(prompt) == [model.tokenizer.bos_id]
-            piece = decoder.decode(model.tokenizer.decode([token], at_start=at_start))
+        decoder, tokenizer = codecs.getincrementaldecoder("utf-8")("replace"), session.model.tokenizer
+        for token in self._draw(session, prompt, sampler, max_tokens):
+            at_start = len(self.generation.ids) == 1 and list(prompt) == [tokenizer.bos_id]
+            piece = decoder.decode(tokenizer.decode([token], at_start=at_start))
             self.generation.text += piece
             if piece:
                 yield piece
@@ -111,12 +112,12 @@ class TextStream:
             yield rest
 
     def _draw(
-        self, model: LanguageModel, prompt: Sequence[int], sampler: Sampler, max_tokens: int
+        self, session: Session, prompt: Sequence[int], sampler: Sampler, max_tokens: int
     ) -> Iterator[int]:
         """The tokens of the text, each evaluated only when the one after it is wanted."""
-        made, session = self.generation, model.session
+        made = self.generation
         started = time.perf_counter()
-        model.prefill(prompt)
+        prefill(session, prompt)
         for token in prompt:
             sampler.accept(token)
         made.prefill_s = time.perf_counter() - started
@@ -130,7 +131,7 @@ class TextStream:
             token = session.draw(sampler)
             if made.ids:
                 made.decode_s += time.perf_counter() - started
-            if token == model.tokenizer.eos_id:
+            if token == session.model.tokenizer.eos_id:
                 made.finish_reason = "stop"
                 return
             sampler.accept(token)
@@ -139,12 +140,24 @@ class TextStream:
 
 
 class LanguageModel:
-    """A model with its tokenizer and one timeline. Not for two threads at once."""
+    """A model with its tokenizer, and how its timelines are opened.
+
+    :meth:`stream`, :meth:`generate` and :meth:`score` each open a timeline of their
+    own, so they may run at the same time. :attr:`session` is one more, for whoever
+    wants to move it by hand; it belongs to one thread at a time.
+    """
 
     def __init__(self, model: Model, session: Session) -> None:
         self.model = model
         self.session = session
         self.tokenizer = model.tokenizer
+
+    def open_session(self) -> Session:
+        """A new, empty timeline with the same options as :attr:`session`."""
+        same = self.session
+        return Session(
+            self.model, n_ctx=same.n_ctx, n_threads=same.n_threads, kv_type=same.kv_type, isa=same.isa
+        )
 
     @property
     def n_ctx(self) -> int:
@@ -188,6 +201,8 @@ class LanguageModel:
         sampling option, ContextFullError when the prompt does not fit.
         """
         ids = self.tokenize(prompt) if isinstance(prompt, str) else list(prompt)
+        if max_tokens < 1:
+            raise UsageError(f"max_tokens is {max_tokens}; it must be at least 1")
         if not ids:
             raise UsageError(
                 "the prompt is empty and this model has no beginning-of-sequence token; write something"
@@ -206,7 +221,7 @@ class LanguageModel:
             repetition_penalty=repetition_penalty,
             seed=seed,
         )
-        return TextStream(self, ids, sampler, max_tokens)
+        return TextStream(self.open_session(), ids, sampler, max_tokens)
 
     def generate(
         self,
@@ -240,11 +255,10 @@ class LanguageModel:
 
         Raises ContextFullError when they do not fit into the context.
         """
-        self.session.truncate(0)
-        return self.session.score(ids)
+        return self.open_session().score(ids)
 
-    def prefill(self, ids: Sequence[int]) -> None:
-        """Makes ``ids`` the whole timeline."""
-        self.session.truncate(0)
-        for start in range(0, len(ids), PREFILL_CHUNK):
-            self.session.eval(ids[start : start + PREFILL_CHUNK])
+
+def prefill(session: Session, ids: Sequence[int]) -> None:
+    """Appends ``ids`` to the timeline of ``session``, in pieces between which an interrupt is noticed."""
+    for start in range(0, len(ids), PREFILL_CHUNK):
+        session.eval(ids[start : start + PREFILL_CHUNK])

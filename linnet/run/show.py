@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from linnet.errors import LinnetError, SourceError
+from linnet.errors import LinnetError
 from linnet.formats.checkpoint import read_checkpoint
 from linnet.formats.corpus import MANIFEST, Corpus
 from linnet.formats.gguf import GgufFile, open_gguf, read_gguf
+from linnet.formats.inputs import check_regular
 from linnet.formats.parts import ModelParts
 from linnet.options import ShowOptions
 from linnet.types import TensorType
@@ -27,8 +28,8 @@ def show(options: ShowOptions) -> dict[str, object]:
     ``problem``.
     """
     path = options.source
-    if not path.exists():
-        raise SourceError(f"{path} does not exist; check the spelling")
+    if not path.is_dir():
+        check_regular(path)
     if (path / MANIFEST).exists():
         about = _describe_corpus(path)
     elif path.is_dir():

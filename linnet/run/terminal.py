@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TextIO
 
-from linnet.errors import ContextFullError, UsageError
+from linnet.errors import ContextFullError
 from linnet.options import RunOptions
 from linnet.run.meter import Energy, EnergyMeter, peak_rss_bytes, process_age
 from linnet.run.model import Generation, LanguageModel, TextStream, load
@@ -21,8 +21,6 @@ def run(options: RunOptions) -> dict[str, object]:
     ``text, tokens, prompt_tokens, finish_reason, prefill_tok_s, decode_tok_s, ttft_s``
     (seconds from the start of the process to the first token), ``peak_rss_bytes, energy, seed``.
     """
-    if options.max_tokens < 1:
-        raise UsageError("--max-tokens must be at least 1")
     if options.prompt is None and sys.stdin.isatty() and not options.json:
         return _converse(_load(options), options)
     prompt = (

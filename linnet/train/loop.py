@@ -108,10 +108,7 @@ def train_steps(
         nats, stop = _sum_over_processes(model, progress)
         norm = float(nn.utils.clip_grad_norm_(model.parameters(), clip))
         if not math.isfinite(nats + norm):
-            raise TrainingError(
-                f"the training diverged: loss or gradient of step {progress.step + 1} is not finite; "
-                "start anew with a smaller --hyper learning_rate"
-            )
+            raise diverged(f"loss or gradient of step {progress.step + 1} is")
         factor = schedule((progress.step + 0.5) / progress.n_steps)
         optimizer.step(factor)
         optimizer.zero_grad()
@@ -125,6 +122,14 @@ def train_steps(
         if stop:
             progress.stop = stop
             return
+
+
+def diverged(what: str) -> TrainingError:
+    """The error for a run in which ``what`` ("... is" or "... are") not finite."""
+    return TrainingError(
+        f"the training diverged: {what} not finite; "
+        "start anew in another folder with a smaller --hyper learning_rate or weight_decay"
+    )
 
 
 def world_size() -> int:

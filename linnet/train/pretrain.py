@@ -8,11 +8,14 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import math
+import os
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from linnet.errors import MissingExtraError, UsageError
 from linnet.options import TrainOptions, count
+from linnet.train.output import check_output, exclusive
 from linnet.train.shape import BatchShape, Hyper, derive_batch, derive_hyper, derive_shape
 from linnet.types import ModelFacts
 
@@ -24,15 +27,29 @@ def train(options: TrainOptions) -> dict[str, Any]:
     """Trains a model on ``options.corpus`` and writes the checkpoint ``options.output``.
 
     Returns the results that also stand in report.json: loss (nats per token), bits per byte, steps,
-    tokens, seconds. Raises UsageError, SourceError, FormatError, TargetError and MissingExtraError; on
-    SIGINT or SIGTERM saves the state and raises SystemExit with 128 + the number of the signal.
+    tokens, seconds. Raises UsageError, SourceError, FormatError, TargetError, TrainingError and
+    MissingExtraError; on SIGINT or SIGTERM saves the state and raises SystemExit with 128 + the number
+    of the signal.
     """
     for package in _NEEDED:
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package, "train")
-    from linnet.train.run import run
+    _check_budget(options)
+    check_output(options)
+    first = int(os.environ.get("RANK", "0")) == 0  # of the processes of a run, the one that writes
+    with exclusive(options.output) if first else nullcontext():
+        from linnet.train.run import run
 
-    return run(options)
+        return run(options)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What was asked to limit a run; the plan is made from it once."""
+
+    minutes: float | None
+    tokens: int | None
+    epochs: float | None
 
 
 @dataclass(frozen=True)
@@ -50,6 +67,7 @@ class Settings:
     world: int  # processes
     threads: int  # how a sum is split among threads decides its last bits
     corpus: str  # fingerprint
+    budget: Budget | None = None  # None: the run is older than this field
 
     def as_table(self) -> dict[str, Any]:
         """Plain values by name, one level deep."""
@@ -62,6 +80,7 @@ class Settings:
             "facts": ModelFacts(**table["facts"]),
             "hyper": Hyper(**table["hyper"]),
             "batch": BatchShape(**table["batch"]),
+            "budget": Budget(**table["budget"]) if table.get("budget") else None,
         }
         return cls(**{**table, **parts})
 
@@ -95,19 +114,24 @@ def derive_settings(options: TrainOptions, place: Place, vocab_size: int, finger
         world=place.world,
         threads=place.threads,
         corpus=fingerprint,
+        budget=Budget(options.minutes, options.tokens, options.epochs),
     )
 
 
-def planned_steps(options: TrainOptions, batch: BatchShape, corpus_tokens: int) -> int | None:
-    """Steps that --tokens and --epochs allow, the smaller of the two; None when neither is given."""
+def _check_budget(options: TrainOptions) -> None:
+    for limit in (options.minutes, options.tokens, options.epochs):
+        if limit is not None and not (math.isfinite(limit) and limit > 0):
+            raise UsageError("--minutes, --tokens and --epochs must be above 0")
+
+
+def budget_tokens(options: TrainOptions, corpus_tokens: int) -> int | None:
+    """Tokens that --tokens and --epochs allow, the smaller of the two; None when neither is given."""
     limits = []
     if options.tokens is not None:
         limits.append(options.tokens)
     if options.epochs is not None:
         limits.append(round(options.epochs * corpus_tokens))
-    if any(limit <= 0 for limit in limits) or (options.minutes is not None and options.minutes <= 0):
-        raise UsageError("--minutes, --tokens and --epochs must be above 0")
-    return max(1, -(-min(limits) // batch.tokens)) if limits else None
+    return min(limits) if limits else None
 
 
 def budget_minutes(options: TrainOptions) -> float | None:
@@ -141,6 +165,8 @@ def _pairs(flag: str, text: str, read: Any) -> dict[str, Any]:
         key, equals, value = part.partition("=")
         if not equals:
             raise UsageError(f"--{flag}: '{part}' is not of the form NAME=VALUE")
+        if key.strip() in pairs:
+            raise UsageError(f"--{flag}: {key.strip()} is given twice")
         try:
             pairs[key.strip()] = read(value.strip())
         except ValueError as error:

@@ -13,18 +13,26 @@ import torch
 import torch.distributed as dist
 
 from linnet.engine.processors import available_processors
-from linnet.errors import SourceError, TargetError, UsageError
-from linnet.formats.checkpoint import CHECKPOINT_FILES, save_checkpoint
+from linnet.errors import SourceError, UsageError
+from linnet.formats.checkpoint import save_checkpoint
 from linnet.formats.corpus import Corpus
 from linnet.formats.report import write_report
 from linnet.options import TrainOptions
 from linnet.train.batches import PackedBatches, validation_windows
-from linnet.train.loop import Callback, LossFunction, Progress, StepReport, stop_on_signals, train_steps
+from linnet.train.loop import (
+    Callback,
+    LossFunction,
+    Progress,
+    StepReport,
+    diverged,
+    stop_on_signals,
+    train_steps,
+)
 from linnet.train.model import Decoder, initialise
 from linnet.train.optim import Optimizer
-from linnet.train.pretrain import Place, Settings, budget_minutes, derive_settings, planned_steps
+from linnet.train.pretrain import Place, Settings, budget_minutes, budget_tokens, derive_settings
 from linnet.train.schedule import SCHEDULES
-from linnet.train.state import FOLDER, has_state, load_best, load_state, restore, save_best, save_state
+from linnet.train.state import load_best, load_state, restore, save_best, save_state
 from linnet.train.step import fastest_dtype, pretraining_loss
 from linnet.train.watch import Console, History, Sampler, Validation, training_report
 from linnet.types import SpecialTokens
@@ -37,7 +45,6 @@ def run(options: TrainOptions) -> dict[str, Any]:
     place, rank = _join_processes(options)
     try:
         corpus = Corpus.open(options.corpus)
-        _check_output(options)
         state = load_state(options.output) if options.resume else None
         wanted = derive_settings(options, place, corpus.vocab_size, corpus.fingerprint)
         settings = _resumed_settings(options, wanted, state) if state else wanted
@@ -133,7 +140,10 @@ class _Run:
 
     def _plan(self) -> int:
         """The number of steps; with a time budget, from the speed of a rehearsal that is thrown away."""
-        steps = planned_steps(self.options, self.settings.batch, len(self.corpus.split("train")))
+        step = self.settings.batch.tokens
+        budget = budget_tokens(self.options, len(self.corpus.split("train")))
+        steps = None if budget is None else max(1, -(-budget // step))
+        short = budget is not None and budget < step
         minutes = budget_minutes(self.options)
         if minutes is not None:
             if self.options.minutes is None:
@@ -142,14 +152,19 @@ class _Run:
                 )
             seconds, spent = self._rehearse(minutes * 60)
             # The twentieth is for validation, samples and states.
-            affordable = max(1, int((minutes * 60 * 0.95 - spent) / seconds))
-            steps = min(steps, affordable) if steps is not None else affordable
+            affordable = int((minutes * 60 * 0.95 - spent) / seconds)
+            short = short or affordable < 1
+            steps = max(1, min(steps, affordable) if steps is not None else affordable)
         assert steps is not None
+        if short:
+            self.console.note(
+                f"the budget is below one step of {step:,} tokens, the least there is; --batch sets its size"
+            )
         if dist.is_initialized():
             agreed = torch.tensor([steps], device=self.device)
             dist.broadcast(agreed, src=0)
             steps = int(agreed)
-        tokens = steps * self.settings.batch.tokens
+        tokens = steps * step
         epochs = tokens / len(self.corpus.split("train"))
         self.console.note(f"plan: {steps:,} steps, {tokens:,} tokens, {epochs:.2f} epochs")
         return steps
@@ -235,6 +250,8 @@ class _Run:
             self.model.load_state_dict(load_best(self.options.output))
         names = [name for name, _ in self.model.named_parameters()]
         weights = self.model.state_dict()
+        if not all(weights[name].isfinite().all() for name in names):
+            raise diverged("the weights after the last step are")
         save_checkpoint(
             self.options.output,
             self.settings.facts,
@@ -253,20 +270,6 @@ def _fields(value: Any) -> dict[str, Any]:
     return dict(vars(value))
 
 
-def _check_output(options: TrainOptions) -> None:
-    output = options.output
-    if options.resume:
-        return
-    if has_state(output):
-        raise TargetError(f"{output} holds a run; go on with --resume, or name another folder")
-    if output.exists() and not output.is_dir():
-        raise TargetError(f"cannot write {output}: a file of that name exists; name a folder")
-    held = sorted(entry.name for entry in output.iterdir()) if output.exists() else []
-    if [name for name in held if name != FOLDER]:
-        kind = "a checkpoint" if held[0] in CHECKPOINT_FILES else f"'{held[0]}'"
-        raise TargetError(f"cannot write {output}: the folder already holds {kind}; name a new folder")
-
-
 def _resumed_settings(options: TrainOptions, wanted: Settings, state: dict[str, Any]) -> Settings:
     """The settings of the run to go on with; options left at their default follow the run."""
     settings = Settings.from_table(state["settings"])
@@ -280,6 +283,13 @@ def _resumed_settings(options: TrainOptions, wanted: Settings, state: dict[str, 
         if changed and getattr(wanted, part) != getattr(settings, part):
             raise UsageError(
                 f"--{name} differs from the run in {options.output}; leave it away, or start a new run"
+            )
+    for name in ("minutes", "tokens", "epochs"):
+        asked = getattr(options, name)
+        if settings.budget and asked is not None and asked != getattr(settings.budget, name):
+            raise UsageError(
+                f"--{name} differs from the run in {options.output}, whose plan is made; "
+                "leave it away, or start a new run"
             )
     if settings.world != wanted.world:
         raise UsageError(f"this run was started with {settings.world} processes; resume it with as many")

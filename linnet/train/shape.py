@@ -19,7 +19,16 @@ _MIN_HEADS = 6
 _WIDTH_PER_LAYER = 24.0
 _MIN_WIDTH_PER_LAYER = 4
 _GROUPS = (2, 3, 4)  # query heads that share one key head
-_SHAPE_KEYS = ("dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim", "max_seq_len")
+_LIMITS = {  # by name of the part; well above what one machine trains
+    "dim": 1 << 14,
+    "n_layers": 1 << 10,
+    "n_heads": 1 << 10,
+    "n_kv_heads": 1 << 10,
+    "ffn_dim": 1 << 16,
+    "max_seq_len": 1 << 17,
+}
+_MAX_PARAMS = 10_000_000_000  # every process holds the whole model and its optimizer
+_MAX_RATE = 10.0
 
 
 def derive_shape(params: int, vocab_size: int, given: dict[str, int] | None = None) -> ModelFacts:
@@ -28,14 +37,25 @@ def derive_shape(params: int, vocab_size: int, given: dict[str, int] | None = No
     Below a billion weights, depth is worth more than width (Liu et al. 2024, "MobileLLM", whose
     125M has 19 columns per layer and 350M has 30; wider models of the same size have 50 and
     more). So of all widths, the one whose depth comes nearest to 24 columns per layer is taken.
-    ``given`` fixes values by the names of _SHAPE_KEYS. Raises UsageError.
+    ``given`` fixes values by the names of _LIMITS. Raises UsageError.
     """
     given = dict(given or {})
+    limits = {"params": _MAX_PARAMS, **_LIMITS}
     for key, value in {"params": params, **given}.items():
-        if key not in ("params", *_SHAPE_KEYS):
-            raise UsageError(f"unknown part of the shape '{key}'; choose from {', '.join(_SHAPE_KEYS)}")
+        if key not in limits:
+            raise UsageError(f"unknown part of the shape '{key}'; choose from {', '.join(_LIMITS)}")
         if value < 1:
             raise UsageError(f"{key} must be at least 1")
+        if value > limits[key]:
+            raise UsageError(f"{key} must be at most {limits[key]:,}, not {value:,}")
+    facts = _nearest(params, vocab_size, given)
+    if facts is None:
+        raise _no_shape(params, vocab_size, given)
+    _check(facts)
+    return facts
+
+
+def _nearest(params: int, vocab_size: int, given: dict[str, int]) -> ModelFacts | None:
     widths = [given["dim"]] if "dim" in given else range(_UNIT, 8192 + 1, _UNIT)
     best: tuple[float, ModelFacts] | None = None
     for dim in widths:
@@ -47,16 +67,21 @@ def derive_shape(params: int, vocab_size: int, given: dict[str, int] | None = No
         distance = form + 2 * abs(math.log(facts.n_params / params))
         if best is None or distance < best[0]:
             best = (distance, facts)
-    if best is None:
-        needed = replace(
-            _one_layer(given.get("dim", 2 * _UNIT), vocab_size, params, given), n_layers=2
-        ).n_params
-        raise UsageError(
-            f"{params:,} parameters are too few for a vocabulary of {vocab_size:,}: "
-            f"use a smaller vocabulary, or --params {needed} and more"
+    return best[1] if best else None
+
+
+def _no_shape(params: int, vocab_size: int, given: dict[str, int]) -> UsageError:
+    if given and _nearest(params, vocab_size, {}) is not None:
+        parts = ",".join(f"{key}={value}" for key, value in given.items())
+        return UsageError(
+            f"no width gives a model of about {params:,} parameters with --shape {parts}: "
+            "leave a part away, or change --params"
         )
-    _check(best[1])
-    return best[1]
+    needed = replace(_one_layer(2 * _UNIT, vocab_size, params, {}), n_layers=2).n_params
+    return UsageError(
+        f"{params:,} parameters are too few for a vocabulary of {vocab_size:,}: "
+        f"use a smaller vocabulary, or --params {needed} and more"
+    )
 
 
 def _one_layer(dim: int, vocab_size: int, params: int, given: dict[str, int]) -> ModelFacts:
@@ -92,12 +117,19 @@ def _with_depth(one: ModelFacts, params: int, given: dict[str, int]) -> ModelFac
         return None
     # Left out: head counts that do not group well, and towers that would not train.
     fits = n_layers <= one.dim // _MIN_WIDTH_PER_LAYER
-    groups = one.n_heads == 1 or one.n_heads // one.n_kv_heads in _GROUPS or "n_kv_heads" in given
-    whole = one.n_heads * one.head_dim == one.dim
+    asked = "n_heads" in given or "n_kv_heads" in given
+    groups = one.n_heads % one.n_kv_heads == 0 and (
+        asked or one.n_heads == 1 or one.n_heads // one.n_kv_heads in _GROUPS
+    )
+    whole = one.n_heads * one.head_dim == one.dim and one.head_dim % 2 == 0
     return replace(one, n_layers=n_layers) if "dim" in given or (fits and groups and whole) else None
 
 
 def _check(facts: ModelFacts) -> None:
+    if facts.n_params > _MAX_PARAMS:
+        raise UsageError(
+            f"this shape has {facts.n_params:,} parameters, more than {_MAX_PARAMS:,}: choose a smaller one"
+        )
     if facts.n_heads * facts.head_dim != facts.dim:
         raise UsageError(f"dim {facts.dim} is not a multiple of n_heads {facts.n_heads}")
     if facts.n_heads % facts.n_kv_heads:
@@ -139,6 +171,15 @@ def derive_hyper(facts: ModelFacts, given: dict[str, Any]) -> Hyper:
         raise UsageError("warmup and decay together are more than the whole run")
     if hyper.learning_rate <= 0 or hyper.clip <= 0 or hyper.weight_decay < 0:
         raise UsageError("learning_rate and clip must be above 0 and weight_decay not below")
+    if hyper.learning_rate > _MAX_RATE:
+        raise UsageError(
+            f"learning_rate {hyper.learning_rate:g} is above {_MAX_RATE:g}: choose a smaller one"
+        )
+    if hyper.learning_rate * hyper.weight_decay >= 1:
+        raise UsageError(
+            f"learning_rate {hyper.learning_rate:g} times weight_decay {hyper.weight_decay:g} "
+            "is not below 1: a step would erase the weights; choose smaller ones"
+        )
     return hyper
 
 

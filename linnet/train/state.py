@@ -9,6 +9,7 @@ temporary name and renamed; both are read without running code from them.
 
 from __future__ import annotations
 
+import io
 import pickle
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -18,19 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from linnet.errors import FormatError, SourceError
+from linnet.errors import FormatError
 from linnet.formats.atomic import atomic_file, make_folder
 from linnet.train.loop import Progress
 from linnet.train.optim import Optimizer
+from linnet.train.output import BEST_FILE, FOLDER, RUN_FILE, state_file
 
 VERSION = 1
-FOLDER = "state"
-_RUN, _BEST = "run.pt", "best.pt"
-
-
-def has_state(output: Path) -> bool:
-    """True when a run can be resumed in ``output``."""
-    return (output / FOLDER / _RUN).is_file()
 
 
 def save_state(
@@ -44,7 +39,7 @@ def save_state(
     """Writes the state of the run; ``settings`` and ``history`` are plain values. Raises TargetError."""
     gradients = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
     _save(
-        output / FOLDER / _RUN,
+        output / FOLDER / RUN_FILE,
         {
             "version": VERSION,
             "settings": dict(settings),
@@ -59,9 +54,7 @@ def save_state(
 
 def load_state(output: Path) -> dict[str, Any]:
     """The table :func:`save_state` wrote, on the CPU. Raises SourceError or FormatError."""
-    path = output / FOLDER / _RUN
-    if not path.is_file():
-        raise SourceError(f"nothing to resume: {output} holds no state of a run; start it without --resume")
+    path = state_file(output)
     state = _load(path)
     if not isinstance(state, dict) or state.get("version") != VERSION:
         raise FormatError(f"{path} was written by another version of Linnet; start the run anew")
@@ -80,19 +73,22 @@ def restore(state: Mapping[str, Any], model: nn.Module, optimizer: Optimizer) ->
 
 def save_best(output: Path, model: nn.Module) -> None:
     """Keeps the weights of ``model`` as the best so far. Raises TargetError."""
-    _save(output / FOLDER / _BEST, dict(model.state_dict()))
+    _save(output / FOLDER / BEST_FILE, dict(model.state_dict()))
 
 
 def load_best(output: Path) -> dict[str, Tensor]:
     """The weights :func:`save_best` wrote last. Raises FormatError."""
-    weights: dict[str, Tensor] = _load(output / FOLDER / _BEST)
+    weights: dict[str, Tensor] = _load(output / FOLDER / BEST_FILE)
     return weights
 
 
 def _save(path: Path, table: dict[str, Any]) -> None:
+    # Through memory: where the disk is full, torch.save hides the OSError behind a RuntimeError.
+    image = io.BytesIO()
+    torch.save(table, image)
     make_folder(path.parent)
     with atomic_file(path) as file:
-        torch.save(table, file)
+        file.write(image.getbuffer())
 
 
 def _load(path: Path) -> Any:

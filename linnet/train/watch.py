@@ -21,7 +21,7 @@ from linnet.formats.corpus import Corpus
 from linnet.formats.report import Plot, Report, Text
 from linnet.options import TrainOptions
 from linnet.train.batches import packed
-from linnet.train.loop import LossFunction, Progress, StepReport
+from linnet.train.loop import LossFunction, Progress, StepReport, diverged
 from linnet.train.model import Decoder
 from linnet.train.pretrain import Settings
 
@@ -97,10 +97,15 @@ class Validation:
         )
 
     def measure(self) -> tuple[float, float] | None:
-        """(nats per token, bits per byte), or None when the corpus has no validation text."""
+        """(nats per token, bits per byte), or None when the corpus has no validation text.
+
+        Raises TrainingError where the loss is not finite.
+        """
         if not self._supervised:
             return None
         nats = sum(self._loss_of(batch).item() for batch in self._batches)
+        if not math.isfinite(nats):
+            raise diverged("the validation loss is")
         return nats / self._supervised, bits_per_byte(nats, self._text_bytes)
 
 
@@ -118,13 +123,15 @@ class Sampler:
         self._prompt = head or [corpus.bos_id]
 
     def sample(self, temperature: float = 0.8) -> str:
-        """The prompt and what the model makes of it."""
+        """The prompt and what the model makes of it. Raises TrainingError where logits are not finite."""
         device = self._model.head_weight.device
         chance = torch.Generator().manual_seed(self._seed)
         ids = list(self._prompt)
         for _ in range(min(_SAMPLE_TOKENS, self._model.facts.max_seq_len - len(ids))):
             hidden = self._model(torch.tensor([ids], device=device))[0, -1]
             logits = (self._model.head_weight @ hidden).float().cpu()
+            if not logits.isfinite().all():
+                raise diverged("the logits of a sample are")
             following = int(torch.multinomial((logits / temperature).softmax(0), 1, generator=chance))
             if following == self._eos:
                 break
