@@ -98,7 +98,8 @@ def test_stories_and_books_are_taken_apart_as_they_are_written() -> None:
         "Once there was b.",
         "Tom and Mia like c.",
     ]
-    page = "# Title: T\n\n## Author: A\n\n-------\n_Translated by B_\n\n## I. One \r\n\r\nA _very_ small\nbook."
+    head = "# Title: T\n\n## Author: A\n\n-------\n_Translated by B_\n\n"
+    page = f"{head}## I. One \r\n\r\nA _very_ small\nbook.\n"
     assert made.book(page) == "I. One\n\nA very small\nbook."
     notice = "Licence\n*** START OF THE EBOOK T ***\nText.\n*** END OF THE EBOOK T ***\nMore licence"
     assert made.book(notice) == "Text."
