@@ -20,7 +20,7 @@ import time
 from importlib import metadata
 from pathlib import Path
 
-COMMAND = [sys.executable, "-m", "linnet", "run", "-n", "32", "--seed", "1", "Once upon a time"]
+COMMAND = [sys.executable, "-P", "-m", "linnet", "run", "-n", "32", "--seed", "1", "Once upon a time"]
 NAME = re.compile(r"[\w.-]+")  # of a requirement (PEP 508)
 LIMITS = {"first_token_s": 0.3, "peak_rss_mb": 90.0, "installed_mb_beyond_numpy": 40.0}
 

@@ -16,7 +16,11 @@ from linnet.errors import UsageError
 
 def linnet(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "linnet", *arguments], input=stdin, capture_output=True, text=True, check=False
+        [sys.executable, "-P", "-m", "linnet", *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -109,7 +113,7 @@ def test_counts_are_read_as_people_write_them(text: str, value: int) -> None:
 
 
 def test_a_closed_pipe_is_not_an_error() -> None:
-    command = f"{sys.executable} -m linnet --help | head -n 1"
+    command = f"{sys.executable} -P -m linnet --help | head -n 1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
     assert "usage: linnet" in done.stdout
     assert done.stderr == ""

@@ -204,7 +204,7 @@ def test_the_command_line_prints_one_object_or_one_error_line(stories260k: Path,
     (tmp_path / "a.txt").write_text("Once upon a time, there was a bird.")
 
     def linnet_evaluate(*arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "linnet", "evaluate", *map(str, arguments)]
+        command = [sys.executable, "-P", "-m", "linnet", "evaluate", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     done = linnet_evaluate("-m", stories260k, "--text", tmp_path / "a.txt", "--json")

@@ -31,7 +31,7 @@ def model() -> linnet.LanguageModel:
 
 
 def linnet_run(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "linnet", "run", *arguments]
+    command = [sys.executable, "-P", "-m", "linnet", "run", *arguments]
     return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
 
 

@@ -42,7 +42,7 @@ def test_a_model_is_described_as_the_core_sees_it() -> None:
 
 def test_the_command_prints_the_same_for_people_and_as_json() -> None:
     def command(*more: str) -> str:
-        arguments = [sys.executable, "-m", "linnet", "show", str(BUNDLED_MODEL), *more]
+        arguments = [sys.executable, "-P", "-m", "linnet", "show", str(BUNDLED_MODEL), *more]
         return subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
 
     assert json.loads(command("--json"))["arch"] == "llama"

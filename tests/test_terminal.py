@@ -19,7 +19,7 @@ def spawn() -> Iterator[object]:
     children = []
 
     def start(*arguments: str) -> object:
-        command = ["-m", "linnet", "run", *arguments]
+        command = ["-P", "-m", "linnet", "run", *arguments]
         child = pexpect.spawn(sys.executable, command, encoding="utf-8", timeout=20, env=None, echo=False)
         children.append(child)
         return child

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from linnet.engine.model import Model
 from linnet.engine.sampler import Sampler
@@ -139,6 +139,18 @@ class TextStream:
             yield token
 
 
+class StreamOptions(TypedDict, total=False):
+    """The options of :meth:`LanguageModel.stream`, which has their meaning and defaults."""
+
+    max_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    seed: int | None
+
+
 class LanguageModel:
     """A model with its tokenizer, and how its timelines are opened.
 
@@ -223,29 +235,9 @@ class LanguageModel:
         )
         return TextStream(self.open_session(), ids, sampler, max_tokens)
 
-    def generate(
-        self,
-        prompt: str | Sequence[int],
-        *,
-        max_tokens: int = 256,
-        temperature: float = 0.8,
-        top_k: int = 0,
-        top_p: float = 0.95,
-        min_p: float = 0.05,
-        repetition_penalty: float = 1.0,
-        seed: int | None = None,
-    ) -> Generation:
-        """As :meth:`stream`, all at once."""
-        stream = self.stream(
-            prompt,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repetition_penalty=repetition_penalty,
-            seed=seed,
-        )
+    def generate(self, prompt: str | Sequence[int], **options: Unpack[StreamOptions]) -> Generation:
+        """As :meth:`stream`, with the same options, all at once."""
+        stream = self.stream(prompt, **options)
         for _ in stream:
             pass
         return stream.generation

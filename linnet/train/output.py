@@ -11,17 +11,16 @@ from typing import BinaryIO
 
 from linnet.errors import SourceError, TargetError
 from linnet.formats.atomic import make_folder
-from linnet.formats.checkpoint import CHECKPOINT_FILES
+from linnet.formats.checkpoint import CHECKPOINT_FILES, TRAINING_STATE
 from linnet.options import TrainOptions
 
-FOLDER = "state"
 RUN_FILE, BEST_FILE = "run.pt", "best.pt"
 _LOCK_FILE = "lock"
 
 
 def state_file(output: Path) -> Path:
     """The state of the run in ``output``. Raises SourceError when there is none."""
-    path = output / FOLDER / RUN_FILE
+    path = output / TRAINING_STATE / RUN_FILE
     if not path.is_file():
         raise SourceError(f"nothing to resume: {output} holds no state of a run; start it without --resume")
     return path
@@ -33,12 +32,12 @@ def check_output(options: TrainOptions) -> None:
     if options.resume:
         state_file(output)
         return
-    if (output / FOLDER / RUN_FILE).is_file():
+    if (output / TRAINING_STATE / RUN_FILE).is_file():
         raise TargetError(f"{output} holds a run; go on with --resume, or name another folder")
     if output.exists() and not output.is_dir():
         raise TargetError(f"cannot write {output}: a file of that name exists; name a folder")
     held = sorted(entry.name for entry in output.iterdir()) if output.exists() else []
-    if [name for name in held if name != FOLDER]:
+    if [name for name in held if name != TRAINING_STATE]:
         kind = "a checkpoint" if held[0] in CHECKPOINT_FILES else f"'{held[0]}'"
         raise TargetError(f"cannot write {output}: the folder already holds {kind}; name a new folder")
 
@@ -50,7 +49,7 @@ def exclusive(output: Path) -> Iterator[None]:
     The lock is the operating system's and ends with the process, however that ends. Folders that
     had to be made for it and are still empty afterwards are removed.
     """
-    folder = output / FOLDER
+    folder = output / TRAINING_STATE
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     make_folder(folder)
     try:

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 from linnet.errors import FormatError
 from linnet.formats.atomic import atomic_file, make_folder
+from linnet.formats.checkpoint import TRAINING_STATE
 from linnet.train.loop import Progress
 from linnet.train.optim import Optimizer
-from linnet.train.output import BEST_FILE, FOLDER, RUN_FILE, state_file
+from linnet.train.output import BEST_FILE, RUN_FILE, state_file
 
 VERSION = 1
 
@@ -39,7 +40,7 @@ def save_state(
     """Writes the state of the run; ``settings`` and ``history`` are plain values. Raises TargetError."""
     gradients = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
     _save(
-        output / FOLDER / RUN_FILE,
+        output / TRAINING_STATE / RUN_FILE,
         {
             "version": VERSION,
             "settings": dict(settings),
@@ -73,12 +74,12 @@ def restore(state: Mapping[str, Any], model: nn.Module, optimizer: Optimizer) ->
 
 def save_best(output: Path, model: nn.Module) -> None:
     """Keeps the weights of ``model`` as the best so far. Raises TargetError."""
-    _save(output / FOLDER / BEST_FILE, dict(model.state_dict()))
+    _save(output / TRAINING_STATE / BEST_FILE, dict(model.state_dict()))
 
 
 def load_best(output: Path) -> dict[str, Tensor]:
     """The weights :func:`save_best` wrote last. Raises FormatError."""
-    weights: dict[str, Tensor] = _load(output / FOLDER / BEST_FILE)
+    weights: dict[str, Tensor] = _load(output / TRAINING_STATE / BEST_FILE)
     return weights
 
 
