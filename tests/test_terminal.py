@@ -11,7 +11,7 @@ pexpect = pytest.importorskip("pexpect")
 if sys.platform == "win32":
     pytest.skip("needs a POSIX terminal", allow_module_level=True)
 
-# Taken greedily, the bundled model was seen to write on from here for 8,000 tokens: no end before Ctrl-C comes.
+# Greedy, the bundled model was seen to write on from here for 8,000 tokens: no end before Ctrl-C comes.
 ENDLESS = "bla bla bla bla bla bla"
 LONG = ["--n-ctx", "100000", "-n", "100000", "--temperature", "0"]
 
