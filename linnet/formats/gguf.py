@@ -142,7 +142,11 @@ def read_gguf(path: Path) -> ModelParts:
     Raises SourceError, FormatError (damaged) or UnsupportedError (an architecture or
     tensor type this version does not know).
     """
-    file = open_gguf(path)
+    return model_in(open_gguf(path), path)
+
+
+def model_in(file: GgufFile, path: Path) -> ModelParts:
+    """The model in a file that is open already; raises as :func:`read_gguf`, naming ``path``."""
     try:
         return _model_parts(file)
     except FormatError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 from linnet.errors import LinnetError
 from linnet.formats.checkpoint import read_checkpoint
 from linnet.formats.corpus import MANIFEST, Corpus
-from linnet.formats.gguf import GgufFile, open_gguf, read_gguf
+from linnet.formats.gguf import GgufFile, model_in, open_gguf
 from linnet.formats.inputs import check_regular
 from linnet.formats.parts import ModelParts
 from linnet.options import ShowOptions
@@ -46,7 +46,7 @@ def _describe_gguf(path: Path) -> dict[str, object]:
     file = open_gguf(path)
     about: dict[str, object] = {"kind": "gguf", "gguf_version": file.version, "file_bytes": file.n_bytes}
     try:
-        return {**about, **_describe_model(read_gguf(path))}
+        return {**about, **_describe_model(model_in(file, path))}
     except LinnetError as error:
         return {**about, **_describe_unknown(file), "problem": str(error)}
 
