@@ -32,7 +32,6 @@ static const ln_tensor_rule llama_layer[] = {
 static const ln_neutral_rule llama_neutral[] = {
     {"expert_count", 0},
     {"expert_used_count", 0},
-    {"attention.sliding_window", 0},
     {"attention.scale", 0}, /* 0 stands for 1 / sqrt(head_dim) */
     {"attention.clamp_kqv", 0},
     {"attention.max_alibi_bias", 0},
@@ -201,6 +200,16 @@ static ln_status read_rope(const ln_gguf *gguf, const ln_arch *arch, ln_facts *f
     return status != LN_OK ? status : read_positive(gguf, arch, "rope.scaling.factor", &f->rope_divisor, err);
 }
 
+static ln_status read_window(const ln_gguf *gguf, const ln_arch *arch, ln_facts *f, ln_error *err) {
+    key_text key = key_of(arch, "attention.sliding_window");
+    ln_status status = ln_gguf_i32(gguf, key.text, &f->sliding_window, err);
+    if (status == LN_OK && f->sliding_window < 0) {
+        return ln_fail(err, LN_BAD_FILE, "'%s' is %d, it must not be negative; download or convert the model again",
+                       key.text, (int)f->sliding_window);
+    }
+    return status;
+}
+
 static ln_status read_heads(const ln_gguf *gguf, const ln_arch *arch, ln_facts *f, ln_error *err) {
     ln_status status = read_count(gguf, arch, "attention.head_count", &f->n_heads, err);
     f->n_kv_heads = f->n_heads;
@@ -294,6 +303,9 @@ ln_status ln_facts_read(const ln_gguf *gguf, const ln_arch *arch, ln_facts *out,
     }
     if (status == LN_OK) {
         status = read_positive(gguf, arch, "attention.layer_norm_rms_epsilon", &out->norm_epsilon, err);
+    }
+    if (status == LN_OK) {
+        status = read_window(gguf, arch, out, err);
     }
     if (status == LN_OK) {
         status = read_heads(gguf, arch, out, err);

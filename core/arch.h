@@ -17,6 +17,7 @@ typedef struct ln_facts {
     int32_t ffn_dim;
     int32_t vocab_size;
     int32_t max_seq_len;
+    int32_t sliding_window; /* a token attends to itself and those before it, this many in all; 0 = to all */
     int32_t rope_dims;      /* leading elements of a head that are rotated; even, at most head_dim */
     float rope_base;
     float rope_divisor;     /* linear position scaling (Chen et al. 2023): frequencies are divided by it */

@@ -77,6 +77,7 @@ ISA_FILES = {
         ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mfma", "-mf16c"],
     ),
     "neon.c": ("aarch64", []),
+    "neon_dotprod.c": ("aarch64", ["-mcpu=generic+dotprod"]),  # zig does not take -march
 }
 
 

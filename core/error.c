@@ -1,9 +1,8 @@
-/* error.c - failing with a sentence, sizes that cannot overflow, and the allocations that use both. */
+/* error.c - failing with a sentence. */
 #include "core.h"
 
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "tokenizer/unicode.h"
@@ -38,29 +37,4 @@ ln_status ln_fail(ln_error *err, ln_status status, const char *format, ...) {
     }
     make_printable(err->message, strlen(err->message));
     return status;
-}
-
-int ln_size_mul(size_t a, size_t b, size_t *out) {
-    if (b != 0 && a > SIZE_MAX / b) {
-        return 0;
-    }
-    *out = a * b;
-    return 1;
-}
-
-int ln_size_add(size_t a, size_t b, size_t *out) {
-    if (a > SIZE_MAX - b) {
-        return 0;
-    }
-    *out = a + b;
-    return 1;
-}
-
-void *ln_alloc(size_t count, size_t size, const char *what, ln_error *err) {
-    void *block = calloc(count != 0 ? count : 1, size != 0 ? size : 1);
-    if (block == NULL) {
-        ln_fail(err, LN_NO_MEMORY, "not enough memory for %s: %.0f bytes are needed", what,
-                (double)count * (double)size);
-    }
-    return block;
 }

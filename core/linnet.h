@@ -1,13 +1,13 @@
 /* linnet.h - the public face of the Linnet core.
  *
- * Three kinds of object. A model is immutable and may be shared by any number of
- * sessions and threads. A session is one mutable timeline of tokens and belongs to
- * one thread at a time. A tokenizer stands alone and is immutable.
+ * Four kinds of object. A model is immutable and may be shared by any number of
+ * workspaces and threads. A session is one mutable timeline of tokens; sessions of one
+ * workspace are evaluated together. A tokenizer stands alone and is immutable.
  *
  * The core reads memory only: whoever calls it opens, maps and closes files. It
  * never exits, prints, or reads the environment. What *_open and *_from_* make lives
- * until it is closed; no other function keeps memory. After ln_session_open returns,
- * evaluating tokens allocates nothing, and neither does drawing them.
+ * until it is closed; no other function keeps memory. Evaluating tokens allocates
+ * nothing, and neither does drawing them.
  *
  * Functions that can fail return an ln_status and, when err is not NULL, write one
  * line to err->message that a user can act on. Strings are UTF-8. Sizes are bytes
@@ -40,7 +40,7 @@ typedef enum ln_status {
     LN_UNSUPPORTED = 2,  /* well formed, but this core cannot run it */
     LN_BAD_ARGUMENT = 3, /* the caller passed something impossible */
     LN_NO_MEMORY = 4,
-    LN_CONTEXT_FULL = 5, /* the tokens do not fit into what is left of n_ctx */
+    LN_CONTEXT_FULL = 5, /* the tokens do not fit into what is left of n_ctx, or of the workspace's pages */
 } ln_status;
 
 typedef struct ln_error {
@@ -55,8 +55,21 @@ typedef enum ln_type {
     LN_TYPE_F32 = 0,
     LN_TYPE_F16 = 1,
     LN_TYPE_Q4_0 = 2,
+    LN_TYPE_Q4_1 = 3,
+    LN_TYPE_Q5_0 = 6,
+    LN_TYPE_Q5_1 = 7,
     LN_TYPE_Q8_0 = 8,
+    LN_TYPE_Q2_K = 10,
+    LN_TYPE_Q3_K = 11,
+    LN_TYPE_Q4_K = 12,
+    LN_TYPE_Q5_K = 13,
+    LN_TYPE_Q6_K = 14,
+    LN_TYPE_IQ4_NL = 20,
+    LN_TYPE_IQ4_XS = 23,
     LN_TYPE_BF16 = 30,
+    LN_TYPE_TQ1_0 = 34,
+    LN_TYPE_TQ2_0 = 35,
+    LN_TYPE_MXFP4 = 39,
 } ln_type;
 
 typedef struct ln_type_info {
@@ -135,37 +148,96 @@ typedef struct ln_model_info {
     int64_t bytes_per_token;       /* weight bytes read to decode one token */
 } ln_model_info;
 
-/* Opens a whole GGUF file in memory. data must stay mapped and unchanged until
- * ln_model_close: the weights are used where they lie. */
+/* Opens a whole GGUF file in memory and checks it against its metadata. data must stay
+ * unchanged until ln_model_close, but for what ln_model_load hands back. */
 LN_API int32_t ln_model_open(const void *data, size_t size, ln_model **out, ln_error *err);
 
-/* Every session of the model must be closed first. */
+typedef struct ln_load_step {
+    int64_t offset;     /* these bytes of data are not needed any more */
+    int64_t bytes;
+    int64_t bytes_left; /* of weights still to be packed; 0: the model is ready */
+} ln_load_step;
+
+/* Packs the next weights of block types, some megabytes of them, for the processor's
+ * vector unit. Call it until bytes_left is 0, and only then open workspaces. Float weights
+ * are used where they lie. n_threads: 0 = one per available processor. */
+LN_API int32_t ln_model_load(ln_model *model, int32_t n_threads, ln_load_step *out, ln_error *err);
+
+/* Every workspace of the model must be closed first. */
 LN_API void ln_model_close(ln_model *model);
 
 LN_API int32_t ln_model_describe(const ln_model *model, ln_model_info *out);
+
+/* ---- workspace ------------------------------------------------------------ */
+
+/* What the sessions of one model share: threads, kernels, memory for the tokens in
+ * flight, and the pages that hold their keys and values. A workspace and its sessions
+ * belong to one thread at a time. */
+typedef struct ln_workspace ln_workspace;
+
+#define LN_PAGE 64 /* positions of one page of keys and values */
+
+typedef struct ln_workspace_options {
+    int32_t n_threads; /* 0 = one per available processor */
+    int32_t n_batch;   /* tokens evaluated in one pass over the weights; 0 = 256 */
+    int32_t kv_tokens; /* tokens all sessions together can hold, in whole pages; 0 = the model's max_seq_len */
+    int32_t kv_type;   /* keys and values: LN_TYPE_F32, LN_TYPE_F16, LN_TYPE_Q8_0 or LN_TYPE_Q4_0 */
+    char isa[16];      /* "" = the best this processor has; else a name of ln_isa_list */
+} ln_workspace_options;
+
+typedef struct ln_workspace_info {
+    int32_t n_threads;
+    int32_t n_batch;
+    int32_t kv_type;
+    int32_t n_pages;
+    int32_t n_free_pages;
+    int32_t n_sessions;  /* open now */
+    int64_t page_bytes;
+    int64_t bytes;       /* all memory, pages included; what was never used takes none of the machine's */
+    char isa[16];
+} ln_workspace_info;
+
+/* Allocates everything evaluating will ever need. LN_BAD_ARGUMENT, LN_UNSUPPORTED, LN_NO_MEMORY. */
+LN_API int32_t ln_workspace_open(const ln_model *model, const ln_workspace_options *options, ln_workspace **out,
+                                 ln_error *err);
+
+/* Every session of the workspace must be closed first. */
+LN_API void ln_workspace_close(ln_workspace *workspace);
+
+LN_API int32_t ln_workspace_describe(const ln_workspace *workspace, ln_workspace_info *out);
 
 /* ---- session -------------------------------------------------------------- */
 
 typedef struct ln_session ln_session;
 
-typedef struct ln_session_options {
-    int32_t n_ctx;     /* tokens the timeline can hold; 0 = the model's max_seq_len */
-    int32_t n_threads; /* 0 = one per available processor */
-    int32_t n_batch;   /* tokens evaluated in one pass over the weights; 0 = 64 */
-    int32_t kv_type;   /* LN_TYPE_F32 or LN_TYPE_F16 */
-    char isa[16];      /* "" = the best this processor has; else a name of ln_isa_list */
-} ln_session_options;
+/* An empty timeline of at most n_ctx tokens; 0 = what the model was made for, as far as
+ * the workspace can hold it. Pages are taken as tokens come. */
+LN_API int32_t ln_session_open(ln_workspace *workspace, int32_t n_ctx, ln_session **out, ln_error *err);
 
-/* Allocates everything the session will ever need. */
-LN_API int32_t ln_session_open(const ln_model *model, const ln_session_options *options, ln_session **out,
-                               ln_error *err);
+/* A new timeline that begins with the first length tokens of another and shares their
+ * pages; a page that one of the two writes to later is copied first. */
+LN_API int32_t ln_session_fork(const ln_session *session, int32_t length, ln_session **out, ln_error *err);
 
+/* Gives the pages nobody else uses back to the workspace. */
 LN_API void ln_session_close(ln_session *session);
 
-/* Appends n tokens to the timeline and evaluates them. The logits of the last one
- * are then at ln_session_logits. When all_logits is not NULL it receives the logits
- * of every token, [n][vocab_size]. On failure the timeline is as before the call. */
-LN_API int32_t ln_session_eval(ln_session *session, const int32_t *ids, int32_t n, float *all_logits, ln_error *err);
+/* Tokens to append to a timeline. */
+typedef struct ln_span {
+    ln_session *session;
+    const int32_t *ids; /* [n] */
+    float *logits;      /* [n][vocab_size], of every token; NULL: only those of the last are computed */
+    int32_t n;
+} ln_span;
+
+/* Appends every span to its session and evaluates all of them together: each pass over the
+ * weights takes n_batch tokens. The logits of a span's last token are then at ln_session_logits.
+ * The bits of a result depend neither on what else is in the call nor on how a text is cut into
+ * calls. A session appears at most once. On failure every timeline is as before the call;
+ * LN_CONTEXT_FULL when a timeline or the pages are full. */
+LN_API int32_t ln_workspace_eval(ln_workspace *workspace, const ln_span *spans, int32_t n_spans, ln_error *err);
+
+/* ln_workspace_eval of one span. */
+LN_API int32_t ln_session_eval(ln_session *session, const int32_t *ids, int32_t n, float *logits, ln_error *err);
 
 /* Appends n tokens and writes log_probs[n]: the natural-log probability of each id
  * given all before it. log_probs[0] is NaN when the timeline was empty. */
@@ -181,16 +253,8 @@ LN_API int32_t ln_session_length(const ln_session *session);
 /* Number of tokens the timeline can hold. */
 LN_API int32_t ln_session_capacity(const ln_session *session);
 
-/* Bytes held by the session: KV cache and scratch. */
-LN_API int64_t ln_session_bytes(const ln_session *session);
-
-/* Name of the instruction set whose kernels this session runs. */
-LN_API const char *ln_session_isa(const ln_session *session);
-
-/* Threads this session computes with. */
-LN_API int32_t ln_session_threads(const ln_session *session);
-
-/* Forgets everything after the first length tokens. */
+/* Forgets everything after the first length tokens. Of a model with a sliding window the
+ * tokens behind it are gone: one can go back by LN_PAGE tokens, or to 0. */
 LN_API int32_t ln_session_truncate(ln_session *session, int32_t length, ln_error *err);
 
 /* ---- sampler -------------------------------------------------------------- */

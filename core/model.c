@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "panels.h"
+
 /* ---- one tensor ------------------------------------------------------------- */
 
 static ln_status check_type(const ln_gguf_tensor *t, ln_error *err) {
@@ -14,8 +16,8 @@ static ln_status check_type(const ln_gguf_tensor *t, ln_error *err) {
         return LN_OK;
     }
     return ln_fail(err, LN_UNSUPPORTED,
-                   "tensor '%.*s' is of type %s (%d), which this core does not compute with; take the model as f32, "
-                   "f16, bf16, q8_0 or q4_0",
+                   "tensor '%.*s' is of type %s (%d), which this core does not compute with; take the model in another "
+                   "type, such as f16, q8_0, q4_k or q4_0",
                    LN_STRING_ARGS(t->name), ln_gguf_tensor_type_name(t->type), (int)t->type);
 }
 
@@ -44,7 +46,7 @@ static void fill_matrix(const ln_gguf_tensor *t, ln_matrix *field) {
         .type = t->type,
         .rows = t->dims[1],
         .cols = t->dims[0],
-        .row_bytes = t->bytes / (size_t)t->dims[1],
+        .stride = t->bytes / (size_t)t->dims[1],
     };
 }
 
@@ -171,9 +173,136 @@ static void measure(const ln_gguf *gguf, ln_model *model) {
     const ln_matrix *embedding = &model->globals.embedding;
     model->bytes_per_token = model->weight_bytes;
     if (!model->tied_embeddings) { /* then decoding reads one row of the embedding, not all of it */
-        model->bytes_per_token -= (int64_t)(embedding->row_bytes * (size_t)(embedding->rows - 1));
+        model->bytes_per_token -= (int64_t)(embedding->stride * (size_t)(embedding->rows - 1));
     }
 }
+
+/* ---- packing --------------------------------------------------------------------- */
+
+/* Source bytes packed in one step: few enough that a process never holds much of the file twice. */
+#define STEP_BYTES ((size_t)16 << 20)
+
+/* Calls fn for every matrix that is there. */
+static void for_each_matrix(ln_model *model, void (*fn)(ln_model *, ln_matrix *)) {
+    for (int32_t i = -1; i < model->facts.n_layers; i++) {
+        const ln_tensor_rule *rules = i < 0 ? model->arch->globals : model->arch->layer;
+        char *target = i < 0 ? (char *)&model->globals : (char *)&model->layers[i];
+        for (const ln_tensor_rule *rule = rules; rule->name != NULL; rule++) {
+            ln_matrix *w = (ln_matrix *)(void *)(target + rule->field);
+            if (rule->rows != LN_EXTENT_ONE && w->data != NULL && ln_panel_bytes(w->type, w->cols) != 0) {
+                fn(model, w);
+            }
+        }
+    }
+}
+
+static void count_packing(ln_model *model, ln_matrix *w) {
+    (void)w;
+    model->n_packings++;
+}
+
+static void add_packing(ln_model *model, ln_matrix *w) {
+    model->packings[model->n_packings++] = (ln_packing){.matrix = w, .source = w->data, .source_stride = w->stride};
+}
+
+/* Finds what is to be packed and the memory for it. */
+static ln_status plan_packing(ln_model *model, ln_error *err) {
+    for_each_matrix(model, count_packing);
+    model->packings = ln_alloc((size_t)model->n_packings, sizeof *model->packings, "the model", err);
+    if (model->packings == NULL) {
+        return LN_NO_MEMORY;
+    }
+    model->n_packings = 0;
+    for_each_matrix(model, add_packing);
+    size_t total = 0;
+    for (int32_t i = 0; i < model->n_packings; i++) {
+        const ln_matrix *w = model->packings[i].matrix;
+        if (!ln_size_add(total, ln_panels_bytes(w->type, w->rows, w->cols), &total)) {
+            return ln_fail(err, LN_NO_MEMORY, "the weights do not fit into the address space");
+        }
+    }
+    model->panels = ln_alloc_pages(total, "the weights", err);
+    if (model->panels == NULL) {
+        return LN_NO_MEMORY;
+    }
+    char *target = model->panels;
+    for (int32_t i = 0; i < model->n_packings; i++) {
+        const ln_matrix *w = model->packings[i].matrix;
+        model->packings[i].target = target;
+        target += ln_panels_bytes(w->type, w->rows, w->cols);
+    }
+    return LN_OK;
+}
+
+int ln_model_is_loaded(const ln_model *model) {
+    return model->n_packed == model->n_packings;
+}
+
+/* Panels of one job item: enough that handing it out costs nothing beside it. */
+#define PANELS_PER_ITEM 4
+
+static void pack_item(const void *job, int32_t item, int32_t worker) {
+    (void)worker;
+    const ln_packing *p = job;
+    const ln_matrix *w = p->matrix;
+    const size_t panel_bytes = ln_panel_bytes(w->type, w->cols);
+    for (int32_t i = 0; i < PANELS_PER_ITEM; i++) {
+        const int64_t row = p->rows_done + ((int64_t)item * PANELS_PER_ITEM + i) * LN_PANEL_ROWS;
+        const int64_t rows = w->rows - row < LN_PANEL_ROWS ? w->rows - row : LN_PANEL_ROWS;
+        if (rows > 0) {
+            ln_panel_pack(w->type, p->source + (size_t)row * p->source_stride, p->source_stride, rows, w->cols,
+                          p->target + (size_t)(row / LN_PANEL_ROWS) * panel_bytes);
+        }
+    }
+}
+
+/* Packs rows of the current matrix, at most STEP_BYTES of them. */
+static void pack_some(ln_model *model, ln_load_step *out) {
+    ln_packing *p = &model->packings[model->n_packed];
+    ln_matrix *w = p->matrix;
+    const int64_t item_rows = PANELS_PER_ITEM * LN_PANEL_ROWS;
+    const int64_t fitting = (int64_t)(STEP_BYTES / (p->source_stride * (size_t)item_rows)) + 1;
+    const int64_t needed = (w->rows - p->rows_done + item_rows - 1) / item_rows;
+    const int64_t items = fitting < needed ? fitting : needed;
+    ln_threads_run(model->loaders, (int32_t)items, pack_item, p);
+    const int64_t begin = p->rows_done;
+    p->rows_done = begin + items * item_rows < w->rows ? begin + items * item_rows : w->rows;
+    out->offset = p->source + (size_t)begin * p->source_stride - model->data;
+    out->bytes = (p->rows_done - begin) * (int64_t)p->source_stride;
+    if (p->rows_done == w->rows) {
+        w->data = p->target;
+        w->stride = ln_panel_bytes(w->type, w->cols);
+        model->n_packed++;
+    }
+}
+
+int32_t ln_model_load(ln_model *model, int32_t n_threads, ln_load_step *out, ln_error *err) {
+    if (model == NULL || out == NULL) {
+        return ln_fail(err, LN_BAD_ARGUMENT, "model and out must not be NULL");
+    }
+    *out = (ln_load_step){.bytes = 0};
+    if (ln_model_is_loaded(model)) {
+        return LN_OK;
+    }
+    if (model->loaders == NULL) {
+        ln_status status = ln_threads_open(n_threads, &model->loaders, err);
+        if (status != LN_OK) {
+            return status;
+        }
+    }
+    pack_some(model, out);
+    for (int32_t i = model->n_packed; i < model->n_packings; i++) {
+        const ln_packing *p = &model->packings[i];
+        out->bytes_left += (p->matrix->rows - p->rows_done) * (int64_t)p->source_stride;
+    }
+    if (ln_model_is_loaded(model)) {
+        ln_threads_close(model->loaders);
+        model->loaders = NULL;
+    }
+    return LN_OK;
+}
+
+/* ---- opening --------------------------------------------------------------------- */
 
 int32_t ln_model_open(const void *data, size_t size, ln_model **out, ln_error *err) {
     if (out == NULL) {
@@ -198,7 +327,11 @@ int32_t ln_model_open(const void *data, size_t size, ln_model **out, ln_error *e
     }
     if (status == LN_OK) {
         model->tied_embeddings = model->globals.output.data == NULL;
+        model->data = data;
         measure(&gguf, model);
+        status = plan_packing(model, err);
+    }
+    if (status == LN_OK) {
         *out = model;
     } else {
         ln_model_close(model);
@@ -215,6 +348,9 @@ void ln_model_close(ln_model *model) {
         free(model->layers[i].attn_norm);
         free(model->layers[i].ffn_norm);
     }
+    ln_threads_close(model->loaders);
+    ln_free_pages(model->panels);
+    free(model->packings);
     free(model->layers);
     free(model->globals.output_norm);
     free(model->globals.rope_divisors);

@@ -3,6 +3,16 @@
 #define LINNET_MODEL_H
 
 #include "arch.h"
+#include "threads.h"
+
+/* A matrix of a block type that is packed, and how far that has come. */
+typedef struct ln_packing {
+    ln_matrix *matrix;    /* data and stride are set when the last row is packed */
+    const char *source;   /* GGUF rows */
+    size_t source_stride; /* bytes from one to the next */
+    char *target;         /* panels */
+    int64_t rows_done;
+} ln_packing;
 
 struct ln_model {
     const ln_arch *arch;
@@ -10,10 +20,19 @@ struct ln_model {
     ln_globals globals;
     ln_layer *layers; /* [n_layers] */
     int32_t tied_embeddings;
+    const char *data;  /* the file */
+    char *panels;      /* all packed weights */
+    ln_packing *packings; /* [n_packings] */
+    int32_t n_packings;
+    int32_t n_packed;  /* how many are done */
+    ln_threads *loaders; /* while weights are packed */
     int64_t n_params;
     int64_t weight_bytes;
     int64_t bytes_per_token;
 };
+
+/* Whether all weights are packed. */
+int ln_model_is_loaded(const ln_model *model);
 
 /* The matrix that turns the last hidden state into logits, [vocab_size][dim]. */
 const ln_matrix *ln_model_head(const ln_model *model);

@@ -1,13 +1,30 @@
 /* threads.c - the thread pool.
  *
- * The items left in the current job live in one atomic word, next to the number of the job.
- * A thread takes an item by decrementing the word with a compare-and-swap, so it can never
- * take one from a job that is over, and the caller need not wait for threads that have not
- * woken up: it waits for items, not for threads. A thread with nothing to do spins for some
- * microseconds, which bridges the gaps between the jobs of one token, then sleeps.
+ * A job of n items is cut into one contiguous share per thread, the same cut for the same n, so that
+ * a thread meets the same weights in its own cache at every token. What is left of a share is one
+ * atomic word in a slot of the thread's own:
+ *
+ *     number of the job : 48 | first unit left : 8 | end : 8      (counted from the begin of the share)
+ *
+ * A unit is one item, or as many as it takes for the largest share to have at most 255 units. The thread
+ * takes units from the front of its share, and when it is empty from the back of the others' - always
+ * by a compare-and-swap of the whole word. So the caller waits for items, not for threads: what a
+ * thread that is late or lost its processor has not begun, the others do. Sharing and stealing follow
+ * Blumofe and Leiserson, "Scheduling multithreaded computations by work stealing" (J. ACM 46, 1999).
+ *
+ * Why nobody does an item twice or reads a job that is over: a job is published to a slot once, under a
+ * number of its own, and from then on its range only shrinks, so a word that was seen cannot come
+ * back and a compare-and-swap that succeeds takes exactly the unit it names. (The number repeats after
+ * 2^48 jobs: a thread would have to be stopped between a load and the swap for months of empty jobs.)
+ * A unit taken but not reported keeps its job from being done, and only then are fn, job and n_items
+ * overwritten; hence a thread that reads them after seeing a number, and then takes a unit
+ * of that number, has read those of that job.
+ *
+ * A thread with nothing to do watches its own slot, spinning for SPIN_SECONDS, which bridges the gaps
+ * between the jobs of a token, then sleeps.
  */
 #if !defined(_WIN32) && !defined(_GNU_SOURCE)
-#define _GNU_SOURCE /* sched_getaffinity */
+#define _GNU_SOURCE /* sched_getaffinity, clock_gettime */
 #endif
 
 #include "threads.h"
@@ -20,6 +37,7 @@
 #include <windows.h>
 #else
 #include <pthread.h>
+#include <time.h>
 #include <unistd.h>
 #endif
 #if defined(__linux__)
@@ -56,6 +74,14 @@ static void os_lock(os_mutex *m) { AcquireSRWLockExclusive(m); }
 static void os_unlock(os_mutex *m) { ReleaseSRWLockExclusive(m); }
 static void os_wait(os_condition *c, os_mutex *m) { SleepConditionVariableSRW(c, m, INFINITE, 0); }
 static void os_wake_all(os_condition *c) { WakeAllConditionVariable(c); }
+
+static double os_seconds(void) {
+    LARGE_INTEGER ticks;
+    LARGE_INTEGER per_second;
+    QueryPerformanceCounter(&ticks);
+    QueryPerformanceFrequency(&per_second);
+    return (double)ticks.QuadPart / (double)per_second.QuadPart;
+}
 
 static int32_t os_processors(void) {
     DWORD_PTR ours = 0;
@@ -96,6 +122,12 @@ static void os_unlock(os_mutex *m) { pthread_mutex_unlock(m); }
 static void os_wait(os_condition *c, os_mutex *m) { pthread_cond_wait(c, m); }
 static void os_wake_all(os_condition *c) { pthread_cond_broadcast(c); }
 
+static double os_seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
 #if defined(__linux__)
 static int32_t os_processors(void) {
     /* The kernel refuses a mask smaller than its own, so the mask grows until it is taken. */
@@ -129,156 +161,282 @@ static void cpu_relax(void) { __asm__ volatile("isb" ::: "memory"); }
 static void cpu_relax(void) { atomic_signal_fence(memory_order_seq_cst); }
 #endif
 
-/* About 20 microseconds where cpu_relax takes 50 ns. */
-#define SPINS 400
-
 /* ---- the pool --------------------------------------------------------------- */
 
-typedef struct worker {
+#define SPIN_SECONDS 50e-6
+#define LOOKS_PER_CLOCK 64 /* reading the clock may be a system call */
+
+/* Two cache lines of 64 bytes: processors fetch the neighbour of a line too. One line of Apple's. */
+#define LINE 128
+
+#define MAX_UNITS 255
+_Static_assert(MAX_UNITS * LN_MAX_THREADS <= 0xFFFF, "the units one thread may finish fit in 16 bits");
+
+/* What one thread and the others say to each other. Its own thread and the thieves write `left`, its own
+ * thread `finished`, the caller the rest; all of it is in one line, so that one miss brings a job. */
+typedef struct slot {
+    _Alignas(LINE) _Atomic uint64_t left; /* number of the job << 16 | first unit left << 8 | end */
+    _Atomic uint64_t finished;            /* number of the job << 16 | units of any share this thread did */
+    _Atomic(ln_item_fn *) fn;             /* NULL: no more jobs will come */
+    _Atomic(const void *) job;
+    _Atomic int32_t n_items;
+
+    int32_t index;
     ln_threads *pool;
     os_thread thread;
-    int32_t index;
-} worker;
+    uint64_t seen; /* number of the last job; its own thread's alone */
+} slot;
 
 struct ln_threads {
+    void *block; /* what to free */
     int32_t n_threads;
-    worker *workers; /* [n_threads - 1] */
     int32_t n_started;
-
-    /* The current job. A thread that reads these after `ticket` and then takes an item with that
-     * same ticket has read the job of that item: they change only once all items are done. */
-    _Atomic(ln_item_fn *) fn;
-    _Atomic(const void *) job;
-
-    char pad_before[64]; /* ticket and done are fought over: each keeps to its own cache line */
-    _Atomic uint64_t ticket; /* number of the job << 32 | items nobody has taken */
-    char pad_between[64];
-    _Atomic int32_t done; /* items finished */
-    char pad_after[64];
+    int spins; /* a thread that waits spins first: there is a processor for each */
 
     os_mutex mutex;
     os_condition work;
     os_condition finished;
-    _Atomic int32_t sleepers;   /* threads waiting, or about to, on work */
-    _Atomic int caller_waits;   /* the caller waits, or is about to, on finished */
-    _Atomic int stop;
+    _Atomic int asleep;       /* somebody waits, or is about to, on work */
+    _Atomic int caller_waits; /* the caller waits, or is about to, on finished */
+
+    _Alignas(LINE) uint64_t number; /* of the current job; this and the next are the caller's alone */
+    int32_t n_units;                /* of the current job */
+
+    slot slots[]; /* [n_threads]; 0 is the caller's */
 };
 
-static int has_items(uint64_t ticket) {
-    return (uint32_t)ticket != 0;
+/* How n items are cut: thread i has the `share` items (one more if i < longer) after those of i - 1. */
+typedef struct cut {
+    int32_t share;
+    int32_t longer;
+    int32_t unit; /* items */
+} cut;
+
+static cut cut_of(int32_t n_items, int32_t n_threads) {
+    cut c = {.share = n_items / n_threads, .longer = n_items % n_threads};
+    c.unit = (c.share + (c.longer != 0)) / MAX_UNITS + 1;
+    return c;
 }
 
-/* Takes items until none is left; returns how many it did. */
-static int32_t work(ln_threads *pool, int32_t index) {
-    int32_t n = 0;
-    uint64_t ticket = atomic_load_explicit(&pool->ticket, memory_order_acquire);
-    while (has_items(ticket)) {
-        ln_item_fn *fn = atomic_load_explicit(&pool->fn, memory_order_relaxed);
-        const void *job = atomic_load_explicit(&pool->job, memory_order_relaxed);
-        if (atomic_compare_exchange_weak_explicit(&pool->ticket, &ticket, ticket - 1, memory_order_acq_rel,
-                                                  memory_order_acquire)) {
-            fn(job, (int32_t)((uint32_t)ticket - 1), index);
-            n++;
-            ticket = atomic_load_explicit(&pool->ticket, memory_order_acquire);
-        }
-    }
-    return n;
+static int32_t items_of(cut c, int32_t thread) {
+    return c.share + (thread < c.longer);
 }
 
-static void wait_for_work(ln_threads *pool) {
-    for (int i = 0; i < SPINS; i++) {
-        if (has_items(atomic_load_explicit(&pool->ticket, memory_order_acquire)) || atomic_load(&pool->stop)) {
-            return;
+static int32_t begin_of(cut c, int32_t thread) {
+    return thread * c.share + (thread < c.longer ? thread : c.longer);
+}
+
+static int32_t units_of(cut c, int32_t thread) {
+    return (items_of(c, thread) + c.unit - 1) / c.unit;
+}
+
+static uint64_t number_of(uint64_t word) {
+    return word >> 16;
+}
+
+/* Takes the first or the last unit left of a share, if it is still of this job. */
+static int take(_Atomic uint64_t *left, uint64_t number, int last, int32_t *unit) {
+    uint64_t word = atomic_load_explicit(left, memory_order_acquire);
+    for (;;) {
+        const int32_t begin = (int32_t)(word >> 8 & 0xFF);
+        const int32_t end = (int32_t)(word & 0xFF);
+        if (number_of(word) != number || begin == end) {
+            return 0;
         }
-        cpu_relax();
+        const uint64_t rest = last ? word - 1 : word + (1 << 8);
+        if (atomic_compare_exchange_weak_explicit(left, &word, rest, memory_order_acq_rel, memory_order_acquire)) {
+            *unit = last ? end - 1 : begin;
+            return 1;
+        }
     }
+}
+
+/* A job as a thread works on it. */
+typedef struct task {
+    slot *self;
+    uint64_t number;
+    ln_item_fn *fn;
+    const void *job;
+    cut cut;
+    int32_t n_done; /* units */
+} task;
+
+static task task_of(slot *self, uint64_t number) {
+    const int32_t n_items = atomic_load_explicit(&self->n_items, memory_order_relaxed);
+    return (task){
+        .self = self,
+        .number = number,
+        .fn = atomic_load_explicit(&self->fn, memory_order_relaxed),
+        .job = atomic_load_explicit(&self->job, memory_order_relaxed),
+        .cut = cut_of(n_items, self->pool->n_threads),
+    };
+}
+
+/* Does a unit taken from the share of owner. */
+static void do_unit(task *t, int32_t owner, int32_t unit) {
+    const int32_t first = begin_of(t->cut, owner) + unit * t->cut.unit;
+    const int32_t left = items_of(t->cut, owner) - unit * t->cut.unit;
+    const int32_t n = left < t->cut.unit ? left : t->cut.unit;
+    for (int32_t i = 0; i < n; i++) {
+        t->fn(t->job, first + i, t->self->index);
+    }
+    t->n_done++;
+    atomic_store_explicit(&t->self->finished, t->number << 16 | (uint64_t)t->n_done, memory_order_release);
+}
+
+/* Does units until nobody has any left, the thread's own first. */
+static void do_units(task *t) {
+    const int32_t n_threads = t->self->pool->n_threads;
+    for (int32_t i = 0; i < n_threads; i++) {
+        const int32_t owner = t->self->index + i < n_threads ? t->self->index + i : t->self->index + i - n_threads;
+        int32_t unit;
+        while (take(&t->self->pool->slots[owner].left, t->number, i > 0, &unit)) {
+            do_unit(t, owner, unit);
+        }
+    }
+}
+
+/* ---- waiting ---------------------------------------------------------------- */
+
+static int has_news(const void *argument) {
+    const slot *self = argument;
+    return number_of(atomic_load_explicit(&self->left, memory_order_acquire)) != self->seen;
+}
+
+static int is_done(const void *argument) {
+    const ln_threads *pool = argument;
+    int32_t n_done = 0;
+    for (int32_t i = 0; i < pool->n_threads; i++) {
+        const uint64_t finished = atomic_load_explicit(&pool->slots[i].finished, memory_order_acquire);
+        n_done += number_of(finished) == pool->number ? (int32_t)(finished & 0xFFFF) : 0;
+    }
+    return n_done == pool->n_units;
+}
+
+/* Looks for SPIN_SECONDS, if the pool spins, whether a condition is met. */
+static int spin(const ln_threads *pool, int (*is_met)(const void *), const void *argument) {
+    if (!pool->spins) {
+        return is_met(argument);
+    }
+    double end = 0; /* what is met at once should not wait for the clock */
+    for (;;) {
+        for (int i = 0; i < LOOKS_PER_CLOCK; i++) {
+            if (is_met(argument)) {
+                return 1;
+            }
+            cpu_relax();
+        }
+        const double now = os_seconds();
+        if (end == 0) {
+            end = now + SPIN_SECONDS;
+        } else if (now > end) {
+            return 0;
+        }
+    }
+}
+
+/* Sleeping and waking: who goes to sleep raises its flag and then looks once more at what it waits for, who
+ * brings that writes it and then looks at the flag. With a fence between the two steps on either side,
+ * at least one of them sees the other. Flags are raised, and sleep begins, under the mutex. */
+
+static void sleep_until(ln_threads *pool, _Atomic int *flag, os_condition *condition,
+                        int (*is_met)(const void *), const void *argument) {
     os_lock(&pool->mutex);
-    atomic_fetch_add(&pool->sleepers, 1);
-    while (!has_items(atomic_load(&pool->ticket)) && !atomic_load(&pool->stop)) {
-        os_wait(&pool->work, &pool->mutex);
+    for (;;) {
+        atomic_store_explicit(flag, 1, memory_order_relaxed);
+        atomic_thread_fence(memory_order_seq_cst);
+        if (is_met(argument)) {
+            break;
+        }
+        os_wait(condition, &pool->mutex);
     }
-    atomic_fetch_sub(&pool->sleepers, 1);
     os_unlock(&pool->mutex);
+}
+
+static void wake_sleepers(ln_threads *pool, _Atomic int *flag, os_condition *condition) {
+    if (atomic_load_explicit(flag, memory_order_relaxed)) {
+        os_lock(&pool->mutex);
+        atomic_store_explicit(flag, 0, memory_order_relaxed); /* once per sleep: waking takes a while */
+        os_wake_all(condition);
+        os_unlock(&pool->mutex);
+    }
 }
 
 OS_THREAD_FN(worker_main, argument) {
-    worker *self = argument;
+    slot *self = argument;
     ln_threads *pool = self->pool;
-    while (!atomic_load(&pool->stop)) {
-        int32_t n = work(pool, self->index);
-        if (n == 0) {
-            wait_for_work(pool);
-            continue;
+    for (;;) {
+        if (!spin(pool, has_news, self)) {
+            sleep_until(pool, &pool->asleep, &pool->work, has_news, self);
         }
-        atomic_fetch_add(&pool->done, n);
-        if (atomic_load(&pool->caller_waits)) {
-            os_lock(&pool->mutex);
-            os_wake_all(&pool->finished);
-            os_unlock(&pool->mutex);
+        self->seen = number_of(atomic_load_explicit(&self->left, memory_order_acquire));
+        task t = task_of(self, self->seen);
+        if (t.fn == NULL) {
+            return 0;
+        }
+        do_units(&t);
+        if (t.n_done > 0) {
+            atomic_thread_fence(memory_order_seq_cst);
+            wake_sleepers(pool, &pool->caller_waits, &pool->finished);
         }
     }
-    return 0;
 }
 
-static void wait_until_done(ln_threads *pool, int32_t n_items) {
-    for (int i = 0; i < SPINS; i++) {
-        if (atomic_load_explicit(&pool->done, memory_order_acquire) == n_items) {
-            return;
-        }
-        cpu_relax();
+/* ---- running a job ------------------------------------------------------------ */
+
+static void publish(ln_threads *pool, int32_t n_items, ln_item_fn *fn, const void *job) {
+    const cut c = cut_of(n_items, pool->n_threads);
+    pool->number = (pool->number + 1) & (UINT64_MAX >> 16);
+    pool->n_units = 0;
+    for (int32_t i = pool->n_threads - 1; i >= 0; i--) {
+        const int32_t units = units_of(c, i);
+        const uint64_t first = i == 0 && units > 0;
+        slot *s = &pool->slots[i];
+        pool->n_units += units;
+        atomic_store_explicit(&s->fn, fn, memory_order_relaxed);
+        atomic_store_explicit(&s->job, job, memory_order_relaxed);
+        atomic_store_explicit(&s->n_items, n_items, memory_order_relaxed);
+        atomic_store_explicit(&s->left, pool->number << 16 | first << 8 | (uint64_t)units, memory_order_release);
     }
-    os_lock(&pool->mutex);
-    atomic_store(&pool->caller_waits, 1);
-    while (atomic_load(&pool->done) != n_items) {
-        os_wait(&pool->finished, &pool->mutex);
-    }
-    atomic_store(&pool->caller_waits, 0);
-    os_unlock(&pool->mutex);
 }
 
 void ln_threads_run(ln_threads *pool, int32_t n_items, ln_item_fn *fn, const void *job) {
-    if (n_items == 1 || pool->n_threads == 1) {
+    if (n_items <= 1 || pool->n_threads == 1) {
         for (int32_t i = 0; i < n_items; i++) {
             fn(job, i, 0);
         }
         return;
     }
-    if (n_items <= 0) {
-        return;
+    publish(pool, n_items, fn, job);
+    wake_sleepers(pool, &pool->asleep, &pool->work);
+    task t = task_of(&pool->slots[0], pool->number);
+    do_unit(&t, 0, 0);
+    atomic_thread_fence(memory_order_seq_cst);
+    wake_sleepers(pool, &pool->asleep, &pool->work);
+    do_units(&t);
+    if (!spin(pool, is_done, pool)) {
+        sleep_until(pool, &pool->caller_waits, &pool->finished, is_done, pool);
     }
-    atomic_store_explicit(&pool->fn, fn, memory_order_relaxed);
-    atomic_store_explicit(&pool->job, job, memory_order_relaxed);
-    atomic_store_explicit(&pool->done, 0, memory_order_relaxed);
-    uint64_t number = (atomic_load_explicit(&pool->ticket, memory_order_relaxed) >> 32) + 1;
-    atomic_store(&pool->ticket, number << 32 | (uint32_t)n_items);
-    if (atomic_load(&pool->sleepers) > 0) {
-        os_lock(&pool->mutex);
-        os_wake_all(&pool->work);
-        os_unlock(&pool->mutex);
-    }
-    int32_t mine = work(pool, 0);
-    atomic_fetch_add(&pool->done, mine);
-    wait_until_done(pool, n_items);
 }
 
 int32_t ln_threads_count(const ln_threads *pool) {
     return pool->n_threads;
 }
 
+/* ---- opening and closing ------------------------------------------------------ */
+
 void ln_threads_close(ln_threads *pool) {
     if (pool == NULL) {
         return;
     }
-    os_lock(&pool->mutex);
-    atomic_store(&pool->stop, 1);
-    os_wake_all(&pool->work);
-    os_unlock(&pool->mutex);
-    for (int32_t i = 0; i < pool->n_started; i++) {
-        os_thread_join(pool->workers[i].thread);
+    publish(pool, 0, NULL, NULL);
+    atomic_thread_fence(memory_order_seq_cst);
+    wake_sleepers(pool, &pool->asleep, &pool->work);
+    for (int32_t i = 1; i <= pool->n_started; i++) {
+        os_thread_join(pool->slots[i].thread);
     }
     os_release(&pool->mutex, &pool->work, &pool->finished);
-    free(pool->workers);
-    free(pool);
+    free(pool->block);
 }
 
 ln_status ln_threads_open(int32_t n_threads, ln_threads **out, ln_error *err) {
@@ -287,28 +445,28 @@ ln_status ln_threads_open(int32_t n_threads, ln_threads **out, ln_error *err) {
         return ln_fail(err, LN_BAD_ARGUMENT, "n_threads is %d; give 1 to %d, or 0 for one per processor",
                        (int)n_threads, LN_MAX_THREADS);
     }
+    const int32_t processors = os_processors();
     if (n_threads == 0) {
-        int32_t n = os_processors();
-        n_threads = n < 1 ? 1 : n > LN_MAX_THREADS ? LN_MAX_THREADS : n;
+        n_threads = processors < 1 ? 1 : processors > LN_MAX_THREADS ? LN_MAX_THREADS : processors;
     }
-    ln_threads *pool = ln_alloc(1, sizeof *pool, "the thread pool", err);
-    if (pool == NULL) {
+    const size_t size = sizeof(ln_threads) + (size_t)n_threads * sizeof(slot);
+    char *block = ln_alloc(1, size + LINE, "the thread pool", err);
+    if (block == NULL) {
         return LN_NO_MEMORY;
     }
+    ln_threads *pool = (ln_threads *)(void *)(block + (LINE - (uintptr_t)block % LINE));
+    pool->block = block;
     pool->n_threads = n_threads;
+    pool->spins = processors < 1 || n_threads <= processors;
     os_init(&pool->mutex, &pool->work, &pool->finished);
-    pool->workers = ln_alloc((size_t)n_threads, sizeof *pool->workers, "the thread pool", err);
-    if (pool->workers == NULL) {
-        ln_threads_close(pool);
-        return LN_NO_MEMORY;
+    for (int32_t i = 0; i < n_threads; i++) {
+        pool->slots[i].pool = pool;
+        pool->slots[i].index = i;
     }
-    for (int32_t i = 0; i < n_threads - 1; i++) {
-        worker *w = &pool->workers[i];
-        w->pool = pool;
-        w->index = i + 1;
-        if (!os_thread_start(&w->thread, worker_main, w)) {
+    for (int32_t i = 1; i < n_threads; i++) {
+        if (!os_thread_start(&pool->slots[i].thread, worker_main, &pool->slots[i])) {
             ln_threads_close(pool);
-            return ln_fail(err, LN_NO_MEMORY, "the system gave %d of %d threads; ask for fewer", (int)i + 1,
+            return ln_fail(err, LN_NO_MEMORY, "the system gave %d of %d threads; ask for fewer", (int)i,
                            (int)n_threads);
         }
         pool->n_started++;

@@ -316,7 +316,7 @@ class ConvertOptions(VerbOptions):
         help="tokenizer of the model: tokenizer.json, a llama2.c tokenizer .bin or a SentencePiece .vocab",
     )
     type: str | None = option(
-        None, metavar="TYPE", help="store weights as f32, f16, bf16, q8_0 or q4_0 (default: as they are)"
+        None, metavar="TYPE", help="store weights as f32, f16, q8_0, q4_k, q4_0, ... (default: as they are)"
     )
 
 
@@ -326,7 +326,7 @@ class QuantizeOptions(VerbOptions):
 
     source: Path = option(positional=True, metavar="SOURCE", help="a GGUF file or a checkpoint folder")
     output: Path = option(short="-o", metavar="OUT.gguf", help="the GGUF file to write")
-    type: str = option("q8_0", metavar="TYPE", help="f16, bf16, q8_0 or q4_0")
+    type: str = option("q8_0", metavar="TYPE", help="how to store them: f16, q8_0, q6_k, q4_k, q4_0, ...")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -381,7 +381,7 @@ class RunOptions(VerbOptions):
     n_ctx: int | None = option(
         None, metavar="N", help="tokens of context (default: what the model was made for, at most 4096)"
     )
-    kv_type: str = option("f16", choices=("f16", "f32"), help="precision of the key/value cache")
+    kv_type: str = option("f16", choices=("f16", "q8_0", "q4_0", "f32"), help="precision of the key/value cache")
     threads: int | None = option(
         None, metavar="N", help="threads to compute with (default: one per processor)"
     )
@@ -410,5 +410,5 @@ class BenchOptions(VerbOptions):
     decode_tokens: int = option(64, metavar="N", help="tokens of the decode measurement")
     repeat: int = option(5, metavar="N", help="measurements of each kind; the median is reported")
     threads: int | None = option(
-        None, metavar="N", help="threads to compute with (default: one per processor)"
+        None, metavar="N", help="measure this number of threads only (default: a table of several)"
     )

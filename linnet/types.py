@@ -14,8 +14,21 @@ class TensorType(IntEnum):
     F32 = 0
     F16 = 1
     Q4_0 = 2
+    Q4_1 = 3
+    Q5_0 = 6
+    Q5_1 = 7
     Q8_0 = 8
+    Q2_K = 10
+    Q3_K = 11
+    Q4_K = 12
+    Q5_K = 13
+    Q6_K = 14
+    IQ4_NL = 20
+    IQ4_XS = 23
     BF16 = 30
+    TQ1_0 = 34
+    TQ2_0 = 35
+    MXFP4 = 39
 
     @property
     def block_elements(self) -> int:
@@ -26,6 +39,11 @@ class TensorType(IntEnum):
     def block_bytes(self) -> int:
         """Bytes of one block."""
         return _BLOCKS[self][1]
+
+    @property
+    def bits(self) -> float:
+        """Bits per element, scales included."""
+        return 8 * self.block_bytes / self.block_elements
 
     @property
     def label(self) -> str:
@@ -56,8 +74,21 @@ _BLOCKS = {
     TensorType.F32: (1, 4),
     TensorType.F16: (1, 2),
     TensorType.Q4_0: (32, 18),
+    TensorType.Q4_1: (32, 20),
+    TensorType.Q5_0: (32, 22),
+    TensorType.Q5_1: (32, 24),
     TensorType.Q8_0: (32, 34),
+    TensorType.Q2_K: (256, 84),
+    TensorType.Q3_K: (256, 110),
+    TensorType.Q4_K: (256, 144),
+    TensorType.Q5_K: (256, 176),
+    TensorType.Q6_K: (256, 210),
+    TensorType.IQ4_NL: (32, 18),
+    TensorType.IQ4_XS: (256, 136),
     TensorType.BF16: (1, 2),
+    TensorType.TQ1_0: (256, 54),
+    TensorType.TQ2_0: (256, 66),
+    TensorType.MXFP4: (32, 17),
 }
 
 

@@ -129,7 +129,7 @@ def _add(header: Header, enums: set[str], item: re.Match[str], doc: str) -> None
         header.constants += [Constant(*found) for found in _body(item["enum"], _ENUMERATOR, 3)]
     elif item["struct_name"]:
         fields = tuple(
-            Field(name, _field_type(declared, length, enums), comment)
+            Field(name, _field_type(declared, length, names, enums), comment)
             for declared, name, length, comment in _body(item["struct"], _FIELD, 4)
         )
         header.structs.append(Struct(item["struct_name"], fields, doc))
@@ -158,8 +158,10 @@ def _plain(comment: str | None) -> str:
     return "" if text.strip().startswith("----") else text.strip()
 
 
-def _field_type(declared: str, length: str, enums: set[str]) -> str:
+def _field_type(declared: str, length: str, structs: set[str], enums: set[str]) -> str:
     base = " ".join(declared.split())
+    if "*" in base and not length:
+        return _type(base, structs, enums, is_result=False)
     if base == "char" and length:
         return f"c_char * {length}"
     ctype = SCALARS.get(base, "c_int" if base in enums else "")
@@ -221,6 +223,7 @@ Names are those of the header. How C types appear here:
 - ``ln_x *`` is POINTER(ln_x): pass ``ctypes.byref(ln_x())``, or for an opaque handle the
   pointer that the ``*_open`` or ``*_from_*`` function stored in its ``ln_x **out``.
 - A returned ``const float *`` is POINTER(c_float); it is false when NULL.
+- A pointer in a structure has the same type as a parameter; of data keep what it points to alive.
 """
 
 # fmt: off

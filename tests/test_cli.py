@@ -77,7 +77,7 @@ def test_command_line_wins_over_toml_and_toml_over_defaults(tmp_path: Path) -> N
         ("top_k = 1.5", "'1.5' is not a whole number"),
         ("prompt = {a = 1}", "is not a text"),
         ("json = 1", "write true or false"),
-        ('kv_type = "f8"', "'f8' is not one of f16, f32"),
+        ('kv_type = "f8"', "'f8' is not one of f16, q8_0, q4_0, f32"),
         ("= 3", "is not valid TOML"),
     ],
 )

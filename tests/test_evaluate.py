@@ -225,7 +225,7 @@ class Letters(Markov):
     def __init__(self, bos_id: int | None) -> None:
         super().__init__(128, n_ctx=16)
         self.tokenizer = SimpleNamespace(bos_id=bos_id)
-        self.session = SimpleNamespace(isa="none", n_threads=1)
+        self.workspace = SimpleNamespace(isa="none", n_threads=1)
 
     def tokenize(self, text: str, *, bos: bool) -> list[int]:
         assert self.tokenizer.bos_id is not None or not bos

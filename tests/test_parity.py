@@ -10,7 +10,7 @@ import pytest
 import linnet
 from linnet.engine.library import library
 from linnet.engine.model import Model
-from linnet.engine.session import Session
+from linnet.engine.session import Session, Workspace
 from linnet.evaluate.evaluate import evaluate
 from linnet.export.convert import convert
 from linnet.formats.checkpoint import read_checkpoint
@@ -85,9 +85,9 @@ def test_nats_per_token_are_those_of_the_independent_reference(
 def test_threads_and_batches_do_not_change_a_bit(stories260k: Path) -> None:
     model = Model.open(stories260k)
     ids = [1, *range(3, 200)]
-    reference = Session(model, n_threads=1, n_batch=1).eval_all(ids)
+    reference = Session(Workspace(model, n_threads=1, n_batch=1)).eval_all(ids)
     for threads, batch in ((2, 1), (1, 64), (2, 7), (2, 64)):
-        logits = Session(model, n_threads=threads, n_batch=batch).eval_all(ids)
+        logits = Session(Workspace(model, n_threads=threads, n_batch=batch)).eval_all(ids)
         np.testing.assert_array_equal(logits, reference)
 
 
@@ -115,6 +115,6 @@ def test_torch_and_core_compute_the_same_logits_and_tokens(
     assert bos is not None
     ids = [bos, *greedy(core, 100)]
     expected = torch_logits(checkpoint, ids)
-    session = Session(core.model, kv_type=TensorType.F32)
+    session = Session(Workspace(core.model, kv_type=TensorType.F32))
     np.testing.assert_allclose(session.eval_all(ids), expected, atol=1e-4, rtol=0)
     assert ids[1:] == expected[:-1].argmax(-1).tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,12 @@ import pytest
 from linnet import cli
 from linnet.engine.quants import pack, unpack
 from linnet.engine.repack import float_rows, repacked, with_types
-from linnet.errors import FormatError, SourceError, UsageError
+from linnet.errors import FormatError, SourceError, UnsupportedError, UsageError
 from linnet.export.convert import convert
 from linnet.formats.gguf import open_gguf, read_gguf
 from linnet.formats.parts import Tensor
 from linnet.options import ConvertOptions, QuantizeOptions
-from linnet.quantize.quantize import quantize
+from linnet.quantize.quantize import quantize, type_choice
 from linnet.types import TensorType
 
 
@@ -49,8 +50,8 @@ def tensor_of(values: np.ndarray, name: str = "t") -> Tensor:
 @pytest.mark.parametrize("type", list(TensorType))
 def test_repacking_is_what_the_core_packs(type: TensorType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also when a tensor is converted a few rows at a time."""
-    values = np.random.default_rng(0).standard_normal((37, 64), dtype=np.float32)
-    monkeypatch.setattr("linnet.engine.repack._CHUNK", 64 * 5)
+    values = np.random.default_rng(0).standard_normal((37, 256), dtype=np.float32)
+    monkeypatch.setattr("linnet.engine.repack._CHUNK", 256 * 5)
     packed = repacked(tensor_of(values), type)
     assert packed.type is type
     assert packed.load().tobytes() == pack(type, values).tobytes()
@@ -63,6 +64,40 @@ def test_vectors_stay_and_odd_rows_fall_back(stories: Path) -> None:
     target, fallbacks = with_types(parts, lambda tensor: TensorType.Q4_0)
     assert fallbacks == []
     assert all((t.type is TensorType.F32) == (len(t.shape) == 1) for t in target.tensors)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "columns", "taken"),
+    [("q4_k", 512, "q4_k"), ("q4_k", 576, "q4_1"), ("q5_k", 576, "q5_1"), ("q6_k", 960, "q8_0")]
+    + [("iq4_xs", 64, "iq4_nl"), ("q3_k", 64, "q4_0"), ("q2_k", 64, "q4_0"), ("q4_k", 48, "f16")]
+    + [("mxfp4", 48, "f16"), ("tq2_0", 512, "tq2_0")],
+)
+def test_rows_that_are_no_whole_blocks(stories: Path, wanted: str, columns: int, taken: str) -> None:
+    tensor = tensor_of(np.ones((3, columns), np.float32), "blk.0.ffn_up.weight")
+    model = replace(read_gguf(stories), tensors=(tensor,))
+    target, fallbacks = with_types(model, type_choice(model, TensorType.parse(wanted)))
+    assert [tensor.type.label for tensor in target.tensors] == [taken]
+    assert [(f.tensor, f.type) for f in fallbacks] == [(tensor.name, taken)] * (wanted != taken)
+    assert len(target.tensors[0].load()) == TensorType.parse(taken).bytes_for(3 * columns)
+
+
+def test_ternary_types_do_not_fall_back(stories: Path) -> None:
+    model = replace(read_gguf(stories), tensors=(tensor_of(np.ones((3, 576), np.float32), "w"),))
+    with pytest.raises(UnsupportedError, match="'w' has 576 columns, and tq1_0 stores whole blocks of 256"):
+        with_types(model, lambda tensor: TensorType.TQ1_0)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "output", "values"),
+    [("q5_0", "q5_0", "q5_0"), ("q4_1", "q8_0", "q8_0"), ("mxfp4", "q8_0", "q8_0")]
+    + [("q5_k", "q5_k", "q5_k"), ("q4_k", "q6_k", "q6_k"), ("tq1_0", "q6_k", "tq1_0")],
+)
+def test_sensitive_matrices_keep_more_bits(stories: Path, wanted: str, output: str, values: str) -> None:
+    choose = type_choice(read_gguf(stories), TensorType.parse(wanted))
+    matrix = np.ones((1, 256), np.float32)
+    assert choose(tensor_of(matrix, "token_embd.weight")).label == output
+    assert choose(tensor_of(matrix, "blk.1.attn_v.weight")).label == values
+    assert choose(tensor_of(matrix, "blk.1.attn_k.weight")).label == wanted
 
 
 def test_types_of_q8_0_and_q4_0(stories: Path, tmp_path: Path) -> None:
@@ -100,7 +135,7 @@ def test_refusals(stories: Path, shared: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"\.gguf"):
         run(stories, tmp_path / "out", "q8_0")
     for type in ("q5_9", "f32"):
-        with pytest.raises(UsageError, match=f"'{type}'; choose from f16, bf16, q8_0, q4_0"):
+        with pytest.raises(UsageError, match=f"'{type}'; choose from f16, bf16, q8_0, q6_k"):
             run(stories, tmp_path / "out.gguf", type)
     with pytest.raises(SourceError, match="linnet convert"):
         run(shared / "weights" / "stories260K" / "stories260K.bin", tmp_path / "out.gguf", "q8_0")

@@ -16,7 +16,6 @@ import pytest
 import linnet
 from linnet.engine.memory import Image
 from linnet.engine.model import Model
-from linnet.engine.session import Session
 from linnet.errors import ContextFullError, UsageError
 from linnet.formats.gguf import read_gguf
 from linnet.formats.parts import TokenizerParts
@@ -122,7 +121,7 @@ def test_a_tokenizer_without_bos_and_eos_generates_but_not_from_nothing() -> Non
     parts = read_gguf(BUNDLED_MODEL)
     bare = replace(parts, special=SpecialTokens(), tokenizer=TokenizerParts(parts.tokenizer.vocabulary))
     engine = Model(Image.of_parts(bare))
-    model = linnet.LanguageModel(engine, Session(engine, n_ctx=64))
+    model = linnet.LanguageModel(engine, n_ctx=64)
     made = model.generate("The cat", max_tokens=5, seed=1)
     assert made.prompt_tokens == len(model.tokenize("The cat", bos=False))
     assert (len(made.ids), made.finish_reason) == (5, "length")

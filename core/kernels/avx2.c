@@ -14,7 +14,6 @@
 typedef __m256 vec;
 #define VEC_LANES 8
 #define VEC_TILE 3
-#define BLOCK_TILE 4 /* vectors of a block type's product that share turned weights */
 
 static inline vec vec_set(float a) {
     return _mm256_set1_ps(a);
@@ -110,6 +109,13 @@ static inline vec vec_load_f16(const uint8_t *p) {
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
 }
 
+/* The f16 at p in all lanes. */
+static inline vec vec_set_f16(const uint8_t *p) {
+    int16_t half;
+    memcpy(&half, p, sizeof half);
+    return _mm256_cvtph_ps(_mm_set1_epi16(half));
+}
+
 static inline vec vec_load_f16_part(const uint8_t *p, int64_t n) {
     return _mm256_cvtph_ps(load_halves_part(p, n));
 }
@@ -146,9 +152,74 @@ static inline void vec_store_f16_part(uint16_t *p, vec a, int64_t n) {
 
 #include "float_kernels.h"
 
-#include "x86_blocks.h"
+/* ---- eight times four bytes ----------------------------------------------------------- */
 
-/* ---- block types ----------------------------------------------------------------- */
+typedef __m256i ivec;
+#define CODES_FILL_BYTES 0
+
+static inline ivec ivec_load(const uint8_t *p) {
+    return _mm256_loadu_si256((const __m256i *)p);
+}
+
+static inline void ivec_store(uint8_t *p, ivec a) {
+    _mm256_storeu_si256((__m256i *)p, a);
+}
+
+static inline ivec ivec_bytes(uint8_t b) {
+    return _mm256_set1_epi8((char)b);
+}
+
+static LN_ALWAYS_INLINE ivec ivec_shift(ivec a, int n) {
+    return n > 0 ? _mm256_slli_epi32(a, n) : n < 0 ? _mm256_srli_epi32(a, -n) : a;
+}
+
+static inline ivec ivec_and(ivec a, ivec b) {
+    return _mm256_and_si256(a, b);
+}
+
+static inline ivec ivec_merge(ivec a, ivec b, ivec mask) {
+    return _mm256_or_si256(a, _mm256_and_si256(b, mask));
+}
+
+static inline ivec ivec_lookup(const uint8_t *table, ivec a) {
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)table)), a);
+}
+
+static inline ivec ivec_triple(ivec a) {
+    return _mm256_add_epi8(a, _mm256_add_epi8(a, a));
+}
+
+/* 1 where a >= 86 plus 1 where a >= 171; a comparison that holds is -1. */
+static inline ivec ivec_digit(ivec a) {
+    __m256i low = _mm256_cmpeq_epi8(_mm256_max_epu8(a, _mm256_set1_epi8(86)), a);
+    __m256i high = _mm256_cmpeq_epi8(_mm256_max_epu8(a, _mm256_set1_epi8((char)171)), a);
+    return _mm256_sub_epi8(_mm256_setzero_si256(), _mm256_add_epi8(low, high));
+}
+
+static inline vec vec_load_u8(const uint8_t *p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
+
+static inline vec vec_load_i8(const uint8_t *p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
+
+static inline __m256i four_columns(const int8_t *x) {
+    int32_t columns;
+    memcpy(&columns, x, sizeof columns);
+    return _mm256_set1_epi32(columns);
+}
+
+#include "panel_formats.h"
+
+/* Codes that need all eight bits are multiplied as signed numbers. */
+static LN_ALWAYS_INLINE int is_signed(ln_panel_format f) {
+    return f.bits == 8 || f.table != LN_TABLE_NONE;
+}
+
+static LN_ALWAYS_INLINE ivec code_operand(ln_panel_format f, ivec codes) {
+    return is_signed(f) ? _mm256_xor_si256(codes, _mm256_set1_epi8(-128)) : codes;
+}
 
 /* |w| * (x with w's sign), in pairs: at most 2 * 128 * 127, which an int16 holds. */
 static inline __m256i dot_signed(__m256i w, __m256i x) {
@@ -156,65 +227,36 @@ static inline __m256i dot_signed(__m256i w, __m256i x) {
     return _mm256_madd_epi16(products, _mm256_set1_epi16(1));
 }
 
-static inline __m256i unpack_q8_0(const uint8_t *quants) {
-    return _mm256_loadu_si256((const __m256i *)quants);
+/* Steps whose products, pairs of (code * x), an int16 can sum up. */
+static LN_ALWAYS_INLINE int safe_steps(ln_panel_format f) {
+    return f.bits <= 4 ? 8 : f.bits == 5 ? 4 : 2;
 }
 
-static inline void unpack_pair_q8_0(const uint8_t *a, const uint8_t *b, __m256i *low, __m256i *high) {
-    *low = load16_pair(a, b);
-    *high = load16_pair(a + HALF_GROUP, b + HALF_GROUP);
-}
-
-static inline __m256i dot_pair_q8_0(__m256i low, __m256i high, __m256i x_low, __m256i x_high) {
-    return _mm256_add_epi32(dot_signed(low, x_low), dot_signed(high, x_high));
-}
-
-static inline __m256i dot_pair_q4_0(__m256i low, __m256i high, __m256i x_low, __m256i x_high) {
-    __m256i products = _mm256_add_epi16(_mm256_maddubs_epi16(low, x_low), _mm256_maddubs_epi16(high, x_high));
-    return _mm256_madd_epi16(products, _mm256_set1_epi16(1));
-}
-
-static inline vec floats_less(__m256i dots, int32_t excess) {
-    return _mm256_cvtepi32_ps(_mm256_sub_epi32(dots, _mm256_set1_epi32(excess)));
-}
-
-static inline __m256i four_columns(const int8_t *x, int step) {
-    return _mm256_set1_epi32(load_i32(x + 4 * step));
-}
-
-static inline __m256i turned_weights(const int8_t *weights, int step) {
-    return _mm256_loadu_si256((const __m256i *)(weights + 4 * VEC_LANES * step));
-}
-
-static inline vec dot_rows_q8_0(const int8_t *weights, const int8_t *x, int32_t excess) {
+static LN_ALWAYS_INLINE vec dot(ln_panel_format f, const ivec *codes, int n, const int8_t *x, int32_t bias) {
     __m256i sum = _mm256_setzero_si256();
-    for (int k = 0; k < STEPS; k++) {
-        sum = _mm256_add_epi32(sum, dot_signed(turned_weights(weights, k), four_columns(x, k)));
+    if (is_signed(f)) {
+        LN_UNROLL for (int k = 0; k < n; k++) {
+            sum = _mm256_add_epi32(sum, dot_signed(codes[k], four_columns(x + 4 * k)));
+        }
+        return _mm256_cvtepi32_ps(sum);
     }
-    return floats_less(sum, excess);
-}
-
-/* Eight sums of two products of at most 15 * 127 fit an int16. */
-static inline vec dot_rows_q4_0(const int8_t *weights, const int8_t *x, int32_t excess) {
-    __m256i sum = _mm256_setzero_si256();
-    for (int k = 0; k < STEPS; k++) {
-        sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(turned_weights(weights, k), four_columns(x, k)));
+    const int run = safe_steps(f) < n ? safe_steps(f) : n;
+    LN_UNROLL for (int first = 0; first < n; first += run) {
+        __m256i pairs = _mm256_maddubs_epi16(codes[first], four_columns(x + 4 * first));
+        LN_UNROLL for (int k = first + 1; k < first + run; k++) {
+            pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(codes[k], four_columns(x + 4 * k)));
+        }
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
     }
-    return floats_less(_mm256_madd_epi16(sum, _mm256_set1_epi16(1)), excess);
+    if (f.offset != 0) {
+        sum = _mm256_add_epi32(sum, _mm256_set1_epi32(bias / (128 / f.offset)));
+    }
+    return _mm256_cvtepi32_ps(sum);
 }
 
-static const block_format q8_0 = {34, 0, unpack_q8_0, unpack_pair_q8_0, dot_pair_q8_0, dot_rows_q8_0};
-static const block_format q4_0 = {18, 8, unpack_nibbles, unpack_pair_nibbles, dot_pair_q4_0, dot_rows_q4_0};
+#include "panel_kernels.h"
 
-static void matmul_q8_0(const ln_matrix *w, int64_t row_begin, int64_t row_end,
-                        const ln_vectors *x, float *y, int64_t y_stride) {
-    matmul_blocks(w, row_begin, row_end, x, y, y_stride, q8_0);
-}
-
-static void matmul_q4_0(const ln_matrix *w, int64_t row_begin, int64_t row_end,
-                        const ln_vectors *x, float *y, int64_t y_stride) {
-    matmul_blocks(w, row_begin, row_end, x, y, y_stride, q4_0);
-}
+#include "attention_kernels.h"
 
 /* ---- activations ------------------------------------------------------------------ */
 
@@ -236,8 +278,8 @@ static inline __m256i narrow(const __m256i q[4]) {
     return _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
 }
 
-void ln_quantize_q8_avx2(const float *x, int64_t cols, int8_t *q8, float *scale, int32_t *sum) {
-    for (int64_t group = 0; group < cols / LN_Q8_GROUP; group++, x += LN_Q8_GROUP, q8 += LN_Q8_GROUP) {
+void ln_quantize_q8_avx2(const float *x, int64_t cols, ln_q8_block *out, int64_t stride) {
+    for (int64_t c = 0; c < cols; c += LN_Q8_GROUP, x += LN_Q8_GROUP, out += stride) {
         vec values[4];
         __m256i largest_bits = _mm256_setzero_si256();
         for (int i = 0; i < 4; i++) {
@@ -247,22 +289,17 @@ void ln_quantize_q8_avx2(const float *x, int64_t cols, int8_t *q8, float *scale,
         int32_t bits = largest_lane(largest_bits);
         float largest;
         memcpy(&largest, &bits, sizeof largest);
-        if (bits < LN_Q8_SMALLEST_BITS || bits >= LN_INFINITY_BITS) {
-            memset(q8, 0, LN_Q8_GROUP);
-            scale[group] = bits < LN_Q8_SMALLEST_BITS ? 0.0f : largest - largest;
-            sum[group] = 0;
+        if (ln_q8_degenerate(out, (uint32_t)bits)) {
             continue;
         }
         vec inverse = vec_set(127.0f / largest);
         __m256i q[4];
-        __m256i total = _mm256_setzero_si256();
         for (int i = 0; i < 4; i++) {
             q[i] = _mm256_cvtps_epi32(vec_mul(values[i], inverse)); /* to nearest, halves to even */
-            total = _mm256_add_epi32(total, q[i]);
         }
-        _mm256_storeu_si256((__m256i *)q8, narrow(q));
-        scale[group] = largest / 127.0f;
-        sum[group] = add_lanes(total);
+        _mm256_storeu_si256((__m256i *)out->q, narrow(q));
+        ln_q8_finish(out, largest / 127.0f, add_lanes(_mm256_add_epi32(q[0], q[1])),
+                     add_lanes(_mm256_add_epi32(q[2], q[3])));
     }
 }
 
@@ -274,16 +311,15 @@ const ln_kernels ln_avx2_kernels = {
             [LN_TYPE_F32] = matmul_f32,
             [LN_TYPE_F16] = matmul_f16,
             [LN_TYPE_BF16] = matmul_bf16,
-            [LN_TYPE_Q8_0] = matmul_q8_0,
-            [LN_TYPE_Q4_0] = matmul_q4_0,
+            PANEL_MATMULS
         },
     .quantize_q8 = ln_quantize_q8_avx2,
     .rms_norm = rms_norm,
     .swiglu = swiglu,
     .add = add,
     .f32_to_f16 = f32_to_f16,
-    .attention_f32 = attention_f32,
-    .attention_f16 = attention_f16,
+    .attend = attend,
+    .merge = merge,
 };
 
 #endif

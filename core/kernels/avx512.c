@@ -14,7 +14,6 @@
 typedef __m512 vec;
 #define VEC_LANES 16
 #define VEC_TILE 4
-#define BLOCK_TILE 8 /* vectors of a block type's product that share turned weights */
 
 static inline vec vec_set(float a) {
     return _mm512_set1_ps(a);
@@ -102,6 +101,13 @@ static inline vec vec_load_f16(const uint8_t *p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
 }
 
+/* The f16 at p in all lanes. */
+static inline vec vec_set_f16(const uint8_t *p) {
+    int16_t half;
+    memcpy(&half, p, sizeof half);
+    return _mm512_cvtph_ps(_mm256_set1_epi16(half));
+}
+
 static inline vec vec_load_f16_part(const uint8_t *p, int64_t n) {
     return _mm512_cvtph_ps(load_halves_part(p, n));
 }
@@ -140,45 +146,82 @@ static inline void vec_store_f16_part(uint16_t *p, vec a, int64_t n) {
 
 #include "float_kernels.h"
 
-#include "x86_blocks.h"
+/* ---- sixteen times four bytes --------------------------------------------------------- */
 
-/* ---- block types ----------------------------------------------------------------- */
+typedef __m512i ivec;
+#define CODES_FILL_BYTES 1
 
-/* VNNI multiplies unsigned by signed bytes, so weights are made unsigned by an offset. */
-static inline __m256i unpack_q8_0(const uint8_t *quants) {
-    return _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)quants), _mm256_set1_epi8(-128));
+static inline ivec ivec_load(const uint8_t *p) {
+    return _mm512_loadu_si512(p);
 }
 
-static inline void unpack_pair_q8_0(const uint8_t *a, const uint8_t *b, __m256i *low, __m256i *high) {
-    *low = _mm256_xor_si256(load16_pair(a, b), _mm256_set1_epi8(-128));
-    *high = _mm256_xor_si256(load16_pair(a + HALF_GROUP, b + HALF_GROUP), _mm256_set1_epi8(-128));
+static inline void ivec_store(uint8_t *p, ivec a) {
+    _mm512_storeu_si512(p, a);
 }
 
-static inline __m256i dot_pair(__m256i low, __m256i high, __m256i x_low, __m256i x_high) {
-    return _mm256_dpbusd_epi32(_mm256_dpbusd_epi32(_mm256_setzero_si256(), low, x_low), high, x_high);
+static inline ivec ivec_bytes(uint8_t b) {
+    return _mm512_set1_epi8((char)b);
 }
 
-static inline vec dot_rows(const int8_t *weights, const int8_t *x, int32_t excess) {
-    __m512i sum = _mm512_set1_epi32(-excess);
-    for (int k = 0; k < STEPS; k++) {
-        __m512i w = _mm512_loadu_si512(weights + 4 * VEC_LANES * k);
-        sum = _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(load_i32(x + 4 * k)));
+static LN_ALWAYS_INLINE ivec ivec_shift(ivec a, int n) {
+    return n > 0 ? _mm512_slli_epi32(a, (unsigned)n) : n < 0 ? _mm512_srli_epi32(a, (unsigned)-n) : a;
+}
+
+static inline ivec ivec_and(ivec a, ivec b) {
+    return _mm512_and_si512(a, b);
+}
+
+static inline ivec ivec_merge(ivec a, ivec b, ivec mask) {
+    return _mm512_ternarylogic_epi32(a, b, mask, 0xf8); /* a | (b & mask) */
+}
+
+static inline ivec ivec_lookup(const uint8_t *table, ivec a) {
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)table)), a);
+}
+
+static inline ivec ivec_triple(ivec a) {
+    return _mm512_add_epi8(a, _mm512_add_epi8(a, a));
+}
+
+static inline ivec ivec_digit(ivec a) {
+    const __m512i one = _mm512_set1_epi8(1);
+    __m512i low = _mm512_maskz_mov_epi8(_mm512_cmpge_epu8_mask(a, _mm512_set1_epi8(86)), one);
+    return _mm512_mask_add_epi8(low, _mm512_cmpge_epu8_mask(a, _mm512_set1_epi8((char)171)), low, one);
+}
+
+static inline vec vec_load_u8(const uint8_t *p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+
+static inline vec vec_load_i8(const uint8_t *p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+
+static inline __m512i four_columns(const int8_t *x) {
+    int32_t columns;
+    memcpy(&columns, x, sizeof columns);
+    return _mm512_set1_epi32(columns);
+}
+
+#include "panel_formats.h"
+
+static LN_ALWAYS_INLINE ivec code_operand(ln_panel_format f, ivec codes) {
+    (void)f;
+    return codes;
+}
+
+/* VNNI multiplies unsigned by signed bytes: the codes stay unsigned and the bias takes their offset off. */
+static LN_ALWAYS_INLINE vec dot(ln_panel_format f, const ivec *codes, int n, const int8_t *x, int32_t bias) {
+    __m512i sum = _mm512_set1_epi32(f.offset != 0 ? bias : 0);
+    LN_UNROLL for (int k = 0; k < n; k++) {
+        sum = _mm512_dpbusd_epi32(sum, codes[k], four_columns(x + 4 * k));
     }
     return _mm512_cvtepi32_ps(sum);
 }
 
-static const block_format q8_0 = {34, 128, unpack_q8_0, unpack_pair_q8_0, dot_pair, dot_rows};
-static const block_format q4_0 = {18, 8, unpack_nibbles, unpack_pair_nibbles, dot_pair, dot_rows};
+#include "panel_kernels.h"
 
-static void matmul_q8_0(const ln_matrix *w, int64_t row_begin, int64_t row_end,
-                        const ln_vectors *x, float *y, int64_t y_stride) {
-    matmul_blocks(w, row_begin, row_end, x, y, y_stride, q8_0);
-}
-
-static void matmul_q4_0(const ln_matrix *w, int64_t row_begin, int64_t row_end,
-                        const ln_vectors *x, float *y, int64_t y_stride) {
-    matmul_blocks(w, row_begin, row_end, x, y, y_stride, q4_0);
-}
+#include "attention_kernels.h"
 
 const ln_kernels ln_avx512_kernels = {
     .name = "avx512",
@@ -188,16 +231,15 @@ const ln_kernels ln_avx512_kernels = {
             [LN_TYPE_F32] = matmul_f32,
             [LN_TYPE_F16] = matmul_f16,
             [LN_TYPE_BF16] = matmul_bf16,
-            [LN_TYPE_Q8_0] = matmul_q8_0,
-            [LN_TYPE_Q4_0] = matmul_q4_0,
+            PANEL_MATMULS
         },
     .quantize_q8 = ln_quantize_q8_avx2,
     .rms_norm = rms_norm,
     .swiglu = swiglu,
     .add = add,
     .f32_to_f16 = f32_to_f16,
-    .attention_f32 = attention_f32,
-    .attention_f16 = attention_f16,
+    .attend = attend,
+    .merge = merge,
 };
 
 #endif

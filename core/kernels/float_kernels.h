@@ -1,6 +1,6 @@
 /* float_kernels.h - the float kernels, written once over a vector type. An instruction set's file defines
  * what is below, then includes this; it gets static kernels named matmul_f32, matmul_f16, matmul_bf16,
- * rms_norm, swiglu, add, f32_to_f16, attention_f32 and attention_f16.
+ * rms_norm, swiglu, add and f32_to_f16.
  *
  *   vec, VEC_LANES           the type and how many floats it holds
  *   VEC_TILE                 vectors a matrix product keeps in registers beside 4 rows
@@ -18,7 +18,6 @@
 
 #define ROWS 4       /* rows of a matrix product's tile */
 #define STRIP 512    /* columns a tile sums before its lanes are added up */
-#define POSITIONS 4  /* keys scored at once; values' vectors accumulated at once */
 
 typedef struct reader {
     vec (*load)(const uint8_t *p);
@@ -95,7 +94,7 @@ static inline int64_t tile_rows(const ln_matrix *w, int64_t row, int64_t row_end
     int64_t n_rows = row_end - row < ROWS ? row_end - row : ROWS;
     for (int64_t r = 0; r < ROWS; r++) {
         int64_t actual = row + (r < n_rows ? r : n_rows - 1);
-        rows[r] = (const uint8_t *)w->data + (size_t)actual * w->row_bytes + at;
+        rows[r] = (const uint8_t *)w->data + (size_t)actual * w->stride + at;
     }
     return n_rows;
 }
@@ -124,7 +123,7 @@ static LN_ALWAYS_INLINE void matvec(const ln_matrix *w, int64_t row_begin, int64
             const uint8_t *rows[ROWS];
             int64_t n_rows = tile_rows(w, row, row_end, (size_t)c * type.bytes, rows);
             tile(rows, type, x->f32 + c, x->cols, 1, w->cols - c < STRIP ? w->cols - c : STRIP, sums);
-            keep(sums, 1, n_rows, c == 0, y + row, 0);
+            keep(sums, 1, n_rows, c == 0, y + row - row_begin, 0);
         }
     }
 }
@@ -147,11 +146,11 @@ static LN_ALWAYS_INLINE void matmul(const ln_matrix *w, int64_t row_begin, int64
             int32_t v = 0;
             for (; v + VEC_TILE <= x->n; v += VEC_TILE) {
                 tile(rows, f32_reader, x->f32 + v * x->cols + c, x->cols, VEC_TILE, cols, sums);
-                keep(sums, VEC_TILE, n_rows, c == 0, y + v * y_stride + row, y_stride);
+                keep(sums, VEC_TILE, n_rows, c == 0, y + v * y_stride + row - row_begin, y_stride);
             }
             for (; v < x->n; v++) {
                 tile(rows, f32_reader, x->f32 + v * x->cols + c, x->cols, 1, cols, sums);
-                keep(sums, 1, n_rows, c == 0, y + v * y_stride + row, y_stride);
+                keep(sums, 1, n_rows, c == 0, y + v * y_stride + row - row_begin, y_stride);
             }
         }
     }
@@ -249,112 +248,4 @@ static void f32_to_f16(const float *x, int64_t n, uint16_t *y) {
     if (i < n) {
         vec_store_f16_part(y + i, load_floats_part(x + i, n - i), n - i);
     }
-}
-
-/* ---- attention ------------------------------------------------------------------ */
-
-static inline const uint8_t *cached(const ln_attention *job, const void *cache, int32_t position) {
-    return (const uint8_t *)cache + (size_t)position * job->kv_stride_bytes;
-}
-
-/* weights[p] = scale * q.k[p]; returns the largest. */
-static LN_ALWAYS_INLINE float score_keys(const ln_attention *job, reader type) {
-    vec largest = vec_set(-INFINITY);
-    for (int32_t p = 0; p < job->n; p += POSITIONS) {
-        const uint8_t *keys[POSITIONS];
-        for (int32_t i = 0; i < POSITIONS; i++) {
-            keys[i] = cached(job, job->k, p + i < job->n ? p + i : job->n - 1);
-        }
-        vec totals[POSITIONS] = {vec_set(0.0f), vec_set(0.0f), vec_set(0.0f), vec_set(0.0f)};
-        int32_t c = 0;
-        for (; c + VEC_LANES <= job->head_dim; c += VEC_LANES) {
-            vec q = load_floats(job->q + c);
-            for (int i = 0; i < POSITIONS; i++) {
-                totals[i] = vec_fma(q, type.load(keys[i] + (size_t)c * type.bytes), totals[i]);
-            }
-        }
-        if (c < job->head_dim) {
-            int64_t n = job->head_dim - c;
-            vec q = load_floats_part(job->q + c, n);
-            for (int i = 0; i < POSITIONS; i++) {
-                totals[i] = vec_fma(q, type.load_part(keys[i] + (size_t)c * type.bytes, n), totals[i]);
-            }
-        }
-        float scores[POSITIONS];
-        vec_sum4(totals, scores);
-        for (int i = 0; i < POSITIONS; i++) {
-            float score = scores[i] * job->scale;
-            largest = vec_max(vec_set(score), largest);
-            if (p + i < job->n) {
-                job->weights[p + i] = score;
-            }
-        }
-    }
-    return vec_highest(largest);
-}
-
-/* weights[p] = exp(weights[p] - largest); returns their sum. */
-static float exponentials(float *weights, int32_t n, float largest) {
-    vec total = vec_set(0.0f);
-    vec shift = vec_set(largest);
-    int32_t p = 0;
-    for (; p + VEC_LANES <= n; p += VEC_LANES) {
-        vec weight = exp_nonpositive(vec_sub(load_floats(weights + p), shift));
-        vec_store(weights + p, weight);
-        total = vec_add(total, weight);
-    }
-    if (p < n) {
-        vec weight = exp_nonpositive(vec_sub(load_floats_part(weights + p, n - p), shift));
-        vec_store_part(weights + p, weight, n - p);
-        /* The lanes past the end hold exp of something; read back, they are zero. */
-        total = vec_add(total, load_floats_part(weights + p, n - p));
-    }
-    return vec_sum(total);
-}
-
-/* out = sum of weights[p] * v[p], times inverse. */
-static LN_ALWAYS_INLINE void sum_values(const ln_attention *job, reader type, float inverse) {
-    int32_t c = 0;
-    for (; c + POSITIONS * VEC_LANES <= job->head_dim; c += POSITIONS * VEC_LANES) {
-        vec totals[POSITIONS] = {vec_set(0.0f), vec_set(0.0f), vec_set(0.0f), vec_set(0.0f)};
-        for (int32_t p = 0; p < job->n; p++) {
-            const uint8_t *value = cached(job, job->v, p) + (size_t)c * type.bytes;
-            vec weight = vec_set(job->weights[p]);
-            for (int i = 0; i < POSITIONS; i++) {
-                totals[i] = vec_fma(weight, type.load(value + (size_t)(i * VEC_LANES) * type.bytes), totals[i]);
-            }
-        }
-        for (int i = 0; i < POSITIONS; i++) {
-            vec_store(job->out + c + i * VEC_LANES, vec_mul(totals[i], vec_set(inverse)));
-        }
-    }
-    for (; c < job->head_dim; c += VEC_LANES) {
-        int64_t n = job->head_dim - c < VEC_LANES ? job->head_dim - c : VEC_LANES;
-        vec total = vec_set(0.0f);
-        for (int32_t p = 0; p < job->n; p++) {
-            const uint8_t *value = cached(job, job->v, p) + (size_t)c * type.bytes;
-            vec values = n == VEC_LANES ? type.load(value) : type.load_part(value, n);
-            total = vec_fma(vec_set(job->weights[p]), values, total);
-        }
-        total = vec_mul(total, vec_set(inverse));
-        if (n == VEC_LANES) {
-            vec_store(job->out + c, total);
-        } else {
-            vec_store_part(job->out + c, total, n);
-        }
-    }
-}
-
-static LN_ALWAYS_INLINE void attention(const ln_attention *job, reader type) {
-    float largest = score_keys(job, type);
-    float total = exponentials(job->weights, job->n, largest);
-    sum_values(job, type, 1.0f / total);
-}
-
-static void attention_f32(const ln_attention *job) {
-    attention(job, f32_reader);
-}
-
-static void attention_f16(const ln_attention *job) {
-    attention(job, f16_reader);
 }

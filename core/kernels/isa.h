@@ -8,6 +8,8 @@
 #ifndef LINNET_ISA_H
 #define LINNET_ISA_H
 
+#include <math.h>
+
 #include "kernels.h"
 
 #if defined(__x86_64__) || defined(_M_X64)
@@ -38,6 +40,30 @@
 #define LN_Q8_SMALLEST_BITS 0x08800000
 #define LN_INFINITY_BITS 0x7f800000
 
+/* The fields of a block whose q is written, given its scale and the sums of both halves of q. */
+static inline void ln_q8_finish(ln_q8_block *block, float scale, int32_t low, int32_t high) {
+    block->scale = scale;
+    block->bias = -128 * (low + high);
+    block->half_bias[0] = -128 * low;
+    block->half_bias[1] = -128 * high;
+    block->sum = scale * (float)(low + high);
+    block->half_sum[0] = scale * (float)low;
+    block->half_sum[1] = scale * (float)high;
+    block->unused = 0;
+}
+
+/* A block of a group whose largest magnitude has these bits, if it is too small or not finite. */
+static inline int ln_q8_degenerate(ln_q8_block *block, uint32_t largest_bits) {
+    if (largest_bits >= LN_Q8_SMALLEST_BITS && largest_bits < LN_INFINITY_BITS) {
+        return 0;
+    }
+    *block = (ln_q8_block){.scale = 0.0f};
+    if (largest_bits >= LN_INFINITY_BITS) {
+        block->scale = block->sum = block->half_sum[0] = block->half_sum[1] = NAN;
+    }
+    return 1;
+}
+
 extern const ln_kernels ln_scalar_kernels;
 
 #if LN_X86_64
@@ -45,12 +71,14 @@ extern const ln_kernels ln_avx2_kernels;
 extern const ln_kernels ln_avx512_kernels;
 int ln_cpu_runs_avx2(void);   /* AVX2, FMA, F16C, and an operating system that keeps ymm state */
 int ln_cpu_runs_avx512(void); /* that, and AVX-512 F, BW, VL, DQ, VNNI with zmm state */
-void ln_quantize_q8_avx2(const float *x, int64_t cols, int8_t *q8, float *scale, int32_t *sum);
+void ln_quantize_q8_avx2(const float *x, int64_t cols, ln_q8_block *out, int64_t stride);
 #endif
 
 #if LN_AARCH64
 extern const ln_kernels ln_neon_kernels;
+extern const ln_kernels ln_neon_dotprod_kernels;
 int ln_cpu_runs_neon(void);
+int ln_cpu_runs_dotprod(void); /* NEON and the dot product extension, ARMv8.2 and later */
 #endif
 
 #endif

@@ -3,19 +3,18 @@
  * float dot product let a compiler use whatever vectors the plainest processor has.
  *
  * The block types have one defined result, the same bits on every instruction set:
- * exact integer dot products of 32, each times (weight scale * activation scale), each
- * product rounded, added in the order of the columns. No step may be fused or
- * reordered.
+ * panel_kernels.h says which.
  */
 #include <math.h>
 #include <string.h>
 
 #include "isa.h"
+#include "panel_formats.h"
 #include "../linnet.h"
+#include "../panels.h"
 
 #define LANES 8        /* independent partial sums of a float dot product */
 #define STRIP 256      /* columns unpacked at a time */
-#define SCALE_BYTES 2  /* f16 scale in front of a block */
 
 /* ---- dot products ----------------------------------------------------------- */
 
@@ -33,25 +32,6 @@ static float dot(const float *a, const float *b, int64_t n) {
     return ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]));
 }
 
-static int32_t dot_q8_0(const uint8_t *quants, const int8_t *x) {
-    int32_t sum = 0;
-    for (int j = 0; j < LN_Q8_GROUP; j++) {
-        int8_t q;
-        memcpy(&q, quants + j, 1);
-        sum += q * x[j];
-    }
-    return sum;
-}
-
-static int32_t dot_q4_0(const uint8_t *quants, const int8_t *x) {
-    int32_t sum = 0;
-    for (int j = 0; j < LN_Q8_GROUP / 2; j++) {
-        sum += ((quants[j] & 15) - 8) * x[j];
-        sum += ((quants[j] >> 4) - 8) * x[j + LN_Q8_GROUP / 2];
-    }
-    return sum;
-}
-
 /* ---- matrix products --------------------------------------------------------- */
 
 static void matmul_plain(const ln_matrix *w, int64_t row_begin, int64_t row_end,
@@ -59,51 +39,56 @@ static void matmul_plain(const ln_matrix *w, int64_t row_begin, int64_t row_end,
     const ln_type_traits *type = ln_type_traits_of(w->type);
     float strip[STRIP];
     for (int64_t row = row_begin; row < row_end; row++) {
-        const uint8_t *weights = (const uint8_t *)w->data + (size_t)row * w->row_bytes;
+        const uint8_t *weights = (const uint8_t *)w->data + (size_t)row * w->stride;
         for (int32_t v = 0; v < x->n; v++) {
-            y[v * y_stride + row] = 0.0f;
+            y[v * y_stride + row - row_begin] = 0.0f;
         }
         for (int64_t c = 0; c < w->cols; c += STRIP) {
             int64_t n = w->cols - c < STRIP ? w->cols - c : STRIP;
             type->unpack(weights + c * type->block_bytes, n, strip);
             for (int32_t v = 0; v < x->n; v++) {
-                y[v * y_stride + row] += dot(strip, x->f32 + v * x->cols + c, n);
+                y[v * y_stride + row - row_begin] += dot(strip, x->f32 + v * x->cols + c, n);
             }
         }
     }
 }
 
-static void matmul_blocks(const ln_matrix *w, int64_t row_begin, int64_t row_end,
-                          const ln_vectors *x, float *y, int64_t y_stride,
-                          int32_t (*block_dot)(const uint8_t *, const int8_t *)) {
-    int64_t n_blocks = w->cols / LN_Q8_GROUP;
-    int32_t block_bytes = ln_type_traits_of(w->type)->block_bytes;
+static int32_t dot_int8(const int8_t *a, const int8_t *b, int n) {
+    int32_t sum = 0;
+    for (int i = 0; i < n; i++) {
+        sum += a[i] * b[i];
+    }
+    return sum;
+}
+
+/* total plus one group of a row times one group of a vector. */
+static float add_group(const ln_panel_group *w, const ln_q8_block *x, float total) {
+    const int n = LN_Q8_GROUP / w->n_scales;
+    for (int i = 0; i < w->n_scales; i++) {
+        total = fmaf((float)dot_int8(w->q + i * n, x->q + i * n, n), w->scale[i] * x->scale, total);
+        if (w->has_minimum) {
+            total = fmaf(w->minimum[i], w->n_scales == 1 ? x->sum : x->half_sum[i], total);
+        }
+    }
+    return total;
+}
+
+static void matmul_panels(const ln_matrix *w, int64_t row_begin, int64_t row_end,
+                          const ln_vectors *x, float *y, int64_t y_stride) {
     for (int64_t row = row_begin; row < row_end; row++) {
         for (int32_t v = 0; v < x->n; v++) {
-            const uint8_t *block = (const uint8_t *)w->data + (size_t)row * w->row_bytes;
-            const int8_t *q8 = x->q8 + v * x->cols;
-            const float *scale = x->scale + v * n_blocks;
-            float sum = 0.0f;
-            for (int64_t b = 0; b < n_blocks; b++, block += block_bytes, q8 += LN_Q8_GROUP) {
-                uint16_t half;
-                memcpy(&half, block, sizeof half);
-                float product_scale = ln_f16_to_f32(half) * scale[b];
-                float product = product_scale * (float)block_dot(block + SCALE_BYTES, q8);
-                sum += product;
+            y[v * y_stride + row - row_begin] = 0.0f;
+        }
+        for (int64_t g = 0; g < w->cols / LN_Q8_GROUP; g++) {
+            ln_panel_group group = {0};
+            ln_panel_group_of(w, row, g, &group);
+            for (int32_t v = 0; v < x->n; v++) {
+                const int64_t at = ln_q8_first(x->cols, v) + g * ln_q8_tile_width(x->n, v);
+                float *total = &y[v * y_stride + row - row_begin];
+                *total = add_group(&group, &x->q8[at], *total);
             }
-            y[v * y_stride + row] = sum;
         }
     }
-}
-
-static void matmul_q8_0(const ln_matrix *w, int64_t row_begin, int64_t row_end,
-                        const ln_vectors *x, float *y, int64_t y_stride) {
-    matmul_blocks(w, row_begin, row_end, x, y, y_stride, dot_q8_0);
-}
-
-static void matmul_q4_0(const ln_matrix *w, int64_t row_begin, int64_t row_end,
-                        const ln_vectors *x, float *y, int64_t y_stride) {
-    matmul_blocks(w, row_begin, row_end, x, y, y_stride, dot_q4_0);
 }
 
 /* ---- activations ------------------------------------------------------------- */
@@ -121,29 +106,24 @@ static uint32_t largest_bits(const float *x, int n) {
     return largest;
 }
 
-static void quantize_q8(const float *x, int64_t cols, int8_t *q8, float *scale, int32_t *sum) {
-    for (int64_t i = 0; i < cols; i += LN_Q8_GROUP, x += LN_Q8_GROUP, q8 += LN_Q8_GROUP) {
-        int64_t group = i / LN_Q8_GROUP;
+static void quantize_q8(const float *x, int64_t cols, ln_q8_block *out, int64_t stride) {
+    for (int64_t i = 0; i < cols; i += LN_Q8_GROUP, x += LN_Q8_GROUP, out += stride) {
         uint32_t bits = largest_bits(x, LN_Q8_GROUP);
         float largest;
         memcpy(&largest, &bits, sizeof largest);
-        if (bits < LN_Q8_SMALLEST_BITS || bits >= LN_INFINITY_BITS) {
-            memset(q8, 0, LN_Q8_GROUP);
-            scale[group] = bits < LN_Q8_SMALLEST_BITS ? 0.0f : largest - largest; /* infinity and NaN give NaN */
-            sum[group] = 0;
+        if (ln_q8_degenerate(out, bits)) {
             continue;
         }
         float inverse = 127.0f / largest;
-        int32_t total = 0;
+        int32_t sums[2] = {0, 0};
         for (int j = 0; j < LN_Q8_GROUP; j++) {
             float scaled = x[j] * inverse;
             float rounded = scaled + 0x1.8p23f; /* one is now the last bit: to nearest, halves to even */
             int32_t q = (int32_t)(rounded - 0x1.8p23f);
-            q8[j] = (int8_t)q;
-            total += q;
+            out->q[j] = (int8_t)q;
+            sums[j * 2 / LN_Q8_GROUP] += q;
         }
-        scale[group] = largest / 127.0f;
-        sum[group] = total;
+        ln_q8_finish(out, largest / 127.0f, sums[0], sums[1]);
     }
 }
 
@@ -174,51 +154,83 @@ static void f32_to_f16(const float *x, int64_t n, uint16_t *y) {
 
 /* ---- attention ---------------------------------------------------------------- */
 
-static void attention(const ln_attention *job, const ln_type_traits *type) {
-    float strip[STRIP];
-    int32_t dim = job->head_dim;
-    float largest = -INFINITY;
-    for (int32_t p = 0; p < job->n; p++) {
-        const uint8_t *key = (const uint8_t *)job->k + (size_t)p * job->kv_stride_bytes;
-        float score = 0.0f;
-        for (int32_t c = 0; c < dim; c += STRIP) {
-            int32_t n = dim - c < STRIP ? dim - c : STRIP;
-            type->unpack(key + (size_t)c * (size_t)type->block_bytes, n, strip);
-            score += dot(job->q + c, strip, n);
-        }
-        job->weights[p] = score * job->scale;
-        largest = fmaxf(largest, job->weights[p]);
-    }
-    float total = 0.0f;
-    for (int32_t p = 0; p < job->n; p++) {
-        job->weights[p] = expf(job->weights[p] - largest);
-        total += job->weights[p];
-    }
-    memset(job->out, 0, (size_t)dim * sizeof(float));
-    for (int32_t p = 0; p < job->n; p++) {
-        const uint8_t *value = (const uint8_t *)job->v + (size_t)p * job->kv_stride_bytes;
-        float weight = job->weights[p] / total;
-        for (int32_t c = 0; c < dim; c += STRIP) {
-            int32_t n = dim - c < STRIP ? dim - c : STRIP;
-            type->unpack(value + (size_t)c * (size_t)type->block_bytes, n, strip);
-            for (int32_t i = 0; i < n; i++) {
-                job->out[c + i] += weight * strip[i];
-            }
-        }
-    }
+/* One float is a vector of one lane. */
+typedef float vec;
+#define VEC_LANES 1
+
+static inline vec vec_set(float a) {
+    return a;
 }
 
-static void attention_f32(const ln_attention *job) {
-    attention(job, ln_type_traits_of(LN_TYPE_F32));
+static inline vec vec_add(vec a, vec b) {
+    return a + b;
 }
 
-static void attention_f16(const ln_attention *job) {
-    attention(job, ln_type_traits_of(LN_TYPE_F16));
+static inline vec vec_if_negative(vec a, vec b, vec c) {
+    return signbit(a) ? b : c;
 }
+
+static inline vec vec_sub(vec a, vec b) {
+    return a - b;
+}
+
+static inline vec vec_mul(vec a, vec b) {
+    return a * b;
+}
+
+static inline vec vec_max(vec a, vec b) {
+    return a > b ? a : b;
+}
+
+static inline vec vec_fma(vec a, vec b, vec c) {
+    return a * b + c; /* rounded twice: processors without the instruction are slow at rounding once */
+}
+
+static inline float vec_sum(vec a) {
+    return a;
+}
+
+static inline float vec_highest(vec a) {
+    return a;
+}
+
+static inline vec vec_load_f32(const uint8_t *p) {
+    vec a;
+    memcpy(&a, p, sizeof a);
+    return a;
+}
+
+static inline vec vec_load_f16(const uint8_t *p) {
+    uint16_t half;
+    memcpy(&half, p, sizeof half);
+    return ln_f16_to_f32(half);
+}
+
+static inline vec vec_set_f16(const uint8_t *p) {
+    return vec_load_f16(p);
+}
+
+static inline vec vec_load_i8(const uint8_t *p) {
+    int8_t q;
+    memcpy(&q, p, sizeof q);
+    return (float)q;
+}
+
+static inline void vec_store(float *p, vec a) {
+    *p = a;
+}
+
+static inline vec exp_nonpositive(vec a) {
+    return expf(a);
+}
+
+#include "attention_kernels.h"
 
 static int always(void) {
     return 1;
 }
+
+#define MATMUL_ENTRY(type, ...) [LN_TYPE_##type] = matmul_panels,
 
 const ln_kernels ln_scalar_kernels = {
     .name = "scalar",
@@ -228,14 +240,13 @@ const ln_kernels ln_scalar_kernels = {
             [LN_TYPE_F32] = matmul_plain,
             [LN_TYPE_F16] = matmul_plain,
             [LN_TYPE_BF16] = matmul_plain,
-            [LN_TYPE_Q8_0] = matmul_q8_0,
-            [LN_TYPE_Q4_0] = matmul_q4_0,
+            LN_PANEL_FORMATS(MATMUL_ENTRY)
         },
     .quantize_q8 = quantize_q8,
     .rms_norm = rms_norm,
     .swiglu = swiglu,
     .add = add,
     .f32_to_f16 = f32_to_f16,
-    .attention_f32 = attention_f32,
-    .attention_f16 = attention_f16,
+    .attend = attend,
+    .merge = merge,
 };

@@ -57,7 +57,49 @@ int ln_cpu_runs_neon(void) {
     return 1; /* part of every ARMv8-A processor */
 }
 
-static const ln_kernels *const tables[] = {&ln_neon_kernels, &ln_scalar_kernels, NULL};
+#if defined(__ARM_FEATURE_DOTPROD)
+
+int ln_cpu_runs_dotprod(void) {
+    return 1; /* the whole core is compiled for processors that have it: Apple silicon */
+}
+
+#elif defined(__APPLE__)
+
+#include <sys/sysctl.h>
+
+int ln_cpu_runs_dotprod(void) {
+    int has = 0;
+    size_t size = sizeof has;
+    return sysctlbyname("hw.optional.arm.FEAT_DotProd", &has, &size, NULL, 0) == 0 && has;
+}
+
+#elif defined(__linux__)
+
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+
+int ln_cpu_runs_dotprod(void) {
+    return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+}
+
+#elif defined(_WIN32)
+
+#define WIN32_LEAN_AND_MEAN
+#include <windows.h>
+
+int ln_cpu_runs_dotprod(void) {
+    return IsProcessorFeaturePresent(PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE) != 0;
+}
+
+#else
+
+int ln_cpu_runs_dotprod(void) {
+    return 0; /* nobody to ask */
+}
+
+#endif
+
+static const ln_kernels *const tables[] = {&ln_neon_dotprod_kernels, &ln_neon_kernels, &ln_scalar_kernels, NULL};
 
 #else
 

@@ -115,7 +115,7 @@ typedef struct tiny_llama {
     float linear;            /* rope.scaling.factor; 0 = none */
     const char *without;     /* a tensor or key to leave out */
     const char *wider;       /* a tensor that gets a block more columns */
-    const char *odd_type;    /* a tensor of type q4_k */
+    const char *odd_type;    /* a tensor of type iq2_xxs */
     const char *extra;       /* the name of one more tensor */
     const char *u32_key;     /* one more pair, or another value for one of the file */
     uint32_t u32_value;
@@ -152,7 +152,7 @@ static inline void list_tensor(tensor_list *list, const tiny_llama *m, const cha
     CHECK(list->n < 64, "too many tensors");
     snprintf(list->all[list->n].name, 64, "%s", name);
     list->all[list->n].type = type;
-    list->all[list->n].said_type = odd ? 12 : (uint32_t)type;
+    list->all[list->n].said_type = odd ? 16 : (uint32_t)type;
     list->all[list->n].cols = cols;
     list->all[list->n].rows = rows;
     list->all[list->n].bytes = (uint64_t)(cols / info.block_elements * info.block_bytes * (rows > 0 ? rows : 1));

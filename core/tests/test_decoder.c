@@ -1,14 +1,8 @@
 /* test_decoder.c - models and sessions: the logits against a forward pass written out in double
  * precision, the same bits however the work is cut up, and what is refused with which words. */
-#include "gguf_image.h"
-
-#include "threads.h"
+#include "tiny_sessions.h"
 
 #define N_TOKENS 70
-
-static int32_t token(int i) {
-    return (i * 37 + 11) % 50;
-}
 
 /* ---- the oracle ------------------------------------------------------------------ */
 
@@ -152,38 +146,16 @@ static void oracle_logits(const image *file, const tiny_llama *m, double *logits
 
 /* ---- sessions --------------------------------------------------------------------- */
 
-static ln_model *open_model(const image *file) {
-    ln_model *model;
-    ln_error err = {0};
-    CHECK(ln_model_open(file->bytes, file->size, &model, &err) == LN_OK, "%s", err.message);
-    return model;
-}
-
 static ln_session *open_session(const ln_model *model, const char *isa, int32_t n_threads, int32_t n_batch,
                                 int32_t kv_type) {
-    ln_session_options options = {.n_ctx = N_TOKENS, .n_threads = n_threads, .n_batch = n_batch, .kv_type = kv_type};
-    snprintf(options.isa, sizeof options.isa, "%s", isa);
-    ln_session *session;
-    ln_error err = {0};
-    CHECK(ln_session_open(model, &options, &session, &err) == LN_OK, "%s", err.message);
-    CHECK(strcmp(ln_session_isa(session), isa) == 0, "%s", ln_session_isa(session));
-    CHECK(ln_session_threads(session) == n_threads, "%d", (int)ln_session_threads(session));
+    const ln_workspace_options options = {
+        .n_threads = n_threads, .n_batch = n_batch, .kv_tokens = N_TOKENS, .kv_type = kv_type};
+    ln_session *session = open_alone(model, isa, options);
+    ln_workspace_info info;
+    CHECK(ln_workspace_describe(session->workspace, &info) == LN_OK, "describe");
+    CHECK(strcmp(info.isa, isa) == 0 && info.n_threads == n_threads && info.n_batch == n_batch &&
+              info.kv_type == kv_type && info.n_sessions == 1, "%s, %d threads", info.isa, (int)info.n_threads);
     return session;
-}
-
-static void fill_tokens(int32_t *ids) {
-    for (int i = 0; i < N_TOKENS; i++) {
-        ids[i] = token(i);
-    }
-}
-
-/* Calls check once for every instruction set of this processor. */
-static void for_each_isa(void (*check)(const tiny_llama *, const char *), const tiny_llama *m) {
-    char names[128];
-    snprintf(names, sizeof names, "%s", ln_isa_list());
-    for (char *isa = strtok(names, " "); isa != NULL; isa = strtok(NULL, " ")) {
-        check(m, isa);
-    }
 }
 
 static double difference_from_oracle(const ln_model *model, const tiny_llama *m, const char *isa, int32_t kv_type,
@@ -191,7 +163,7 @@ static double difference_from_oracle(const ln_model *model, const tiny_llama *m,
     const size_t n = (size_t)N_TOKENS * m->vocab_size;
     float *logits = calloc(n, sizeof *logits);
     int32_t ids[N_TOKENS];
-    fill_tokens(ids);
+    fill_tokens(ids, N_TOKENS);
     ln_error err = {0};
     ln_session *session = open_session(model, isa, 2, 16, kv_type);
     CHECK(ln_session_eval(session, ids, N_TOKENS, logits, &err) == LN_OK, "%s", err.message);
@@ -199,7 +171,7 @@ static double difference_from_oracle(const ln_model *model, const tiny_llama *m,
     for (size_t i = 0; i < n; i++) {
         worst = fmax(worst, fabs((double)logits[i] - expected[i]));
     }
-    ln_session_close(session);
+    close_alone(session);
     free(logits);
     return worst;
 }
@@ -241,7 +213,7 @@ static void step_by_step(const ln_model *model, const char *isa, uint32_t vocab_
         CHECK(ln_session_eval(session, &(int32_t){token(i)}, 1, NULL, NULL) == LN_OK, "token %d", i);
         memcpy(logits + (uint32_t)i * vocab_size, ln_session_logits(session), vocab_size * sizeof *logits);
     }
-    ln_session_close(session);
+    close_alone(session);
 }
 
 static void check_one_way(ln_session *s, const float *expected, uint32_t vocab_size, const char *way) {
@@ -251,7 +223,7 @@ static void check_one_way(ln_session *s, const float *expected, uint32_t vocab_s
     float scores[N_TOKENS];
     float parts[N_TOKENS];
     int32_t ids[N_TOKENS];
-    fill_tokens(ids);
+    fill_tokens(ids, N_TOKENS);
     CHECK(ln_session_eval(s, ids, N_TOKENS, logits, NULL) == LN_OK, "%s", way);
     CHECK(memcmp(logits, expected, bytes) == 0, "%s: eval of all at once gives other bits", way);
     CHECK(memcmp(ln_session_logits(s), last, vocab_size * sizeof(float)) == 0, "%s: last logits", way);
@@ -294,7 +266,7 @@ static void check_same_bits(const tiny_llama *m, const char *isa) {
                  (int)ways[i].n_batch);
         ln_session *session = open_session(model, isa, ways[i].n_threads, ways[i].n_batch, LN_TYPE_F32);
         check_one_way(session, expected, m->vocab_size, way);
-        ln_session_close(session);
+        close_alone(session);
     }
     free(expected);
     ln_model_close(model);
@@ -323,14 +295,17 @@ static void test_same_bits(void) {
 static void test_session_errors(void) {
     image file = tiny_llama_image(&tiny);
     ln_model *model = open_model(&file);
+    ln_workspace *workspace;
     ln_session *session;
     ln_error err = {0};
-    const ln_session_options bad[] = {
-        {.n_ctx = -1}, {.n_batch = -1}, {.n_threads = -1}, {.n_threads = 100000}, {.kv_type = LN_TYPE_Q8_0},
-        {.isa = "z80"},
+    const ln_workspace_options bad[] = {
+        {.kv_tokens = -1}, {.n_batch = -1},          {.n_threads = -1}, {.n_threads = 100000},
+        {.kv_type = 30},   {.kv_type = LN_TYPE_Q8_0}, {.kv_type = -1},  {.isa = "z80"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
-        CHECK(ln_session_open(model, &bad[i], &session, &err) == LN_BAD_ARGUMENT && session == NULL, "options %zu", i);
+        CHECK(ln_workspace_open(model, &bad[i], &workspace, &err) == LN_BAD_ARGUMENT && workspace == NULL,
+              "options %zu", i);
+        CHECK(i != 5 || strstr(err.message, "take f16") != NULL, "heads of 16 in q8_0: %s", err.message);
     }
     CHECK(strstr(err.message, "z80") != NULL && strstr(err.message, "scalar") != NULL, "%s", err.message);
 
@@ -345,7 +320,7 @@ static void test_session_errors(void) {
     float score;
     CHECK(ln_session_score(session, (int32_t[]){50}, 1, &score, &err) == LN_BAD_ARGUMENT, "score of id 50");
     int32_t ids[N_TOKENS];
-    fill_tokens(ids);
+    fill_tokens(ids, N_TOKENS);
     CHECK(ln_session_eval(session, ids, N_TOKENS - 2, NULL, &err) == LN_CONTEXT_FULL, "one too many");
     CHECK(strstr(err.message, "3 of 70") != NULL && strstr(err.message, "68 more") != NULL, "%s", err.message);
     CHECK(ln_session_truncate(session, 4, &err) == LN_BAD_ARGUMENT, "truncate to more");
@@ -354,7 +329,7 @@ static void test_session_errors(void) {
     CHECK(memcmp(before, ln_session_logits(session), tiny.vocab_size * sizeof *before) == 0, "or its logits");
     CHECK(ln_session_eval(session, ids, N_TOKENS - 3, NULL, &err) == LN_OK, "the last that fit: %s", err.message);
     CHECK(ln_session_length(session) == ln_session_capacity(session), "full");
-    ln_session_close(session);
+    close_alone(session);
     ln_model_close(model);
     image_free(&file);
 }
@@ -380,7 +355,7 @@ static void test_refused_tensors(void) {
     expect_refusal(&m, LN_BAD_FILE, "'blk.0.attn_k.weight' is [32][96], the metadata asks for [32][64]");
     m = tiny;
     m.odd_type = "blk.0.attn_v.weight";
-    expect_refusal(&m, LN_UNSUPPORTED, "'blk.0.attn_v.weight' is of type q4_k (12)");
+    expect_refusal(&m, LN_UNSUPPORTED, "'blk.0.attn_v.weight' is of type iq2_xxs (16)");
     const char *const extras[] = {"blk.0.attn_q.bias", "blk.2.attn_norm.weight", "blk.00.attn_norm.weight",
                                   "blk..attn_norm.weight", "blk.1", "more"};
     for (size_t i = 0; i < sizeof extras / sizeof extras[0]; i++) {
@@ -411,7 +386,7 @@ static void test_refused_facts(void) {
         {"llama.rope.dimension_count", 18, LN_BAD_FILE, "18 rotated"},
         {"llama.vocab_size", 51, LN_BAD_FILE, "51 tokens and the embedding has 50"},
         {"llama.expert_count", 8, LN_UNSUPPORTED, "'llama.expert_count' to 8"},
-        {"llama.attention.sliding_window", 64, LN_UNSUPPORTED, "sliding_window"},
+        {"llama.attention.sliding_window", 1u << 31, LN_BAD_FILE, "sliding_window"},
         {"split.count", 2, LN_UNSUPPORTED, "2 parts"},
     };
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {

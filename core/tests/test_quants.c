@@ -130,49 +130,182 @@ static void test_q4_0_bytes(void) {
     CHECK(block[1] == 0xbc, "a positive extreme gives a negative scale");
 }
 
-/* Every value comes back within half a step of q8_0, a whole one of q4_0 (the clipped end), plus the rounding
- * of the scale to f16. */
-static void test_errors_are_bounded(void) {
-    enum { N = 32 * 64 };
-    static float x[N], back[N];
+static void test_q5_1_bytes(void) {
+    float x[32] = {0}, back[32];
+    uint8_t block[24];
+    x[3] = 15.5f;  /* scale 0.5, the whole range of 31 steps */
+    x[20] = 8.0f;  /* 16 steps: only the fifth bit */
+    x[19] = 0.25f; /* half a step: up */
+    CHECK(ln_pack(LN_TYPE_Q5_1, x, 32, block, NULL) == LN_OK, "pack q5_1");
+    CHECK(block[0] == 0x00 && block[1] == 0x38 && block[2] == 0 && block[3] == 0, "scale 0.5, minimum 0");
+    CHECK(block[4] == 0x08 && block[5] == 0 && block[6] == 0x10 && block[7] == 0, "fifth bits of 3 and 20");
+    CHECK(block[8 + 3] == 0x1f && block[8 + 4] == 0x00, "elements 3 and 19, 4 and 20");
+    CHECK(ln_unpack(LN_TYPE_Q5_1, block, 32, back, NULL) == LN_OK, "unpack q5_1");
+    CHECK(back[3] == 15.5f && back[20] == 8.0f && back[19] == 0.5f && back[0] == 0.0f, "q5_1 values");
+}
+
+static void test_mxfp4_bytes(void) {
+    static const float numbers[8] = {0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f}; /* those of E2M1 */
+    float x[32], back[32];
+    uint8_t block[17];
+    for (int i = 0; i < 32; i++) {
+        x[i] = ldexpf(i % 16 < 8 ? numbers[i % 8] : -numbers[i % 8], 10);
+    }
+    CHECK(ln_pack(LN_TYPE_MXFP4, x, 32, block, NULL) == LN_OK, "pack mxfp4");
+    CHECK(block[0] == 127 + 10, "2^10 as E8M0: %d", block[0]);
+    for (int i = 0; i < 16; i++) { /* -0 is packed as 0 */
+        CHECK(block[1 + i] == (i == 8 ? 0 : i * 0x11), "code of element %d: %02x", i, block[1 + i]);
+    }
+    CHECK(ln_unpack(LN_TYPE_MXFP4, block, 32, back, NULL) == LN_OK, "unpack mxfp4");
+    for (int i = 0; i < 32; i++) {
+        CHECK(back[i] == x[i], "element %d: %g", i, (double)back[i]);
+    }
+}
+
+/* Blocks written by hand: element 200 alone is not zero. */
+static void test_super_block_places(void) {
+    uint8_t q4_k[144] = {0x00, 0x3c, 0x00, 0x38}; /* d = 1, dmin = 0.5 */
+    uint8_t q6_k[210] = {0};
+    float x[256];
+    /* Group 6: scale 37 = 2 * 16 + 5, minimum 18 = 1 * 16 + 2. */
+    q4_k[4 + 2] = 2 << 6;
+    q4_k[4 + 6] = 1 << 6;
+    q4_k[4 + 10] = 5 | 2 << 4;
+    q4_k[16 + 96 + 8] = 9; /* 200 = 3 * 64 + 8: the low half of byte 3 * 32 + 8 */
+    CHECK(ln_unpack(LN_TYPE_Q4_K, q4_k, 256, x, NULL) == LN_OK, "unpack q4_k");
+    CHECK(x[200] == 37.0f * 9 - 9.0f && x[201] == -9.0f && x[191] == 0.0f && x[224] == 0.0f, "q4_k values");
+    for (int i = 0; i < 256; i++) { /* all q are 0, so all values -32 * scale */
+        q6_k[192 + i / 16] = i / 16 == 12 ? 0xff : 0;
+    }
+    q6_k[209] = 0x3c;
+    q6_k[64 + 8] = 7 << 4;       /* 200 = 128 + 72: bits 0-3 in the high half of byte 64 + 72 - 64 */
+    q6_k[128 + 32 + 8] = 3 << 4; /* and bits 4-5 third from below in byte 32 + 8 */
+    CHECK(ln_unpack(LN_TYPE_Q6_K, q6_k, 256, x, NULL) == LN_OK, "unpack q6_k");
+    CHECK(x[200] == -(48.0f + 7 - 32) && x[201] == 32.0f && x[191] == 0.0f && x[208] == 0.0f, "q6_k values");
+}
+
+/* ---- errors --------------------------------------------------------------------------- */
+
+/* How far a value may be off, as a share of the largest magnitude of its block: a step or half of one where
+ * packing follows a recipe, else half as much again as was seen on blocks like those below. */
+static const struct {
+    int32_t type;
+    double share;
+} blocks[] = {
+    {LN_TYPE_Q8_0, 0.5 / 127}, {LN_TYPE_Q5_0, 1.0 / 16}, {LN_TYPE_Q5_1, 1.0 / 31}, {LN_TYPE_Q4_0, 1.0 / 8},
+    {LN_TYPE_Q4_1, 1.0 / 15},  {LN_TYPE_MXFP4, 0.25},    {LN_TYPE_TQ1_0, 0.5},     {LN_TYPE_TQ2_0, 0.5},
+    {LN_TYPE_Q6_K, 0.06},      {LN_TYPE_Q5_K, 0.16},     {LN_TYPE_Q4_K, 0.27},     {LN_TYPE_Q3_K, 0.45},
+    {LN_TYPE_Q2_K, 0.85},      {LN_TYPE_IQ4_NL, 0.22},   {LN_TYPE_IQ4_XS, 0.22},
+};
+enum { N_BLOCKS = sizeof blocks / sizeof blocks[0], N = 256 * 8 };
+
+static uint32_t random_state = 1;
+
+static uint32_t random_bits(void) {
+    random_state = random_state * 1664525u + 1013904223u;
+    return random_state >> 8;
+}
+
+/* -1 .. 1 */
+static float uniform(void) {
+    return (float)random_bits() * 0x1p-23f - 1.0f;
+}
+
+/* Packs x[N] and unpacks it; every value must come back within its bound. */
+static void check_round_trip(int b, const float *x, const char *what) {
     static uint8_t packed[N / 32 * 34];
-    static const int32_t types[] = {LN_TYPE_Q8_0, LN_TYPE_Q4_0};
-    static const double steps[] = {0.5 / 127, 1.0 / 8};
-    uint32_t state = 1;
-    for (int scale = -7; scale <= 15; scale++) {
-        for (int i = 0; i < N; i++) {
-            state = state * 1664525u + 1013904223u;
-            x[i] = ldexpf((float)(state >> 8) * 0x1p-23f - 1.0f, scale);
+    static float back[N];
+    const ln_type_traits *type = ln_type_traits_of(blocks[b].type);
+    ln_error err;
+    CHECK(ln_pack(blocks[b].type, x, N, packed, &err) == LN_OK, "%s, %s: %s", type->name, what, err.message);
+    CHECK(ln_unpack(blocks[b].type, packed, N, back, &err) == LN_OK, "%s, %s", type->name, what);
+    for (int begin = 0; begin < N; begin += type->block_elements) {
+        double largest = 0;
+        for (int i = begin; i < begin + type->block_elements; i++) {
+            largest = fmax(largest, fabs((double)x[i]));
         }
-        for (int t = 0; t < 2; t++) {
-            CHECK(ln_pack(types[t], x, N, packed, NULL) == LN_OK, "pack type %d", (int)types[t]);
-            CHECK(ln_unpack(types[t], packed, N, back, NULL) == LN_OK, "unpack type %d", (int)types[t]);
-            for (int i = 0; i < N; i++) {
-                double largest = 0;
-                for (int j = i / 32 * 32; j < i / 32 * 32 + 32; j++) {
-                    largest = fmax(largest, fabs((double)x[j]));
-                }
-                double bound = (steps[t] * 1.001 + 0x1p-11) * largest + 127 * 0x1p-25;
-                CHECK(fabs((double)back[i] - (double)x[i]) <= bound, "type %d: %g becomes %g", (int)types[t],
-                      (double)x[i], (double)back[i]);
-            }
+        double bound = (blocks[b].share * 1.01 + 0x1p-10) * largest + 127 * 0x1p-25;
+        for (int i = begin; i < begin + type->block_elements; i++) {
+            CHECK(fabs((double)back[i] - (double)x[i]) <= bound, "%s, %s: %g becomes %g, the largest is %g", type->name,
+                  what, (double)x[i], (double)back[i], largest);
         }
     }
 }
 
-static void test_zeros_and_subnormals(void) {
-    float x[32], back[32];
-    uint8_t packed[34];
-    static const float sizes[] = {0.0f, 1e-45f, 1e-39f, FLT_MIN};
-    for (int s = 0; s < 4; s++) {
-        for (int i = 0; i < 32; i++) {
-            x[i] = i % 2 ? sizes[s] : -sizes[s];
+static void test_errors_are_bounded(void) {
+    static float x[N];
+    for (int b = 0; b < N_BLOCKS; b++) {
+        for (int scale = -20; scale <= 15; scale++) {
+            for (int i = 0; i < N; i++) {
+                x[i] = ldexpf(uniform(), scale);
+            }
+            check_round_trip(b, x, "uniform");
+            for (int i = 0; i < N; i++) { /* groups of very different size */
+                x[i] = ldexpf(uniform(), scale - (i / 16 * 7) % 20);
+            }
+            check_round_trip(b, x, "uneven groups");
+            for (int i = 0; i < N; i++) {
+                x[i] = i % 256 == 77 ? ldexpf(1.0f, scale) : ldexpf(uniform(), scale - 6);
+            }
+            check_round_trip(b, x, "one outlier");
+            for (int i = 0; i < N; i++) {
+                x[i] = ldexpf(i / 256 % 2 ? -0.7f : 0.7f, scale);
+            }
+            check_round_trip(b, x, "all equal");
+            for (int i = 0; i < N; i++) {
+                x[i] = ldexpf(2.0f + uniform(), scale - 2) * (i / 256 % 2 ? -1.0f : 1.0f);
+            }
+            check_round_trip(b, x, "far from zero");
         }
-        static const int32_t types[] = {LN_TYPE_Q8_0, LN_TYPE_Q4_0};
-        for (int t = 0; t < 2; t++) {
-            CHECK(ln_pack(types[t], x, 32, packed, NULL) == LN_OK, "pack type %d", (int)types[t]);
-            CHECK(ln_unpack(types[t], packed, 32, back, NULL) == LN_OK, "unpack type %d", (int)types[t]);
-            CHECK(back[7] == 0.0f, "type %d: %g becomes %g", (int)types[t], (double)sizes[s], (double)back[7]);
+    }
+}
+
+/* The largest values a type takes come back finite and whole. */
+static void test_largest_values(void) {
+    static float x[N];
+    for (int b = 0; b < N_BLOCKS; b++) {
+        const float largest = ln_type_traits_of(blocks[b].type)->largest;
+        for (int i = 0; i < N; i++) {
+            x[i] = i / 256 % 2 ? largest : i % 3 == 0 ? -largest : largest * uniform();
+        }
+        check_round_trip(b, x, "the largest values");
+        for (int i = 0; i < N; i++) {
+            x[i] = i % 256 == 3 ? -largest : i % 256 == 4 ? FLT_MIN : 0.0f;
+        }
+        check_round_trip(b, x, "one largest value");
+    }
+}
+
+static void test_zeros_and_subnormals(void) {
+    static float x[N], back[N];
+    static uint8_t packed[N / 32 * 34];
+    static const float sizes[] = {0.0f, 1e-45f, 1e-39f, FLT_MIN, 1e-12f};
+    for (int b = 0; b < N_BLOCKS; b++) {
+        for (int s = 0; s < 5; s++) {
+            for (int i = 0; i < N; i++) {
+                x[i] = i % 2 ? sizes[s] : -sizes[s];
+            }
+            check_round_trip(b, x, "subnormals");
+            CHECK(ln_pack(blocks[b].type, x, N, packed, NULL) == LN_OK, "pack type %d", (int)blocks[b].type);
+            CHECK(ln_unpack(blocks[b].type, packed, N, back, NULL) == LN_OK, "unpack type %d", (int)blocks[b].type);
+            CHECK(fabsf(back[7]) <= 2 * sizes[s], "type %d: %g becomes %g", (int)blocks[b].type, (double)sizes[s],
+                  (double)back[7]);
+        }
+    }
+}
+
+/* Any bytes are a block: what they hold may be infinite or no number, but is the same every time. */
+static void test_any_bytes_unpack(void) {
+    static uint8_t bytes[N / 32 * 34];
+    static float first[N], second[N];
+    for (int b = 0; b < N_BLOCKS; b++) {
+        for (int round = 0; round < 64; round++) {
+            for (size_t i = 0; i < sizeof bytes; i++) {
+                bytes[i] = round == 0 ? 0x00 : round == 1 ? 0xff : round == 2 ? 0x7f : (uint8_t)(random_bits() >> 8);
+            }
+            CHECK(ln_unpack(blocks[b].type, bytes, N, first, NULL) == LN_OK, "unpack type %d", (int)blocks[b].type);
+            CHECK(ln_unpack(blocks[b].type, bytes, N, second, NULL) == LN_OK, "unpack type %d", (int)blocks[b].type);
+            CHECK(memcmp(first, second, sizeof first) == 0, "type %d", (int)blocks[b].type);
         }
     }
 }
@@ -184,14 +317,20 @@ static void test_describe(void) {
         int32_t type;
         const char *name;
         int32_t elements, bytes;
-    } known[] = {{0, "f32", 1, 4}, {1, "f16", 1, 2}, {30, "bf16", 1, 2}, {8, "q8_0", 32, 34}, {2, "q4_0", 32, 18}};
+    } known[] = {
+        {0, "f32", 1, 4},       {1, "f16", 1, 2},        {2, "q4_0", 32, 18},    {3, "q4_1", 32, 20},
+        {6, "q5_0", 32, 22},    {7, "q5_1", 32, 24},     {8, "q8_0", 32, 34},    {10, "q2_k", 256, 84},
+        {11, "q3_k", 256, 110}, {12, "q4_k", 256, 144},  {13, "q5_k", 256, 176}, {14, "q6_k", 256, 210},
+        {20, "iq4_nl", 32, 18}, {23, "iq4_xs", 256, 136}, {30, "bf16", 1, 2},    {34, "tq1_0", 256, 54},
+        {35, "tq2_0", 256, 66}, {39, "mxfp4", 32, 17},
+    };
     ln_type_info info;
-    for (int i = 0; i < 5; i++) {
+    for (int i = 0; i < 18; i++) {
         CHECK(ln_type_describe(known[i].type, &info) == LN_OK, "%s is unknown", known[i].name);
         CHECK(strcmp(info.name, known[i].name) == 0 && info.block_elements == known[i].elements &&
                   info.block_bytes == known[i].bytes, "%s is described as %s", known[i].name, info.name);
     }
-    static const int32_t unknown[] = {-1, 3, 29, 31, LN_TYPE_LIMIT, INT32_MAX, INT32_MIN};
+    static const int32_t unknown[] = {-1, 4, 29, 31, LN_TYPE_LIMIT, INT32_MAX, INT32_MIN};
     for (int i = 0; i < 7; i++) {
         CHECK(ln_type_describe(unknown[i], &info) == LN_UNSUPPORTED, "type %d is known", (int)unknown[i]);
         CHECK(ln_type_traits_of(unknown[i]) == NULL, "type %d has traits", (int)unknown[i]);
@@ -208,10 +347,11 @@ static void test_refusals(void) {
     float x[64] = {0};
     uint8_t packed[68];
     ln_error err;
-    expect(ln_pack(7, x, 32, packed, &err), LN_UNSUPPORTED, &err, "type 7");
-    expect(ln_unpack(7, packed, 32, x, &err), LN_UNSUPPORTED, &err, "type 7");
+    expect(ln_pack(9, x, 32, packed, &err), LN_UNSUPPORTED, &err, "type 9");
+    expect(ln_unpack(9, packed, 32, x, &err), LN_UNSUPPORTED, &err, "type 9");
     expect(ln_pack(LN_TYPE_Q8_0, x, 33, packed, &err), LN_BAD_ARGUMENT, &err, "33");
     expect(ln_unpack(LN_TYPE_Q4_0, packed, 31, x, &err), LN_BAD_ARGUMENT, &err, "31");
+    expect(ln_pack(LN_TYPE_Q4_K, x, 64, packed, &err), LN_BAD_ARGUMENT, &err, "blocks of 256 elements; 64");
     expect(ln_pack(LN_TYPE_F32, x, -1, packed, &err), LN_BAD_ARGUMENT, &err, "-1");
     expect(ln_pack(LN_TYPE_F16, NULL, 1, packed, &err), LN_BAD_ARGUMENT, &err, "NULL");
     expect(ln_unpack(LN_TYPE_F16, packed, 1, NULL, &err), LN_BAD_ARGUMENT, &err, "NULL");
@@ -221,6 +361,7 @@ static void test_refusals(void) {
     expect(ln_pack(LN_TYPE_Q4_0, x, 64, packed, &err), LN_BAD_ARGUMENT, &err, "element 40");
     x[40] = 65504.0f * 8 * 1.01f;
     expect(ln_pack(LN_TYPE_Q4_0, x, 64, packed, &err), LN_BAD_ARGUMENT, &err, "element 40");
+    expect(ln_pack(LN_TYPE_Q5_1, x, 64, packed, &err), LN_BAD_ARGUMENT, &err, "up to 65504");
     CHECK(ln_pack(LN_TYPE_Q8_0, x, 64, packed, &err) == LN_OK, "q8_0 reaches further than q4_0");
     CHECK(ln_pack(LN_TYPE_Q8_0, x, 33, packed, NULL) == LN_BAD_ARGUMENT, "without an ln_error");
     CHECK(ln_pack(LN_TYPE_Q8_0, NULL, 0, NULL, &err) == LN_OK, "nothing to pack is no error");
@@ -232,8 +373,13 @@ int main(void) {
     test_bf16();
     test_q8_0_bytes();
     test_q4_0_bytes();
+    test_q5_1_bytes();
+    test_mxfp4_bytes();
+    test_super_block_places();
     test_errors_are_bounded();
+    test_largest_values();
     test_zeros_and_subnormals();
+    test_any_bytes_unpack();
     test_describe();
     test_refusals();
     puts("quants: ok");

@@ -9,6 +9,7 @@ Names are those of the header. How C types appear here:
 - ``ln_x *`` is POINTER(ln_x): pass ``ctypes.byref(ln_x())``, or for an opaque handle the
   pointer that the ``*_open`` or ``*_from_*`` function stored in its ``ln_x **out``.
 - A returned ``const float *`` is POINTER(c_float); it is false when NULL.
+- A pointer in a structure has the same type as a parameter; of data keep what it points to alive.
 """
 
 # fmt: off
@@ -37,14 +38,28 @@ LN_BAD_FILE = 1  # the bytes are damaged, truncated or contradict themselves
 LN_UNSUPPORTED = 2  # well formed, but this core cannot run it
 LN_BAD_ARGUMENT = 3  # the caller passed something impossible
 LN_NO_MEMORY = 4
-LN_CONTEXT_FULL = 5  # the tokens do not fit into what is left of n_ctx
+LN_CONTEXT_FULL = 5  # the tokens do not fit into what is left of n_ctx, or of the workspace's pages
 LN_TYPE_F32 = 0
 LN_TYPE_F16 = 1
 LN_TYPE_Q4_0 = 2
+LN_TYPE_Q4_1 = 3
+LN_TYPE_Q5_0 = 6
+LN_TYPE_Q5_1 = 7
 LN_TYPE_Q8_0 = 8
+LN_TYPE_Q2_K = 10
+LN_TYPE_Q3_K = 11
+LN_TYPE_Q4_K = 12
+LN_TYPE_Q5_K = 13
+LN_TYPE_Q6_K = 14
+LN_TYPE_IQ4_NL = 20
+LN_TYPE_IQ4_XS = 23
 LN_TYPE_BF16 = 30
+LN_TYPE_TQ1_0 = 34
+LN_TYPE_TQ2_0 = 35
+LN_TYPE_MXFP4 = 39
 LN_ENCODE_SPECIAL = 1  # special tokens written out in the text become their ids
 LN_DECODE_SPECIAL = 1  # special tokens are written out; otherwise they are left out
+LN_PAGE = 64  # positions of one page of keys and values
 
 
 class ln_error(Structure):
@@ -98,17 +113,56 @@ class ln_model_info(Structure):
     )
 
 
+class ln_load_step(Structure):
+    _fields_ = (
+        ("offset", c_int64),  # these bytes of data are not needed any more
+        ("bytes", c_int64),
+        ("bytes_left", c_int64),  # of weights still to be packed; 0: the model is ready
+    )
+
+
+class ln_workspace(Structure):
+    """What the sessions of one model share: threads, kernels, memory for the tokens in flight, and the
+    pages that hold their keys and values. A workspace and its sessions belong to one thread at a time."""
+
+
+class ln_workspace_options(Structure):
+    _fields_ = (
+        ("n_threads", c_int32),  # 0 = one per available processor
+        ("n_batch", c_int32),  # tokens evaluated in one pass over the weights; 0 = 256
+        # tokens all sessions together can hold, in whole pages; 0 = the model's max_seq_len
+        ("kv_tokens", c_int32),
+        ("kv_type", c_int32),  # keys and values: LN_TYPE_F32, LN_TYPE_F16, LN_TYPE_Q8_0 or LN_TYPE_Q4_0
+        ("isa", c_char * 16),  # "" = the best this processor has; else a name of ln_isa_list
+    )
+
+
+class ln_workspace_info(Structure):
+    _fields_ = (
+        ("n_threads", c_int32),
+        ("n_batch", c_int32),
+        ("kv_type", c_int32),
+        ("n_pages", c_int32),
+        ("n_free_pages", c_int32),
+        ("n_sessions", c_int32),  # open now
+        ("page_bytes", c_int64),
+        ("bytes", c_int64),  # all memory, pages included; what was never used takes none of the machine's
+        ("isa", c_char * 16),
+    )
+
+
 class ln_session(Structure):
     """Opaque: only pointers to it are used."""
 
 
-class ln_session_options(Structure):
+class ln_span(Structure):
+    """Tokens to append to a timeline."""
+
     _fields_ = (
-        ("n_ctx", c_int32),  # tokens the timeline can hold; 0 = the model's max_seq_len
-        ("n_threads", c_int32),  # 0 = one per available processor
-        ("n_batch", c_int32),  # tokens evaluated in one pass over the weights; 0 = 64
-        ("kv_type", c_int32),  # LN_TYPE_F32 or LN_TYPE_F16
-        ("isa", c_char * 16),  # "" = the best this processor has; else a name of ln_isa_list
+        ("session", POINTER(ln_session)),
+        ("ids", c_void_p),  # [n]
+        ("logits", c_void_p),  # [n][vocab_size], of every token; NULL: only those of the last are computed
+        ("n", c_int32),
     )
 
 
@@ -181,28 +235,60 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
          POINTER(ln_error)),
     ),
     # int32_t ln_model_open(const void *data, size_t size, ln_model **out, ln_error *err)
-    # Opens a whole GGUF file in memory. data must stay mapped and unchanged until ln_model_close: the
-    # weights are used where they lie.
+    # Opens a whole GGUF file in memory and checks it against its metadata. data must stay unchanged until
+    # ln_model_close, but for what ln_model_load hands back.
     "ln_model_open": (c_int32, (c_void_p, c_size_t, POINTER(POINTER(ln_model)), POINTER(ln_error))),
+    # int32_t ln_model_load(ln_model *model, int32_t n_threads, ln_load_step *out, ln_error *err)
+    # Packs the next weights of block types, some megabytes of them, for the processor's vector unit. Call
+    # it until bytes_left is 0, and only then open workspaces. Float weights are used where they lie.
+    # n_threads: 0 = one per available processor.
+    "ln_model_load": (c_int32, (POINTER(ln_model), c_int32, POINTER(ln_load_step), POINTER(ln_error))),
     # void ln_model_close(ln_model *model)
-    # Every session of the model must be closed first.
+    # Every workspace of the model must be closed first.
     "ln_model_close": (None, (POINTER(ln_model),)),
     # int32_t ln_model_describe(const ln_model *model, ln_model_info *out)
     "ln_model_describe": (c_int32, (POINTER(ln_model), POINTER(ln_model_info))),
-    # int32_t ln_session_open(const ln_model *model, const ln_session_options *options, ln_session **out,
-    # ln_error *err)
-    # Allocates everything the session will ever need.
+    # int32_t ln_workspace_open(const ln_model *model, const ln_workspace_options *options, ln_workspace
+    # **out, ln_error *err)
+    # Allocates everything evaluating will ever need. LN_BAD_ARGUMENT, LN_UNSUPPORTED, LN_NO_MEMORY.
+    "ln_workspace_open": (
+        c_int32,
+        (POINTER(ln_model), POINTER(ln_workspace_options), POINTER(POINTER(ln_workspace)),
+         POINTER(ln_error)),
+    ),
+    # void ln_workspace_close(ln_workspace *workspace)
+    # Every session of the workspace must be closed first.
+    "ln_workspace_close": (None, (POINTER(ln_workspace),)),
+    # int32_t ln_workspace_describe(const ln_workspace *workspace, ln_workspace_info *out)
+    "ln_workspace_describe": (c_int32, (POINTER(ln_workspace), POINTER(ln_workspace_info))),
+    # int32_t ln_session_open(ln_workspace *workspace, int32_t n_ctx, ln_session **out, ln_error *err)
+    # An empty timeline of at most n_ctx tokens; 0 = what the model was made for, as far as the workspace
+    # can hold it. Pages are taken as tokens come.
     "ln_session_open": (
         c_int32,
-        (POINTER(ln_model), POINTER(ln_session_options), POINTER(POINTER(ln_session)), POINTER(ln_error)),
+        (POINTER(ln_workspace), c_int32, POINTER(POINTER(ln_session)), POINTER(ln_error)),
+    ),
+    # int32_t ln_session_fork(const ln_session *session, int32_t length, ln_session **out, ln_error *err)
+    # A new timeline that begins with the first length tokens of another and shares their pages; a page that
+    # one of the two writes to later is copied first.
+    "ln_session_fork": (
+        c_int32,
+        (POINTER(ln_session), c_int32, POINTER(POINTER(ln_session)), POINTER(ln_error)),
     ),
     # void ln_session_close(ln_session *session)
+    # Gives the pages nobody else uses back to the workspace.
     "ln_session_close": (None, (POINTER(ln_session),)),
-    # int32_t ln_session_eval(ln_session *session, const int32_t *ids, int32_t n, float *all_logits,
-    # ln_error *err)
-    # Appends n tokens to the timeline and evaluates them. The logits of the last one are then at
-    # ln_session_logits. When all_logits is not NULL it receives the logits of every token, [n][vocab_size].
-    # On failure the timeline is as before the call.
+    # int32_t ln_workspace_eval(ln_workspace *workspace, const ln_span *spans, int32_t n_spans, ln_error
+    # *err)
+    # Appends every span to its session and evaluates all of them together: each pass over the weights takes
+    # n_batch tokens. The logits of a span's last token are then at ln_session_logits. The bits of a result
+    # depend neither on what else is in the call nor on how a text is cut into calls. A session appears at
+    # most once. On failure every timeline is as before the call; LN_CONTEXT_FULL when a timeline or the
+    # pages are full.
+    "ln_workspace_eval": (c_int32, (POINTER(ln_workspace), POINTER(ln_span), c_int32, POINTER(ln_error))),
+    # int32_t ln_session_eval(ln_session *session, const int32_t *ids, int32_t n, float *logits, ln_error
+    # *err)
+    # ln_workspace_eval of one span.
     "ln_session_eval": (c_int32, (POINTER(ln_session), c_void_p, c_int32, c_void_p, POINTER(ln_error))),
     # int32_t ln_session_score(ln_session *session, const int32_t *ids, int32_t n, float *log_probs,
     # ln_error *err)
@@ -219,17 +305,9 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     # int32_t ln_session_capacity(const ln_session *session)
     # Number of tokens the timeline can hold.
     "ln_session_capacity": (c_int32, (POINTER(ln_session),)),
-    # int64_t ln_session_bytes(const ln_session *session)
-    # Bytes held by the session: KV cache and scratch.
-    "ln_session_bytes": (c_int64, (POINTER(ln_session),)),
-    # const char *ln_session_isa(const ln_session *session)
-    # Name of the instruction set whose kernels this session runs.
-    "ln_session_isa": (c_char_p, (POINTER(ln_session),)),
-    # int32_t ln_session_threads(const ln_session *session)
-    # Threads this session computes with.
-    "ln_session_threads": (c_int32, (POINTER(ln_session),)),
     # int32_t ln_session_truncate(ln_session *session, int32_t length, ln_error *err)
-    # Forgets everything after the first length tokens.
+    # Forgets everything after the first length tokens. Of a model with a sliding window the tokens behind
+    # it are gone: one can go back by LN_PAGE tokens, or to 0.
     "ln_session_truncate": (c_int32, (POINTER(ln_session), c_int32, POINTER(ln_error))),
     # int32_t ln_sampler_open(const ln_sampler_options *options, int32_t vocab_size, ln_sampler **out,
     # ln_error *err)

@@ -45,6 +45,14 @@ class Image:
         except OSError as error:
             raise SourceError(f"cannot read {path}: {error.strerror}") from None
 
+    def forget(self, offset: int, size: int) -> None:
+        """Gives the memory of ``size`` bytes from ``offset`` back; whoever reads them again gets the file's
+        bytes, or zeros where the image was not a file."""
+        first = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE
+        last = (offset + size) // mmap.PAGESIZE * mmap.PAGESIZE
+        if last > first and hasattr(self._pages, "madvise"):  # not on Windows
+            self._pages.madvise(mmap.MADV_DONTNEED, first, last - first)
+
     @classmethod
     def of_parts(cls, parts: ModelParts) -> Image:
         """Builds the image of a model that was taken apart."""

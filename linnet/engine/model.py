@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 
-from linnet.engine.library import Handle, describe
+from linnet.engine._bindings import ln_load_step
+from linnet.engine.library import Handle, call, describe
 from linnet.engine.memory import Image
+from linnet.engine.processors import available_processors
 from linnet.engine.tokenizer import Tokenizer
 from linnet.errors import FormatError, UnsupportedError
 
@@ -33,15 +36,22 @@ class Model:
     bytes_per_token: int
 
     def __init__(self, image: Image) -> None:
-        self.image = image
-        # The core uses the weights where they lie.
+        self.tokenizer = Tokenizer.from_gguf(image)
+        # The core uses float weights where they lie.
         self.handle = Handle("ln_model", "ln_model_open", image.address, image.size, uses=image)
+        self._pack(image)
         info = describe("ln_model", self.handle)
         for name, *_ in info._fields_:
             setattr(self, name, getattr(info, name))
         self.arch = info.arch.decode()
         self.tied_embeddings = bool(info.tied_embeddings)
-        self.tokenizer = Tokenizer.from_gguf(image)
+
+    def _pack(self, image: Image) -> None:
+        """Packs the weights for this processor, piece by piece: there are never two copies of them all."""
+        step = ln_load_step(bytes_left=1)
+        while step.bytes_left:
+            call("ln_model_load", self.handle, available_processors(), ctypes.byref(step))
+            image.forget(step.offset, step.bytes)
 
     @classmethod
     def open(cls, path: Path) -> Model:

@@ -16,6 +16,18 @@ from linnet.types import TensorType
 _CHUNK = 1 << 22  # elements converted at a time, so that memory does not grow with the tensor
 _LARGEST_F16 = 65504.0
 
+# What a matrix becomes whose rows are no whole number of super-blocks of 256: the type of blocks of 32
+# that comes nearest in bits. There is none of 2 or 3 bits, and none that would keep ternary weights small.
+_NARROW = {
+    TensorType.Q2_K: TensorType.Q4_0,
+    TensorType.Q3_K: TensorType.Q4_0,
+    TensorType.Q4_K: TensorType.Q4_1,
+    TensorType.Q5_K: TensorType.Q5_1,
+    TensorType.Q6_K: TensorType.Q8_0,
+    TensorType.IQ4_XS: TensorType.IQ4_NL,
+}
+TERNARY = (TensorType.TQ1_0, TensorType.TQ2_0)  # for weights trained to be -d, 0 or d
+
 
 @dataclass(frozen=True)
 class Fallback:
@@ -32,8 +44,9 @@ def with_types(
     """The model with each matrix stored as ``wanted`` says, and the exceptions.
 
     Vectors stay as they are: they are small, and every step of the computation goes
-    through them. A matrix whose rows are not a whole number of blocks becomes f16.
-    Loading a tensor raises FormatError for weights that are not finite.
+    through them. A matrix whose rows are not a whole number of blocks takes a type of
+    smaller blocks, in the end f16. Raises UnsupportedError where that would undo a
+    ternary type; loading a tensor raises FormatError for weights that are not finite.
     """
     tensors, fallbacks = [], []
     for tensor in parts.tensors:
@@ -43,10 +56,21 @@ def with_types(
             continue
         if tensor.n_columns % type.block_elements:
             reason = f"{tensor.n_columns} columns are not a whole number of blocks of {type.block_elements}"
-            type = TensorType.F16
+            type = _fitting(tensor, type)
             fallbacks.append(Fallback(tensor.name, type.label, reason))
         tensors.append(_checked(tensor) if type is tensor.type else repacked(tensor, type))
     return replace(parts, tensors=tuple(tensors)), fallbacks
+
+
+def _fitting(tensor: Tensor, wanted: TensorType) -> TensorType:
+    """The type a matrix takes instead of one whose blocks do not fit its rows."""
+    if wanted in TERNARY:
+        raise UnsupportedError(
+            f"the tensor '{tensor.name}' has {tensor.n_columns} columns, and {wanted.label} stores whole "
+            f"blocks of {wanted.block_elements}; choose a type of smaller blocks, such as q4_0"
+        )
+    narrow = _NARROW.get(wanted, TensorType.F16)
+    return TensorType.F16 if tensor.n_columns % narrow.block_elements else narrow
 
 
 def float_rows(tensor: Tensor) -> Iterator[tuple[slice, NDArray[np.float32]]]:

@@ -1,14 +1,15 @@
-"""A session: one mutable timeline of tokens over a shared model."""
+"""Timelines of tokens over a shared model, and the workspace that evaluates them together."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from linnet.engine import _bindings
-from linnet.engine.library import Handle, call, int32, int32_array, library
+from linnet.engine.library import Handle, call, describe, int32, int32_array, library
 from linnet.engine.model import Model
 from linnet.engine.processors import available_processors
 from linnet.engine.sampler import Sampler
@@ -19,66 +20,152 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+PAGE_TOKENS = _bindings.LN_PAGE  # sessions take memory for keys and values in steps of this many tokens
 
-class Session:
-    """One timeline of at most ``n_ctx`` tokens; belongs to one thread at a time.
 
-    ``n_threads`` defaults to the processors this process may use, ``isa`` to the
-    environment variable ``LINNET_ISA`` and then to the best this processor has,
-    ``n_batch`` (tokens per pass over the weights) to the core's choice. Raises
-    UnsupportedError for an unknown instruction set, UsageError for an impossible size.
+class Workspace:
+    """What the sessions of one model share: threads, memory for tokens in flight, pages of keys and values.
+
+    All sessions together hold at most ``kv_tokens``, in whole pages of PAGE_TOKENS
+    (default: one session of the model's whole context); a page costs memory from its
+    first use on. ``n_threads`` defaults to the processors this process may use, ``isa``
+    to the environment variable ``LINNET_ISA`` and then to the best this processor has,
+    ``n_batch`` (tokens per pass over the weights) to the core's choice. Sessions may be
+    used from several threads: they take turns. Raises UnsupportedError for an unknown
+    instruction set, UsageError for an impossible size.
     """
 
     def __init__(
         self,
         model: Model,
         *,
-        n_ctx: int = 0,
+        kv_tokens: int = 0,
         n_threads: int | None = None,
         n_batch: int = 0,
         kv_type: TensorType = TensorType.F16,
         isa: str | None = None,
     ) -> None:
         self.model = model
+        self.kv_type = kv_type
+        # Taken again by a session that is collected while its own thread is about to call the core.
+        self.turn = threading.RLock()
         wanted = isa if isa is not None else os.environ.get("LINNET_ISA", "")
         known = library().ln_isa_list().decode().split()
         if wanted and wanted not in known:
             raise UnsupportedError(f"LINNET_ISA={wanted} cannot run here; choose from {', '.join(known)}")
-        chosen = _bindings.ln_session_options(
-            n_ctx=int32("n_ctx", n_ctx),
+        chosen = _bindings.ln_workspace_options(
             n_threads=int32("threads", n_threads if n_threads is not None else available_processors()),
             n_batch=int32("n_batch", n_batch),
+            kv_tokens=int32("kv_tokens", kv_tokens),
             kv_type=int(kv_type),
             isa=wanted.encode(),
         )
-        self._handle = Handle(
-            "ln_session", "ln_session_open", model.handle, ctypes.byref(chosen), uses=model.handle
+        self.handle = Handle(
+            "ln_workspace", "ln_workspace_open", model.handle, ctypes.byref(chosen), uses=model.handle
         )
-        self.kv_type = kv_type
+        info = self._describe()
+        self.isa: str = info.isa.decode()
+        self.n_threads: int = info.n_threads
+        self.n_batch: int = info.n_batch
+        self.n_pages: int = info.n_pages
+        self.page_bytes: int = info.page_bytes
+        self.bytes: int = info.bytes
+
+    def eval(self, spans: Sequence[tuple[Session, Sequence[int]]]) -> None:
+        """Appends ids to each session, in one pass over the weights for all of them.
+
+        The logits of each session's last token are then available. Raises
+        ContextFullError when a timeline or the pages are full and UsageError for an id
+        outside the vocabulary; every timeline is then as before.
+        """
+        arrays = [int32_array(ids) for _, ids in spans]
+        packed = (_bindings.ln_span * len(spans))()
+        for span, (session, _), ids in zip(packed, spans, arrays, strict=True):
+            span.session = session.handle._as_parameter_
+            span.ids = ctypes.addressof(ids)
+            span.n = len(ids)
+        with self.turn:
+            call("ln_workspace_eval", self.handle, packed, len(spans))
+
+    @property
+    def n_free_pages(self) -> int:
+        """Pages no session holds."""
+        return int(self._describe().n_free_pages)
+
+    @property
+    def n_sessions(self) -> int:
+        """Sessions that are open."""
+        return int(self._describe().n_sessions)
+
+    def _describe(self) -> _bindings.ln_workspace_info:
+        with self.turn:
+            return describe("ln_workspace", self.handle)
+
+
+class _SessionHandle(Handle):
+    """A session of the core, closed when it is its workspace's turn."""
+
+    def __init__(self, workspace: Workspace, function: str, *arguments: object) -> None:
+        self._turn = workspace.turn
+        with self._turn:
+            super().__init__("ln_session", function, *arguments, uses=workspace.handle)
+
+    def __del__(self) -> None:
+        with self._turn:
+            super().__del__()
+
+
+class Session:
+    """One timeline of at most ``n_ctx`` tokens; belongs to one thread at a time.
+
+    ``n_ctx`` defaults to what the model was made for, as far as the workspace can hold
+    it. A session gives its pages back when it is collected or, as a context manager,
+    left.
+    """
+
+    def __init__(self, workspace: Workspace, n_ctx: int = 0) -> None:
+        self._open(workspace, "ln_session_open", workspace.handle, int32("n_ctx", n_ctx))
+
+    def fork(self, length: int | None = None) -> Session:
+        """A new timeline that begins with the first ``length`` tokens of this one (default: all).
+
+        They are held once: what either session appends later is its own.
+        """
+        twin = Session.__new__(Session)
+        cut = int32("length", length if length is not None else len(self))
+        twin._open(self.workspace, "ln_session_fork", self.handle, cut)
+        return twin
+
+    def _open(self, workspace: Workspace, function: str, *arguments: object) -> None:
+        self.workspace = workspace
+        self.model = workspace.model
+        self._handle: Handle | None = _SessionHandle(workspace, function, *arguments)
+
+    @property
+    def handle(self) -> Handle:
+        """The object of the core. Raises UsageError when the session is closed."""
+        if self._handle is None:
+            raise UsageError("this session is closed; open another one")
+        return self._handle
+
+    def close(self) -> None:
+        """Gives the pages back; the session cannot be used any more."""
+        self._handle = None
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
 
     def __len__(self) -> int:
         """Tokens on the timeline."""
-        return int(library().ln_session_length(self._handle))
+        return int(library().ln_session_length(self.handle))
 
     @property
     def n_ctx(self) -> int:
         """Tokens the timeline can hold."""
-        return int(library().ln_session_capacity(self._handle))
-
-    @property
-    def n_threads(self) -> int:
-        """Threads this session computes with."""
-        return int(library().ln_session_threads(self._handle))
-
-    @property
-    def isa(self) -> str:
-        """The instruction set whose kernels run."""
-        return str(library().ln_session_isa(self._handle).decode())
-
-    @property
-    def bytes(self) -> int:
-        """Bytes held for the key/value cache and scratch."""
-        return int(library().ln_session_bytes(self._handle))
+        return int(library().ln_session_capacity(self.handle))
 
     def eval(self, ids: Sequence[int]) -> None:
         """Appends ``ids`` to the timeline; the logits of the last are then available.
@@ -104,7 +191,8 @@ class Session:
         import numpy as np
 
         log_probs = np.empty(len(ids), dtype=np.float32)
-        call("ln_session_score", self._handle, int32_array(ids), len(ids), log_probs.ctypes.data)
+        with self.workspace.turn:
+            call("ln_session_score", self.handle, int32_array(ids), len(ids), log_probs.ctypes.data)
         return log_probs
 
     @property
@@ -120,13 +208,15 @@ class Session:
 
     def truncate(self, length: int) -> None:
         """Forgets everything after the first ``length`` tokens."""
-        call("ln_session_truncate", self._handle, length)
+        with self.workspace.turn:
+            call("ln_session_truncate", self.handle, int32("length", length))
 
     def _eval(self, ids: Sequence[int], all_logits: int | None) -> None:
-        call("ln_session_eval", self._handle, int32_array(ids), len(ids), all_logits)
+        with self.workspace.turn:
+            call("ln_session_eval", self.handle, int32_array(ids), len(ids), all_logits)
 
     def _logits(self) -> ctypes._Pointer[ctypes.c_float]:
-        logits: ctypes._Pointer[ctypes.c_float] = library().ln_session_logits(self._handle)
+        logits: ctypes._Pointer[ctypes.c_float] = library().ln_session_logits(self.handle)
         if not logits:
             raise UsageError("there are no logits yet; evaluate at least one token first")
         return logits

@@ -109,8 +109,8 @@ def _result(
             "n_ctx": model.n_ctx,
             "stride": stride,
             "kv_type": KV_TYPE,
-            "isa": model.session.isa,
-            "threads": model.session.n_threads,
+            "isa": model.workspace.isa,
+            "threads": model.workspace.n_threads,
         },
     }
 

@@ -54,9 +54,13 @@ TYPE_TRAITS = {
     40: ("nvfp4", 64, 36), 41: ("q1_0", 128, 18),
 }  # fmt: skip
 
-# general.file_type: what llama.cpp calls a file whose matrices are mostly of this type.
+# general.file_type: what llama.cpp calls a file whose matrices are mostly of this type. Of the
+# names it has for one type with different exceptions ("small", "medium"), the medium one.
 _FILE_TYPES = {
-    TensorType.F32: 0, TensorType.F16: 1, TensorType.Q4_0: 2, TensorType.Q8_0: 7, TensorType.BF16: 32,
+    TensorType.F32: 0, TensorType.F16: 1, TensorType.Q4_0: 2, TensorType.Q4_1: 3, TensorType.Q8_0: 7,
+    TensorType.Q5_0: 8, TensorType.Q5_1: 9, TensorType.Q2_K: 10, TensorType.Q3_K: 12, TensorType.Q4_K: 15,
+    TensorType.Q5_K: 17, TensorType.Q6_K: 18, TensorType.IQ4_NL: 25, TensorType.IQ4_XS: 30,
+    TensorType.BF16: 32, TensorType.TQ1_0: 36, TensorType.TQ2_0: 37, TensorType.MXFP4: 38,
 }  # fmt: skip
 
 

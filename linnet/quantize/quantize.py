@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from linnet.engine.repack import with_types
+from linnet.engine.repack import TERNARY, with_types
 from linnet.engine.rewrite import check_distinct, describe, is_gguf_name, report, rewrite
 from linnet.errors import SourceError, UsageError
 from linnet.formats.parts import ModelParts, Tensor
@@ -12,7 +12,7 @@ from linnet.formats.source import read_model, source_kind
 from linnet.options import QuantizeOptions
 from linnet.types import TensorType
 
-TYPES = (TensorType.F16, TensorType.BF16, TensorType.Q8_0, TensorType.Q4_0)
+TYPES = sorted(set(TensorType) - {TensorType.F32}, key=lambda type: (-type.bits, type))
 
 # Matrices that lose most by 4 bits for the bytes they take, kept at 8: the one that
 # makes the logits, and the values of attention, which are small where heads share
@@ -27,6 +27,7 @@ TYPES = (TensorType.F16, TensorType.BF16, TensorType.Q8_0, TensorType.Q4_0)
 _OUTPUT = "output.weight"
 _TIED_OUTPUT = "token_embd.weight"
 _VALUES = ".attn_v.weight"
+_LOSSY_BITS = 5.0  # types of at most so many bits lose enough for that to matter
 
 
 def quantize(options: QuantizeOptions) -> dict[str, object]:
@@ -63,11 +64,16 @@ def _parse_type(label: str) -> TensorType:
 
 
 def type_choice(model: ModelParts, wanted: TensorType) -> Callable[[Tensor], TensorType]:
-    """The type of each matrix of ``model``: ``wanted``, or q8_0 where q4_0 costs too much."""
+    """The type of each matrix of ``model``: ``wanted``, or a wider one where few bits cost too much.
+
+    That is q6_k for types of super-blocks, q8_0 for others. Attention values that were
+    trained to be ternary lose nothing by it, and keep ``wanted``.
+    """
     output = _TIED_OUTPUT if model.facts.tied_embeddings else _OUTPUT
+    spared = TensorType.Q6_K if wanted.block_elements == TensorType.Q6_K.block_elements else TensorType.Q8_0
 
     def choose(tensor: Tensor) -> TensorType:
-        sensitive = tensor.name == output or tensor.name.endswith(_VALUES)
-        return TensorType.Q8_0 if sensitive and wanted is TensorType.Q4_0 else wanted
+        sensitive = tensor.name == output or (tensor.name.endswith(_VALUES) and wanted not in TERNARY)
+        return spared if sensitive and wanted.bits <= _LOSSY_BITS else wanted
 
     return choose

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
+import json
+import mmap
 import statistics
 import time
+from dataclasses import asdict, dataclass
 
 from linnet.engine.library import library
-from linnet.engine.session import Session
+from linnet.engine.model import Model
+from linnet.engine.processors import available_processors
 from linnet.errors import UsageError
 from linnet.options import BenchOptions
 from linnet.run.meter import peak_rss_bytes
@@ -15,47 +20,78 @@ from linnet.run.model import LanguageModel, load, prefill
 BANDWIDTH_SECONDS = 0.5
 
 
-def bench(options: BenchOptions) -> dict[str, object]:
-    """Measures as ``options`` say; returns what ``--json`` prints.
+@dataclass(frozen=True)
+class Roofline:
+    """Speed with one number of threads, and the limit that memory sets to it.
 
-    Every step of decode reads all the weights once, so the ceiling is the read
-    bandwidth divided by the bytes of weights per token. Bandwidth is measured over the
-    weights themselves: a model that stays in the cache is held to the cache's.
+    Every step of decode reads all the weights once, so its ceiling is the read bandwidth
+    divided by the bytes of weights per token (Williams et al. 2009, "Roofline").
+    """
+
+    threads: int
+    prefill_tok_s: float
+    decode_tok_s: float
+    read_bandwidth_bytes_s: float
+    ceiling_tok_s: float
+    share_of_ceiling: float
+
+
+def bench(options: BenchOptions) -> dict[str, object]:
+    """Measures as ``options`` say, prints a table, and returns what ``--json`` prints.
+
+    Without ``threads`` every sensible number of them is measured; the figures beside the
+    table are those of the number that decodes fastest.
     """
     _check(options)
     started = time.perf_counter()
     model = load(options.model, n_ctx=options.prompt_tokens + options.decode_tokens, threads=options.threads)
     load_s = time.perf_counter() - started
-    rows = [_measure(model, options) for _ in range(options.repeat + 1)][1:]  # the first warms up
-    prefill = statistics.median(prefill for prefill, _ in rows)
-    decode = statistics.median(decode for _, decode in rows)
-    bandwidth = read_bandwidth(model)
+    counts = _thread_counts(available_processors()) if options.threads is None else [options.threads]
+    speeds = [_measure(model, threads, options) for threads in counts]
+    peak = peak_rss_bytes()  # before bandwidth is measured, which takes memory of its own
+    rows = [_roofline(model.model, *row) for row in speeds]
     result: dict[str, object] = {
-        "prefill_tok_s": prefill,
-        "decode_tok_s": decode,
+        **asdict(max(rows, key=lambda row: row.decode_tok_s)),
         "bytes_per_token": model.model.bytes_per_token,
-        "read_bandwidth_bytes_s": bandwidth,
-        "ceiling_tok_s": bandwidth / model.model.bytes_per_token,
-        "share_of_ceiling": decode * model.model.bytes_per_token / bandwidth,
         "load_s": load_s,
-        "peak_rss_bytes": peak_rss_bytes(),
-        "isa": model.session.isa,
-        "threads": model.session.n_threads,
+        "peak_rss_bytes": peak,
+        "isa": model.workspace.isa,
         "prompt_tokens": options.prompt_tokens,
         "decode_tokens": options.decode_tokens,
         "repeat": options.repeat,
+        "table": [asdict(row) for row in rows],
     }
     if not options.json:
-        _print(result)
+        _print(rows, result)
+        print(json.dumps(result))
     return result
 
 
-def read_bandwidth(model: LanguageModel) -> float:
-    """Bytes per second at which the session's threads read the model's weights."""
-    image = model.model.image
-    return float(
-        library().ln_read_bandwidth(image.address, image.size, model.session.n_threads, BANDWIDTH_SECONDS)
-    )
+def read_bandwidth(n_bytes: int, threads: int) -> float:
+    """Bytes per second at which ``threads`` threads read ``n_bytes`` of memory, over and over.
+
+    As many bytes as a model's weights take: one that stays in the cache is held to the
+    cache's bandwidth.
+    """
+    with mmap.mmap(-1, n_bytes) as pages:
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            pages.madvise(mmap.MADV_HUGEPAGE)  # as the weights lie
+        for at in range(0, n_bytes, mmap.PAGESIZE):
+            pages[at] = 1  # untouched pages would all be one and the same page of zeros
+        view = ctypes.c_char.from_buffer(pages)
+        rate = float(
+            library().ln_read_bandwidth(ctypes.addressof(view), n_bytes, threads, BANDWIDTH_SECONDS)
+        )
+        del view  # a mapping that is looked at cannot be closed
+        return rate
+
+
+def _thread_counts(available: int) -> list[int]:
+    """1, 2, 4, ... and all."""
+    counts = [1]
+    while counts[-1] * 2 < available:
+        counts.append(counts[-1] * 2)
+    return counts if available == 1 else [*counts, available]
 
 
 def _check(options: BenchOptions) -> None:
@@ -64,32 +100,43 @@ def _check(options: BenchOptions) -> None:
             raise UsageError(f"--{name.replace('_', '-')} must be at least 1")
 
 
-def _measure(model: LanguageModel, options: BenchOptions) -> tuple[float, float]:
+def _measure(loaded: LanguageModel, threads: int, options: BenchOptions) -> tuple[int, float, float]:
+    """Threads, and the medians of tokens per second of prefill and of the decode after it."""
+    model = LanguageModel(loaded.model, n_ctx=loaded.n_ctx, threads=threads)
+    samples = [_sample(model, options) for _ in range(options.repeat + 1)][1:]  # the first warms up
+    prefill_tok_s, decode_tok_s = (statistics.median(sample) for sample in zip(*samples, strict=True))
+    return threads, prefill_tok_s, decode_tok_s
+
+
+def _sample(model: LanguageModel, options: BenchOptions) -> tuple[float, float]:
     """Tokens per second of one prefill and of the decode after it; the tokens do not matter."""
-    session: Session = model.session
     prompt = [i % model.model.vocab_size for i in range(options.prompt_tokens)]
-    session.truncate(0)
-    started = time.perf_counter()
-    prefill(session, prompt)
-    prefilled = time.perf_counter()
-    for step in range(options.decode_tokens):
-        session.eval(prompt[step % len(prompt) :][:1])
-    decoded = time.perf_counter()
+    with model.open_session() as session:
+        started = time.perf_counter()
+        prefill(session, prompt)
+        prefilled = time.perf_counter()
+        for step in range(options.decode_tokens):
+            session.eval(prompt[step % len(prompt) :][:1])
+        decoded = time.perf_counter()
     return options.prompt_tokens / (prefilled - started), options.decode_tokens / (decoded - prefilled)
 
 
-def _print(result: dict[str, object]) -> None:
+def _roofline(model: Model, threads: int, prefill_tok_s: float, decode_tok_s: float) -> Roofline:
+    bandwidth = read_bandwidth(model.bytes_per_token, threads)
+    ceiling = bandwidth / model.bytes_per_token
+    return Roofline(threads, prefill_tok_s, decode_tok_s, bandwidth, ceiling, decode_tok_s / ceiling)
+
+
+def _print(rows: list[Roofline], result: dict[str, object]) -> None:
     peak = result["peak_rss_bytes"]
-    memory = f"{peak / 2**20:.1f} MB" if isinstance(peak, int) else "not readable here"
-    lines = (
-        ("prefill", f"{result['prefill_tok_s']:,.0f} tok/s over {result['prompt_tokens']} tokens"),
-        ("decode", f"{result['decode_tok_s']:,.0f} tok/s over {result['decode_tokens']} tokens"),
-        ("weights per token", f"{result['bytes_per_token']:,} bytes"),
-        ("read bandwidth", f"{result['read_bandwidth_bytes_s'] / 1e9:.1f} GB/s"),  # type: ignore[operator]
-        ("ceiling", f"{result['ceiling_tok_s']:,.0f} tok/s; reached {result['share_of_ceiling']:.1%}"),
-        ("load", f"{result['load_s']:.3f} s"),
-        ("peak memory", memory),
-        ("kernels", f"{result['isa']}, {result['threads']} threads"),
-    )
-    for label, value in lines:
-        print(f"{label:<18} {value}")
+    print("threads   prefill tok/s   decode tok/s   weights read GB/s   bandwidth GB/s   of the ceiling")
+    for row in rows:
+        reached = row.share_of_ceiling * row.read_bandwidth_bytes_s
+        print(
+            f"{row.threads:>7}   {row.prefill_tok_s:>13,.0f}   {row.decode_tok_s:>12,.1f}   {reached / 1e9:>17.1f}"
+            f"   {row.read_bandwidth_bytes_s / 1e9:>14.1f}   {row.share_of_ceiling:>13.0%}"
+        )
+    print(f"weights per token  {result['bytes_per_token']:,} bytes")
+    print(f"load               {result['load_s']:.3f} s")
+    print(f"peak memory        {f'{peak / 2**20:.1f} MB' if isinstance(peak, int) else 'not readable here'}")
+    print(f"kernels            {result['isa']}; fastest with {result['threads']} threads")

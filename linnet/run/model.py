@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
+from linnet.engine.library import int32
 from linnet.engine.model import Model
 from linnet.engine.sampler import Sampler
-from linnet.engine.session import Session
+from linnet.engine.session import PAGE_TOKENS, Session, Workspace
 from linnet.errors import ContextFullError, UsageError
 from linnet.types import TensorType
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 BUNDLED_MODEL = Path(__file__).parent.parent / "models" / "linnet-stories.gguf"
 
 DEFAULT_N_CTX = 4096  # at most, unless asked for: a key/value cache for a model's whole context may not fit
+TIMELINES = 4  # contexts that fit into memory at once, long ones as far as they are used
 PREFILL_CHUNK = 256  # tokens per call into the core; an interrupt is noticed between calls
 
 
@@ -37,18 +39,11 @@ def load(
 
     ``n_ctx`` is the context in tokens (default: what the model was made for, at most
     4096), ``threads`` defaults to the processors this process may use, ``kv_type`` is
-    ``f16`` or ``f32``, ``isa`` forces an instruction set. Raises SourceError,
-    FormatError or UnsupportedError.
+    ``f16``, ``q8_0``, ``q4_0`` or ``f32``, ``isa`` forces an instruction set. Raises
+    SourceError, FormatError or UnsupportedError.
     """
     model = Model.open(Path(path) if path is not None else BUNDLED_MODEL)
-    session = Session(
-        model,
-        n_ctx=n_ctx if n_ctx is not None else min(model.max_seq_len, DEFAULT_N_CTX),
-        n_threads=threads,
-        kv_type=TensorType.parse(kv_type),
-        isa=isa,
-    )
-    return LanguageModel(model, session)
+    return LanguageModel(model, n_ctx=n_ctx, threads=threads, kv_type=kv_type, isa=isa)
 
 
 @dataclass
@@ -152,28 +147,41 @@ class StreamOptions(TypedDict, total=False):
 
 
 class LanguageModel:
-    """A model with its tokenizer, and how its timelines are opened.
+    """A model with its tokenizer, and the workspace its timelines share. Options as for :func:`load`.
 
     :meth:`stream`, :meth:`generate` and :meth:`score` each open a timeline of their
     own, so they may run at the same time. :attr:`session` is one more, for whoever
     wants to move it by hand; it belongs to one thread at a time.
     """
 
-    def __init__(self, model: Model, session: Session) -> None:
+    def __init__(
+        self,
+        model: Model,
+        *,
+        n_ctx: int | None = None,
+        threads: int | None = None,
+        kv_type: str = "f16",
+        isa: str | None = None,
+    ) -> None:
         self.model = model
-        self.session = session
         self.tokenizer = model.tokenizer
+        self._n_ctx = int32("n_ctx", n_ctx if n_ctx is not None else min(model.max_seq_len, DEFAULT_N_CTX))
+        self.workspace = Workspace(
+            model,
+            kv_tokens=_room_for(self._n_ctx),
+            n_threads=threads,
+            kv_type=TensorType.parse(kv_type),
+            isa=isa,
+        )
+        self.session = self.open_session()
 
     def open_session(self) -> Session:
-        """A new, empty timeline with the same options as :attr:`session`."""
-        same = self.session
-        return Session(
-            self.model, n_ctx=same.n_ctx, n_threads=same.n_threads, kv_type=same.kv_type, isa=same.isa
-        )
+        """A new, empty timeline of :attr:`n_ctx` tokens."""
+        return Session(self.workspace, self._n_ctx)
 
     @property
     def n_ctx(self) -> int:
-        """Tokens of context."""
+        """Tokens of context of every timeline."""
         return self.session.n_ctx
 
     def tokenize(self, text: str, *, bos: bool | None = None, special: bool = False) -> list[int]:
@@ -247,7 +255,14 @@ class LanguageModel:
 
         Raises ContextFullError when they do not fit into the context.
         """
-        return self.open_session().score(ids)
+        with self.open_session() as session:
+            return session.score(ids)
+
+
+def _room_for(n_ctx: int) -> int:
+    """Tokens the timelines of a model can hold together, in whole pages; only what is used costs memory."""
+    tokens = -(-n_ctx // PAGE_TOKENS) * PAGE_TOKENS
+    return min(max(tokens, TIMELINES * min(tokens, DEFAULT_N_CTX)), 2**31 - 1)
 
 
 def prefill(session: Session, ids: Sequence[int]) -> None:

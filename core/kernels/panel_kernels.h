@@ -1,0 +1,297 @@
+/* panel_kernels.h - products with packed block types (panel_formats.h), written once over vector types. An
+ * instruction set's file defines what float_kernels.h needs and what is below, then includes this; it gets a
+ * static matmul_<type> for every type of LN_PANEL_FORMATS.
+ *
+ * The weights stand still: a group of VEC_LANES rows is unpacked into eight registers, once, and every
+ * vector of a tile passes by it. All results follow one definition, that of scalar.c: for each group
+ * (and each half of it where halves have scales) the exact integer dot product, as a float, times
+ * (weight scale * activation scale), the product of scales rounded, added with one rounding; then
+ * minimum * sum of the activations, added with one rounding.
+ *
+ *   ivec                       VEC_LANES 32-bit integers, or four times as many bytes
+ *   CODES_FILL_BYTES           1: codes with an offset are wanted shifted up until their offset is 128
+ *   ivec_load(p), ivec_store(p, a), ivec_bytes(b)   at any address; b in every byte
+ *   ivec_shift(a, n)           bits of 32-bit lanes up (n > 0) or down (n < 0) by a constant
+ *   ivec_and(a, b), ivec_merge(a, b, mask)          a | (b & mask)
+ *   ivec_lookup(table, a)      each byte of a, 0 to 15, replaced by that byte of table[16]
+ *   ivec_triple(a)             each byte times 3, modulo 256
+ *   ivec_digit(a)              each byte times 3 / 256, rounded down
+ *   code_operand(format, a)    codes in the form dot wants them
+ *   dot(format, codes, n, x, bias)   sums over n steps of (code - offset) * x as floats; x are 4n int8, bias
+ *                              is -128 * their sum
+ *   vec_load_u8(p), vec_load_i8(p)   VEC_LANES bytes as floats
+ */
+
+#include "panel_formats.h"
+
+#define PARTS (LN_PANEL_ROWS / VEC_LANES)
+
+/* Distance in bytes at which one vector's product asks for weights ahead of their use. */
+#define PREFETCH_BYTES 4096
+
+/* How far codes are shifted up, see CODES_FILL_BYTES. */
+static LN_ALWAYS_INLINE int code_shift(ln_panel_format f) {
+    return CODES_FILL_BYTES && f.offset != 0 && f.table == LN_TABLE_NONE ? 8 - f.bits : 0;
+}
+
+/* ---- codes ----------------------------------------------------------------------- */
+
+static LN_ALWAYS_INLINE ivec load_line(const uint8_t *quants, int line, int part) {
+    return ivec_load(quants + line * LN_LINE + part * 4 * VEC_LANES);
+}
+
+/* codes[k] |= field k of a line, `bits` wide each, put at bit `to`. */
+static LN_ALWAYS_INLINE void merge_fields(ivec *codes, int n, ivec line, int bits, int to) {
+    const ivec mask = ivec_bytes((uint8_t)(((1 << bits) - 1) << to));
+    LN_UNROLL for (int k = 0; k < n; k++) {
+        codes[k] = ivec_merge(codes[k], ivec_shift(line, to - bits * k), mask);
+    }
+}
+
+static LN_ALWAYS_INLINE void load_fields(ivec *codes, int n, ivec line, int bits, int to) {
+    const ivec mask = ivec_bytes((uint8_t)(((1 << bits) - 1) << to));
+    LN_UNROLL for (int k = 0; k < n; k++) {
+        codes[k] = ivec_and(ivec_shift(line, to - bits * k), mask);
+    }
+}
+
+/* The codes of one part of a group, a register for each step. */
+static LN_ALWAYS_INLINE void load_codes(ln_panel_format f, const uint8_t *quants, int part, ivec codes[LN_STEPS]) {
+    const int up = code_shift(f);
+    if (f.bits == 8 || f.bits == LN_TRITS) { /* the latter expanded */
+        LN_UNROLL for (int k = 0; k < LN_STEPS; k++) {
+            codes[k] = load_line(quants, k, part);
+        }
+    } else if (f.bits < 4) {
+        load_fields(codes, 4, load_line(quants, 0, part), 2, up);
+        load_fields(codes + 4, 4, load_line(quants, 1, part), 2, up);
+    } else {
+        const ivec mask = ivec_bytes((uint8_t)(15 << up));
+        LN_UNROLL for (int k = 0; k < 4; k++) {
+            ivec line = load_line(quants, k, part);
+            codes[k] = ivec_and(ivec_shift(line, up), mask);
+            codes[k + 4] = ivec_and(ivec_shift(line, up - 4), mask);
+        }
+    }
+    if (f.bits == 3) {
+        merge_fields(codes, LN_STEPS, load_line(quants, 2, part), 1, 2 + up);
+    } else if (f.bits == 5) {
+        merge_fields(codes, LN_STEPS, load_line(quants, 4, part), 1, 4 + up);
+    } else if (f.bits == 6) {
+        merge_fields(codes, 4, load_line(quants, 4, part), 2, 4 + up);
+        merge_fields(codes + 4, 4, load_line(quants, 5, part), 2, 4 + up);
+    }
+    if (f.table != LN_TABLE_NONE) {
+        static const uint8_t tables[][16] = {[LN_TABLE_IQ4] = {LN_IQ4_VALUES}, [LN_TABLE_MXFP4] = {LN_MXFP4_VALUES}};
+        LN_UNROLL for (int k = 0; k < LN_STEPS; k++) {
+            codes[k] = ivec_lookup(tables[f.table], codes[k]);
+        }
+    }
+    LN_UNROLL for (int k = 0; k < LN_STEPS; k++) {
+        codes[k] = code_operand(f, codes[k]);
+    }
+}
+
+/* Writes the base-3 digits of a cell as lines of 8-bit codes. */
+static inline void expand_trits(const uint8_t *lines, uint8_t *codes) {
+    for (int i = 0; i < LN_TRIT_LINES * PARTS; i++) {
+        ivec rest = ivec_load(lines + i * 4 * VEC_LANES);
+        const int line = i / PARTS;
+        for (int digit = 0; digit < LN_TRITS_PER_BYTE && line * LN_TRITS_PER_BYTE + digit < 8 * LN_STEPS; digit++) {
+            int step = line * LN_TRITS_PER_BYTE + digit;
+            ivec_store(codes + step * LN_LINE + i % PARTS * 4 * VEC_LANES, ivec_digit(rest));
+            rest = ivec_triple(rest);
+        }
+    }
+}
+
+/* ---- scales ---------------------------------------------------------------------- */
+
+static LN_ALWAYS_INLINE vec nibbles_of(vec bytes, vec *high) {
+    *high = vec_round(vec_fma(bytes, vec_set(1.0f / 16.0f), vec_set(-7.5f / 16.0f))); /* bytes / 16, rounded down */
+    return vec_fma(*high, vec_set(-16.0f), bytes);
+}
+
+/* Scales and minima of one part of group g of a cell: of the group, or of its two halves. */
+static LN_ALWAYS_INLINE void load_scales(ln_panel_format f, const uint8_t *cell, int g, int part, vec scale[2],
+                                         vec minimum[2]) {
+    const uint8_t *halves = cell + part * 2 * VEC_LANES;        /* f16 or bf16 of this part */
+    const uint8_t *bytes = cell + LN_LINE + part * VEC_LANES;   /* of a super-block's groups */
+    const vec down = vec_set(1.0f / (float)(1 << code_shift(f)));
+    if (f.scales == LN_SCALES_BF16) {
+        scale[0] = vec_load_bf16(halves + g * 2 * LN_PANEL_ROWS);
+        return;
+    }
+    if (f.scales == LN_SCALES_F16) {
+        scale[0] = vec_load_f16(halves + g * 2 * LN_PANEL_ROWS);
+        scale[0] = code_shift(f) != 0 ? vec_mul(scale[0], down) : scale[0];
+        if (f.has_minimum) {
+            minimum[0] = vec_load_f16(halves + LN_LINE + g * 2 * LN_PANEL_ROWS);
+        }
+        return;
+    }
+    vec super = vec_load_f16(halves);
+    super = code_shift(f) != 0 ? vec_mul(super, down) : super;
+    const vec super_minimum = vec_load_f16(halves + 2 * LN_PANEL_ROWS);
+    switch (f.scales) {
+    case LN_SCALES_SUB32:
+        scale[0] = vec_mul(super, vec_load_u8(bytes + g * LN_PANEL_ROWS));
+        minimum[0] = vec_mul(super_minimum, vec_load_u8(bytes + (8 + g) * LN_PANEL_ROWS));
+        break;
+    case LN_SCALES_SUB32_SIGNED:
+        scale[0] = vec_mul(super, vec_load_i8(bytes + g * LN_PANEL_ROWS));
+        break;
+    case LN_SCALES_SUB16_SIGNED:
+        scale[0] = vec_mul(super, vec_load_i8(bytes + 2 * g * LN_PANEL_ROWS));
+        scale[1] = vec_mul(super, vec_load_i8(bytes + (2 * g + 1) * LN_PANEL_ROWS));
+        break;
+    case LN_SCALES_SUB16_NIBBLES:
+        LN_UNROLL for (int h = 0; h < 2; h++) {
+            vec high;
+            scale[h] = vec_mul(super, nibbles_of(vec_load_u8(bytes + (2 * g + h) * LN_PANEL_ROWS), &high));
+            minimum[h] = vec_mul(super_minimum, high);
+        }
+        break;
+    default: /* LN_SCALES_SUPER */
+        scale[0] = super;
+        minimum[0] = vec_sub(vec_set(0.0f), super);
+        break;
+    }
+}
+
+/* ---- products -------------------------------------------------------------------- */
+
+/* total += one group of rows times one group of a vector. */
+static LN_ALWAYS_INLINE vec add_group(ln_panel_format f, const ivec *codes, const vec *scale, const vec *minimum,
+                                      const ln_q8_block *x, vec total) {
+    const vec x_scale = vec_set(x->scale);
+    if (!ln_has_halves(f)) {
+        total = vec_fma(dot(f, codes, LN_STEPS, x->q, x->bias), vec_mul(scale[0], x_scale), total);
+        return f.has_minimum ? vec_fma(minimum[0], vec_set(x->sum), total) : total;
+    }
+    LN_UNROLL for (int h = 0; h < 2; h++) {
+        vec sums = dot(f, codes + h * LN_STEPS / 2, LN_STEPS / 2, x->q + h * LN_Q8_GROUP / 2, x->half_bias[h]);
+        total = vec_fma(sums, vec_mul(scale[h], x_scale), total);
+        total = f.has_minimum ? vec_fma(minimum[h], vec_set(x->half_sum[h]), total) : total;
+    }
+    return total;
+}
+
+/* Vectors of a tile that pass by a panel, and where their results go. */
+typedef struct panel_job {
+    const uint8_t *panel;
+    int64_t n_groups;
+    const ln_q8_block *x;
+    int64_t x_stride; /* blocks from one group to the next */
+    float *y;
+    int64_t y_stride;
+    int64_t n_rows;
+} panel_job;
+
+static LN_ALWAYS_INLINE void store_rows(const panel_job *job, int v, int part, vec total) {
+    float *y = job->y + v * job->y_stride + part * VEC_LANES;
+    int64_t rows = job->n_rows - part * VEC_LANES;
+    if (rows >= VEC_LANES) {
+        vec_store(y, total);
+    } else if (rows > 0) {
+        vec_store_part(y, total, rows);
+    }
+}
+
+/* Parts [first_part, first_part + n_parts) of a panel times n vectors; all three are constants. */
+static LN_ALWAYS_INLINE void panel_product(ln_panel_format f, const panel_job *job, int first_part, int n_parts, int n) {
+    _Alignas(64) uint8_t trits[8 * LN_STEPS * LN_LINE];
+    vec totals[LN_TILE * PARTS];
+    for (int i = 0; i < n * n_parts; i++) {
+        totals[i] = vec_set(0.0f);
+    }
+    const int cell_groups = ln_cell_groups(f);
+    const uint8_t *cell = job->panel;
+    const ln_q8_block *x = job->x;
+    for (int64_t first = 0; first < job->n_groups; first += cell_groups, cell += ln_cell_bytes(f)) {
+        const uint8_t *quants = cell + ln_head_bytes(f);
+        if (f.bits == LN_TRITS) {
+            expand_trits(quants, trits);
+            quants = trits;
+        }
+        const int64_t left = job->n_groups - first;
+        const int groups = left < cell_groups ? (int)left : cell_groups;
+        for (int g = 0; g < groups; g++, quants += ln_group_bytes(f), x += job->x_stride) {
+            LN_UNROLL for (int line = 0; n == 1 && line < ln_group_bytes(f) / LN_LINE; line++) {
+                __builtin_prefetch(quants + PREFETCH_BYTES + line * LN_LINE);
+            }
+            LN_UNROLL for (int p = 0; p < n_parts; p++) {
+                ivec codes[LN_STEPS];
+                vec scale[2], minimum[2];
+                load_codes(f, quants, first_part + p, codes);
+                load_scales(f, cell, g, first_part + p, scale, minimum);
+                LN_UNROLL for (int v = 0; v < n; v++) {
+                    totals[v * n_parts + p] = add_group(f, codes, scale, minimum, x + v, totals[v * n_parts + p]);
+                }
+            }
+        }
+    }
+    for (int v = 0; v < n; v++) {
+        for (int p = 0; p < n_parts; p++) {
+            store_rows(job, v, first_part + p, totals[v * n_parts + p]);
+        }
+    }
+}
+
+/* All vectors of a tile: as many at once as keep their totals in registers, then ever fewer. The panel
+ * comes from memory once and then from the first-level cache. */
+static LN_ALWAYS_INLINE void tile_product(ln_panel_format f, panel_job job, int64_t width) {
+    const ln_q8_block *x = job.x;
+    float *y = job.y;
+    for (int64_t v = 0; v < width;) {
+        job.x = x + v;
+        job.y = y + v * job.y_stride;
+        if (width - v >= 16) {
+            for (int part = 0; part < PARTS; part++) {
+                panel_product(f, &job, part, 1, 16);
+            }
+            v += 16;
+        } else if (width - v >= 8) {
+            for (int part = 0; part < PARTS; part++) {
+                panel_product(f, &job, part, 1, 8);
+            }
+            v += 8;
+        } else if (width - v >= 4) {
+            panel_product(f, &job, 0, PARTS, 4);
+            v += 4;
+        } else if (width - v >= 2) {
+            panel_product(f, &job, 0, PARTS, 2);
+            v += 2;
+        } else {
+            panel_product(f, &job, 0, PARTS, 1);
+            v += 1;
+        }
+    }
+}
+
+static LN_ALWAYS_INLINE void matmul_panels(ln_panel_format f, const ln_matrix *w, int64_t row_begin, int64_t row_end,
+                                           const ln_vectors *x, float *y, int64_t y_stride) {
+    panel_job job = {.n_groups = w->cols / LN_Q8_GROUP, .y_stride = y_stride};
+    for (int32_t v = 0; v < x->n; v += LN_TILE) {
+        job.x = x->q8 + ln_q8_first(x->cols, v);
+        job.x_stride = ln_q8_tile_width(x->n, v);
+        for (int64_t row = row_begin; row < row_end; row += LN_PANEL_ROWS) {
+            job.panel = (const uint8_t *)w->data + (size_t)(row / LN_PANEL_ROWS) * w->stride;
+            job.y = y + v * y_stride + row - row_begin;
+            job.n_rows = row_end - row;
+            tile_product(f, job, job.x_stride);
+        }
+    }
+}
+
+#define MATMUL(type, ...)                                                                                       \
+    static void matmul_##type(const ln_matrix *w, int64_t row_begin, int64_t row_end, const ln_vectors *x,      \
+                              float *y, int64_t y_stride) {                                                     \
+        matmul_panels((ln_panel_format){__VA_ARGS__}, w, row_begin, row_end, x, y, y_stride);                   \
+    }
+LN_PANEL_FORMATS(MATMUL)
+#undef MATMUL
+
+/* Entries of an instruction set's table. */
+#define MATMUL_ENTRY(type, ...) [LN_TYPE_##type] = matmul_##type,
+#define PANEL_MATMULS LN_PANEL_FORMATS(MATMUL_ENTRY)
