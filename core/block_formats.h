@@ -2,8 +2,8 @@
  * what reads and writes the fields it names. quants.c and quants_k.c turn blocks into floats and floats
  * into blocks, panels.c interleaves the codes of blocks. The formats are those of the GGUF specification.
  *
- * A block begins with or ends in d, an f16 that scales all of it (of mxfp4 an exponent). Each element has a
- * code, which stands for a level: code - offset, or levels[code].
+ * A block holds d, an f16 that scales all of it (of mxfp4 an exponent), and of each element a code, which
+ * stands for a level: code - offset, or levels[code].
  *
  *   value = d * level                                         plain blocks of 32, tq1_0, tq2_0
  *   value = d * level + m                                     those with an f16 m: q4_1, q5_1
@@ -21,14 +21,13 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "kernels/isa.h"
+
 #define LN_BLOCK 32  /* elements of a plain block */
 #define LN_SUPER 256 /* elements of a super-block */
 #define LN_MAX_GROUPS 16
-#define LN_CODES 32        /* read at a time: a plain block, or an eighth of a super-block */
+#define LN_CODES 32  /* read at a time: a plain block, or an eighth of a super-block */
 #define LN_CODE_WORDS (LN_CODES / 4)
-
-/* For code written once and specialised by constant arguments. */
-#define LN_SPECIALIZED static inline __attribute__((always_inline))
 
 typedef struct ln_field {
     int at;   /* byte of the block */
@@ -107,28 +106,28 @@ static inline void ln_store_u32(uint8_t *p, uint32_t value) {
 
 /* ---- fields ------------------------------------------------------------------------ */
 
-LN_SPECIALIZED int ln_field_byte(ln_field f, unsigned i) {
+static LN_ALWAYS_INLINE int ln_field_byte(ln_field f, unsigned i) {
     const unsigned run = (unsigned)f.run, in_run = run * (8u / (unsigned)f.bits);
     return f.at + (int)(i / in_run * run + i % run);
 }
 
-LN_SPECIALIZED int ln_field_shift(ln_field f, unsigned i) {
+static LN_ALWAYS_INLINE int ln_field_shift(ln_field f, unsigned i) {
     return (int)(i / (unsigned)f.run % (8u / (unsigned)f.bits)) * f.bits;
 }
 
-LN_SPECIALIZED uint8_t ln_read_field(ln_field f, const uint8_t *block, unsigned i) {
+static LN_ALWAYS_INLINE uint8_t ln_read_field(ln_field f, const uint8_t *block, unsigned i) {
     return (uint8_t)(block[ln_field_byte(f, i)] >> ln_field_shift(f, i) & ((1 << f.bits) - 1));
 }
 
 /* A field that is still zero becomes the lowest bits of value. */
-LN_SPECIALIZED void ln_write_field(ln_field f, uint8_t *block, unsigned i, int value) {
+static LN_ALWAYS_INLINE void ln_write_field(ln_field f, uint8_t *block, unsigned i, int value) {
     block[ln_field_byte(f, i)] |= (uint8_t)((value & ((1 << f.bits) - 1)) << ln_field_shift(f, i));
 }
 
 /* ---- codes ------------------------------------------------------------------------ */
 
 /* Fields first .. first + 31, four to a word, one in each byte. */
-LN_SPECIALIZED void ln_read_field_words(ln_field f, const uint8_t *block, unsigned first, uint32_t *word) {
+static LN_ALWAYS_INLINE void ln_read_field_words(ln_field f, const uint8_t *block, unsigned first, uint32_t *word) {
     if (f.run == 1) { /* single bits in their order: four are spread over a word by a product */
         const uint32_t bits = ln_load_u32(block + f.at + first / 8);
         for (int k = 0; k < LN_CODE_WORDS; k++) {
@@ -143,38 +142,71 @@ LN_SPECIALIZED void ln_read_field_words(ln_field f, const uint8_t *block, unsign
     }
 }
 
-/* tq1_0: the first digits of `bytes` elements, then in the same bytes the second digits of the next
- * elements, and so on. A byte is its number of five digits (a fifth that is not there is 0) as the fraction
- * number / 243 in units of 1 / 256, rounded up: tripling it modulo 256 moves the next digit to the top. */
+/* The same fields, still zero, become the lowest bits of each byte of word. */
+static LN_ALWAYS_INLINE void ln_write_field_words(ln_field f, const uint32_t *word, unsigned first, uint8_t *block) {
+    if (f.run == 1) { /* and a product brings four back together */
+        uint32_t bits = 0;
+        for (int k = 0; k < LN_CODE_WORDS; k++) {
+            bits |= ((word[k] & 0x01010101u) * 0x10204080u >> 28) << 4 * k;
+        }
+        ln_store_u32(block + f.at + first / 8, bits);
+        return;
+    }
+    const uint32_t mask = ((1u << f.bits) - 1) * 0x01010101u;
+    for (unsigned k = 0; k < LN_CODE_WORDS; k++) {
+        const unsigned i = first + 4 * k;
+        uint8_t *bytes = block + ln_field_byte(f, i);
+        ln_store_u32(bytes, ln_load_u32(bytes) | (word[k] & mask) << ln_field_shift(f, i));
+    }
+}
+
+/* tq1_0: the first digits of some elements, then in the same bytes the second digits of the next, and so
+ * on. A byte is its number of five digits (a fifth that is not there is 0) as the fraction number / 243 in
+ * units of 1 / 256, rounded up: tripling it modulo 256 moves the next digit to the top. */
+#define LN_DIGITS 5
 static const struct {
-    int bytes, digits;
-} ln_digit_runs[] = {{32, 5}, {16, 5}, {4, 4}};
+    int first; /* element */
+    int at, bytes;
+} ln_digit_runs[] = {{0, 0, 32}, {160, 32, 16}, {240, 48, 4}, {256, 52, 0}};
 
 static inline uint8_t ln_digits_byte(int number) {
     return (uint8_t)((number * 256 + 242) / 243);
 }
 
-/* Words first .. first + 7 of a block of digits. */
-LN_SPECIALIZED void ln_read_digits(const uint8_t *block, int first, uint32_t *word) {
-    static const uint32_t powers[] = {1, 3, 9, 27, 81};
+/* Codes first .. first + 31 of a block of digits. */
+static LN_ALWAYS_INLINE void ln_read_digits(const uint8_t *block, int first, uint32_t *word) {
+    static const uint32_t powers[LN_DIGITS] = {1, 3, 9, 27, 81};
     for (int k = 0; k < LN_CODE_WORDS; k++) {
-        int run = 0, in_run = first + k;
-        for (; in_run >= ln_digit_runs[run].bytes * ln_digit_runs[run].digits / 4; run++) {
-            in_run -= ln_digit_runs[run].bytes * ln_digit_runs[run].digits / 4;
-        }
-        const int words = ln_digit_runs[run].bytes / 4;
-        const int at = (run > 0 ? ln_digit_runs[0].bytes : 0) + (run > 1 ? ln_digit_runs[1].bytes : 0);
-        const uint32_t bytes = ln_load_u32(block + at + 4 * (in_run % words)), power = powers[in_run / words];
-        const uint32_t even = (bytes & 0x00ff00ffu) * power & 0x00ff00ffu;
-        const uint32_t odd = (bytes >> 8 & 0x00ff00ffu) * power & 0x00ff00ffu;
+        const int i = first + 4 * k;
+        const int run = i < ln_digit_runs[1].first ? 0 : i < ln_digit_runs[2].first ? 1 : 2;
+        const int in_run = i - ln_digit_runs[run].first, bytes = ln_digit_runs[run].bytes;
+        const uint32_t four = ln_load_u32(block + ln_digit_runs[run].at + in_run % bytes);
+        const uint32_t power = powers[in_run / bytes];
+        const uint32_t even = (four & 0x00ff00ffu) * power & 0x00ff00ffu;
+        const uint32_t odd = (four >> 8 & 0x00ff00ffu) * power & 0x00ff00ffu;
         word[k] = (even * 3 >> 8 & 0x00ff00ffu) | (odd * 3 & 0xff00ff00u);
     }
 }
 
+static inline void ln_write_digits(const uint8_t *code, uint8_t *block) {
+    for (int run = 0; run < 3; run++) {
+        const int first = ln_digit_runs[run].first, end = ln_digit_runs[run + 1].first;
+        const int bytes = ln_digit_runs[run].bytes;
+        for (int j = 0; j < bytes; j++) {
+            int number = 0;
+            for (int digit = 0; digit < LN_DIGITS; digit++) {
+                const int i = first + digit * bytes + j;
+                number = 3 * number + (i < end ? code[i] : 0);
+            }
+            block[ln_digit_runs[run].at + j] = ln_digits_byte(number);
+        }
+    }
+}
+
 /* Codes part * 32 .. part * 32 + 31: byte b of word k is that of element 4 * k + b. */
-LN_SPECIALIZED void ln_read_codes(ln_block_format f, const uint8_t *block, int part, uint32_t *word) {
+static LN_ALWAYS_INLINE void ln_read_codes(ln_block_format f, const uint8_t *block, int part, uint32_t *word) {
     if (f.base_3) {
-        ln_read_digits(block, part * LN_CODE_WORDS, word);
+        ln_read_digits(block, part * LN_CODES, word);
         return;
     }
     ln_read_field_words(f.codes, block, (unsigned)part * LN_CODES, word);
@@ -190,31 +222,22 @@ LN_SPECIALIZED void ln_read_codes(ln_block_format f, const uint8_t *block, int p
     }
 }
 
-static inline void ln_write_digits(const uint8_t *code, uint8_t *out) {
-    for (int r = 0; r < 3; r++) {
-        const int bytes = ln_digit_runs[r].bytes, digits = ln_digit_runs[r].digits;
-        for (int j = 0; j < bytes; j++) {
-            int number = 0;
-            for (int digit = 0; digit < 5; digit++) {
-                number = 3 * number + (digit < digits ? code[digit * bytes + j] : 0);
-            }
-            out[j] = ln_digits_byte(number);
-        }
-        code += bytes * digits;
-        out += bytes;
-    }
-}
-
 /* Writes code[elements] into a block whose bytes are zero. */
-LN_SPECIALIZED void ln_write_codes(ln_block_format f, const uint8_t *code, uint8_t *block) {
+static LN_ALWAYS_INLINE void ln_write_codes(ln_block_format f, const uint8_t *code, uint8_t *block) {
     if (f.base_3) {
         ln_write_digits(code, block);
         return;
     }
-    for (int i = 0; i < f.elements; i++) {
-        ln_write_field(f.codes, block, (unsigned)i, f.codes.bits == 8 ? code[i] ^ 0x80 : code[i]);
+    for (int i = 0; i < f.elements; i += LN_CODES) {
+        uint32_t word[LN_CODE_WORDS], high[LN_CODE_WORDS];
+        memcpy(word, code + i, sizeof word);
+        for (int k = 0; k < LN_CODE_WORDS; k++) {
+            high[k] = word[k] >> f.codes.bits % 8;
+            word[k] ^= f.codes.bits == 8 ? 0x80808080u : 0;
+        }
+        ln_write_field_words(f.codes, word, (unsigned)i, block);
         if (f.high_codes.bits != 0) {
-            ln_write_field(f.high_codes, block, (unsigned)i, code[i] >> f.codes.bits);
+            ln_write_field_words(f.high_codes, high, (unsigned)i, block);
         }
     }
 }
@@ -242,12 +265,12 @@ static inline void ln_write_scales_6(const uint8_t *number, uint8_t *out) {
     }
 }
 
-LN_SPECIALIZED int ln_scale_count(ln_block_format f) {
+static LN_ALWAYS_INLINE int ln_scale_count(ln_block_format f) {
     return f.groups * (f.m != 0 ? 2 : 1);
 }
 
 /* The scales of all groups, then their minima; signed ones in two's complement. */
-LN_SPECIALIZED void ln_read_scales(ln_block_format f, const uint8_t *block, uint8_t *number) {
+static LN_ALWAYS_INLINE void ln_read_scales(ln_block_format f, const uint8_t *block, uint8_t *number) {
     if (f.scales.bits == 6) {
         ln_read_scales_6(block + f.scales.at, number);
         return;
@@ -262,7 +285,7 @@ LN_SPECIALIZED void ln_read_scales(ln_block_format f, const uint8_t *block, uint
 }
 
 /* Writes them into a block whose bytes are zero. */
-LN_SPECIALIZED void ln_write_scales(ln_block_format f, const uint8_t *number, uint8_t *block) {
+static LN_ALWAYS_INLINE void ln_write_scales(ln_block_format f, const uint8_t *number, uint8_t *block) {
     if (f.scales.bits == 6) {
         ln_write_scales_6(number, block + f.scales.at);
         return;
@@ -284,7 +307,7 @@ static inline uint16_t ln_bf16_of_e(uint8_t e) {
 }
 
 /* As the block stores it, an f16; of an exponent a bf16. */
-LN_SPECIALIZED uint16_t ln_read_d(ln_block_format f, const uint8_t *block) {
+static LN_ALWAYS_INLINE uint16_t ln_read_d(ln_block_format f, const uint8_t *block) {
     return f.d_is_e ? ln_bf16_of_e(block[f.d]) : ln_load_u16(block + f.d);
 }
 

@@ -130,6 +130,10 @@ def _target_flags(target: Target, *, static: bool = False) -> list[str]:
         triple = f"{target.arch}-linux-musl"
     # zig would otherwise build for the very processor of this machine, and trap on undefined behaviour.
     flags = ["-mcpu=baseline", "-fno-sanitize=undefined"]
+    if target.arch == "aarch64":
+        # Otherwise instructions are ordered for a small in-order core: the products then keep two vectors in
+        # flight and spill. (To zig, -mtune would mean -mcpu.)
+        flags += ["-Xclang", "-tune-cpu", "-Xclang", "neoverse-n1"]
     return [*(["-target", triple] if triple else []), *flags]
 
 

@@ -205,6 +205,12 @@ static void add_packing(ln_model *model, ln_matrix *w) {
     model->packings[model->n_packings++] = (ln_packing){.matrix = w, .source = w->data, .source_stride = w->stride};
 }
 
+static int in_file_order(const void *a, const void *b) {
+    const char *left = ((const ln_packing *)a)->source;
+    const char *right = ((const ln_packing *)b)->source;
+    return (left > right) - (left < right);
+}
+
 /* Finds what is to be packed and the memory for it. */
 static ln_status plan_packing(ln_model *model, ln_error *err) {
     for_each_matrix(model, count_packing);
@@ -214,6 +220,7 @@ static ln_status plan_packing(ln_model *model, ln_error *err) {
     }
     model->n_packings = 0;
     for_each_matrix(model, add_packing);
+    qsort(model->packings, (size_t)model->n_packings, sizeof *model->packings, in_file_order);
     size_t total = 0;
     for (int32_t i = 0; i < model->n_packings; i++) {
         const ln_matrix *w = model->packings[i].matrix;
@@ -239,7 +246,7 @@ int ln_model_is_loaded(const ln_model *model) {
 }
 
 /* Panels of one job item: enough that handing it out costs nothing beside it. */
-#define PANELS_PER_ITEM 4
+#define PANELS_PER_ITEM 16
 
 static void pack_item(const void *job, int32_t item, int32_t worker) {
     (void)worker;
@@ -256,8 +263,8 @@ static void pack_item(const void *job, int32_t item, int32_t worker) {
     }
 }
 
-/* Packs rows of the current matrix, at most STEP_BYTES of them. */
-static void pack_some(ln_model *model, ln_load_step *out) {
+/* Packs rows of the current matrix, at most about STEP_BYTES of them; returns their bytes. */
+static size_t pack_some(ln_model *model) {
     ln_packing *p = &model->packings[model->n_packed];
     ln_matrix *w = p->matrix;
     const int64_t item_rows = PANELS_PER_ITEM * LN_PANEL_ROWS;
@@ -267,13 +274,17 @@ static void pack_some(ln_model *model, ln_load_step *out) {
     ln_threads_run(model->loaders, (int32_t)items, pack_item, p);
     const int64_t begin = p->rows_done;
     p->rows_done = begin + items * item_rows < w->rows ? begin + items * item_rows : w->rows;
-    out->offset = p->source + (size_t)begin * p->source_stride - model->data;
-    out->bytes = (p->rows_done - begin) * (int64_t)p->source_stride;
     if (p->rows_done == w->rows) {
         w->data = p->target;
         w->stride = ln_panel_bytes(w->type, w->cols);
         model->n_packed++;
     }
+    return (size_t)(p->rows_done - begin) * p->source_stride;
+}
+
+static const char *next_source(const ln_model *model) {
+    const ln_packing *p = &model->packings[model->n_packed];
+    return p->source + (size_t)p->rows_done * p->source_stride;
 }
 
 int32_t ln_model_load(ln_model *model, int32_t n_threads, ln_load_step *out, ln_error *err) {
@@ -290,7 +301,11 @@ int32_t ln_model_load(ln_model *model, int32_t n_threads, ln_load_step *out, ln_
             return status;
         }
     }
-    pack_some(model, out);
+    out->offset = next_source(model) - model->data;
+    do { /* what lies side by side in the file is one step */
+        out->bytes += (int64_t)pack_some(model);
+    } while (!ln_model_is_loaded(model) && (size_t)out->bytes < STEP_BYTES &&
+             next_source(model) == model->data + out->offset + out->bytes);
     for (int32_t i = model->n_packed; i < model->n_packings; i++) {
         const ln_packing *p = &model->packings[i];
         out->bytes_left += (p->matrix->rows - p->rows_done) * (int64_t)p->source_stride;

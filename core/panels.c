@@ -3,165 +3,13 @@
 
 #include <string.h>
 
+#include "block_formats.h"
 #include "kernels/isa.h"
 #include "kernels/panel_formats.h"
 #include "linnet.h"
-#include "quants.h"
-
-#define CELL_COLS LN_SUPER /* at most */
-
-/* One row of one cell, as its GGUF blocks store it. */
-typedef struct cell_row {
-    uint16_t scale[2];     /* f16 (mxfp4: bf16) of each block of 32, or of the super-block in [0] */
-    uint16_t minimum[2];   /* f16, added */
-    uint8_t sub_scale[16];   /* of the groups or half groups of a super-block */
-    uint8_t sub_minimum[8];
-    uint8_t code[CELL_COLS];
-} cell_row;
 
 #define F16_SIGN 0x8000
-
-/* TEMP until shared by quants_k.c */
-static void ln_get_scales(const uint8_t *bytes, uint8_t *scale, uint8_t *minimum) {
-    for (int g = 0; g < 4; g++) {
-        scale[g] = bytes[g] & 63;
-        minimum[g] = bytes[g + 4] & 63;
-        scale[g + 4] = (uint8_t)((bytes[g + 8] & 15) | (bytes[g] >> 6) << 4);
-        minimum[g + 4] = (uint8_t)(bytes[g + 8] >> 4 | (bytes[g + 4] >> 6) << 4);
-    }
-}
-static int ln_tq1_0_fraction(int number) { return (number * 256 + 242) / 243; }
-static void ln_tq1_0_digits(const uint8_t *in, uint8_t *out) {
-    static const int runs[3][2] = {{32, 5}, {16, 5}, {4, 4}};
-    for (int r = 0; r < 3; r++) {
-        int power = 1;
-        for (int digit = 0; digit < runs[r][1]; digit++, power *= 3) {
-            for (int j = 0; j < runs[r][0]; j++) {
-                *out++ = (uint8_t)((uint8_t)(in[j] * power) * 3 >> 8);
-            }
-        }
-        in += runs[r][0];
-    }
-}
-/* END TEMP */
-
-/* ---- reading a GGUF block ---------------------------------------------------------
- *
- * Each reads one block of its type; block is which of the cell's blocks it is. quants.c and quants_k.c
- * describe the formats. */
-
-static LN_ALWAYS_INLINE void read_Q4_0(const uint8_t *in, int block, cell_row *out) {
-    out->scale[block] = ln_load_u16(in);
-    ln_read_fields(in + 2, LN_BLOCK, 16, 4, 0, out->code + block * LN_BLOCK);
-}
-
-static LN_ALWAYS_INLINE void read_Q4_1(const uint8_t *in, int block, cell_row *out) {
-    out->scale[block] = ln_load_u16(in);
-    out->minimum[block] = ln_load_u16(in + 2);
-    ln_read_fields(in + 4, LN_BLOCK, 16, 4, 0, out->code + block * LN_BLOCK);
-}
-
-static void read_fifth_bits(const uint8_t *in, uint8_t *code) {
-    for (int j = 0; j < LN_BLOCK; j++) {
-        code[j] |= (uint8_t)((in[j / 8] >> (j % 8) & 1) << 4);
-    }
-}
-
-static LN_ALWAYS_INLINE void read_Q5_0(const uint8_t *in, int block, cell_row *out) {
-    out->scale[block] = ln_load_u16(in);
-    read_fifth_bits(in + 2, out->code + block * LN_BLOCK);
-    ln_read_fields(in + 6, LN_BLOCK, 16, 4, 0, out->code + block * LN_BLOCK);
-}
-
-static LN_ALWAYS_INLINE void read_Q5_1(const uint8_t *in, int block, cell_row *out) {
-    out->scale[block] = ln_load_u16(in);
-    out->minimum[block] = ln_load_u16(in + 2);
-    read_fifth_bits(in + 4, out->code + block * LN_BLOCK);
-    ln_read_fields(in + 8, LN_BLOCK, 16, 4, 0, out->code + block * LN_BLOCK);
-}
-
-static LN_ALWAYS_INLINE void read_Q8_0(const uint8_t *in, int block, cell_row *out) {
-    out->scale[block] = ln_load_u16(in);
-    for (int j = 0; j < LN_BLOCK; j++) {
-        out->code[block * LN_BLOCK + j] = in[2 + j] ^ 0x80;
-    }
-}
-
-#define read_IQ4_NL read_Q4_0 /* the same bytes; what a code stands for differs */
-
-/* e8m0: 2^(e - 127), halved because the table holds doubled values (OCP Microscaling, 2023). */
-static LN_ALWAYS_INLINE void read_MXFP4(const uint8_t *in, int block, cell_row *out) {
-    out->scale[block] = (uint16_t)(in[0] < 2 ? 0x20 << in[0] : (in[0] - 1) << 7);
-    ln_read_fields(in + 1, LN_BLOCK, 16, 4, 0, out->code + block * LN_BLOCK);
-}
-
-static LN_ALWAYS_INLINE void read_Q2_K(const uint8_t *in, int block, cell_row *out) {
-    (void)block;
-    memcpy(out->sub_scale, in, 16);
-    ln_read_fields(in + 16, LN_SUPER, 32, 2, 0, out->code);
-    out->scale[0] = ln_load_u16(in + 80);
-    out->minimum[0] = ln_load_u16(in + 82) ^ F16_SIGN;
-}
-
-static LN_ALWAYS_INLINE void read_Q3_K(const uint8_t *in, int block, cell_row *out) {
-    (void)block;
-    ln_read_fields(in, LN_SUPER, 32, 1, 2, out->code);
-    ln_read_fields(in + 32, LN_SUPER, 32, 2, 0, out->code);
-    ln_read_fields(in + 96, 16, 8, 4, 0, out->sub_scale);
-    ln_read_fields(in + 104, 16, 4, 2, 4, out->sub_scale);
-    for (int g = 0; g < 16; g++) {
-        out->sub_scale[g] = (uint8_t)(out->sub_scale[g] - 32);
-    }
-    out->scale[0] = ln_load_u16(in + 108);
-}
-
-static LN_ALWAYS_INLINE void read_Q4_K(const uint8_t *in, int block, cell_row *out) {
-    (void)block;
-    out->scale[0] = ln_load_u16(in);
-    out->minimum[0] = ln_load_u16(in + 2) ^ F16_SIGN;
-    ln_get_scales(in + 4, out->sub_scale, out->sub_minimum);
-    ln_read_fields(in + 16, LN_SUPER, 32, 4, 0, out->code);
-}
-
-static LN_ALWAYS_INLINE void read_Q5_K(const uint8_t *in, int block, cell_row *out) {
-    (void)block;
-    out->scale[0] = ln_load_u16(in);
-    out->minimum[0] = ln_load_u16(in + 2) ^ F16_SIGN;
-    ln_get_scales(in + 4, out->sub_scale, out->sub_minimum);
-    ln_read_fields(in + 16, LN_SUPER, 32, 1, 4, out->code);
-    ln_read_fields(in + 48, LN_SUPER, 32, 4, 0, out->code);
-}
-
-static LN_ALWAYS_INLINE void read_Q6_K(const uint8_t *in, int block, cell_row *out) {
-    (void)block;
-    ln_read_fields(in, LN_SUPER, 64, 4, 0, out->code);
-    ln_read_fields(in + 128, LN_SUPER, 32, 2, 4, out->code);
-    memcpy(out->sub_scale, in + 192, 16);
-    out->scale[0] = ln_load_u16(in + 208);
-}
-
-static LN_ALWAYS_INLINE void read_IQ4_XS(const uint8_t *in, int block, cell_row *out) {
-    (void)block;
-    out->scale[0] = ln_load_u16(in);
-    ln_read_fields(in + 2, 8, 1, 2, 4, out->sub_scale);
-    ln_read_fields(in + 4, 8, 1, 4, 0, out->sub_scale);
-    for (int g = 0; g < 8; g++) {
-        out->sub_scale[g] = (uint8_t)(out->sub_scale[g] - 32);
-    }
-    ln_read_fields(in + 8, LN_SUPER, 16, 4, 0, out->code);
-}
-
-static LN_ALWAYS_INLINE void read_TQ1_0(const uint8_t *in, int block, cell_row *out) {
-    (void)block;
-    ln_tq1_0_digits(in, out->code);
-    out->scale[0] = ln_load_u16(in + LN_TQ1_0_BYTES - 2);
-}
-
-static LN_ALWAYS_INLINE void read_TQ2_0(const uint8_t *in, int block, cell_row *out) {
-    (void)block;
-    ln_read_fields(in, LN_SUPER, 32, 2, 0, out->code);
-    out->scale[0] = ln_load_u16(in + 64);
-}
+#define PREFETCH_BYTES 4096 /* ahead of the cell that is written */
 
 /* ---- the table --------------------------------------------------------------------- */
 
@@ -187,135 +35,156 @@ size_t ln_panels_bytes(int32_t type, int64_t rows, int64_t cols) {
 
 /* ---- writing a cell ---------------------------------------------------------------- */
 
-static LN_ALWAYS_INLINE void put_head(ln_panel_format f, const cell_row *from, int row, uint8_t *cell) {
-    const int blocks = ln_cell_groups(f) == 2 ? 2 : 1;
-    for (int i = 0; i < blocks; i++) {
-        ln_store_u16(cell + (i * LN_PANEL_ROWS + row) * 2, from->scale[i]);
+/* The numbers of one block: row is its row of the panel, block which of the cell's blocks it is. */
+static LN_ALWAYS_INLINE void put_head(ln_panel_format f, ln_block_format b, const uint8_t *in, int block, int row,
+                                      uint8_t *cell) {
+    const int at = (block * LN_PANEL_ROWS + row) * 2;
+    ln_store_u16(cell + at, ln_read_d(b, in));
+    if (b.m != 0) { /* dmin is subtracted, minima of panels are added */
+        uint8_t *minimum = cell + (b.groups > 0 ? LN_LINE / 2 : LN_LINE);
+        ln_store_u16(minimum + at, ln_load_u16(in + b.m) ^ (b.groups > 0 ? F16_SIGN : 0));
     }
-    uint8_t *minimum = cell + (blocks == 2 ? LN_LINE : LN_LINE / 2);
-    for (int i = 0; f.has_minimum && f.scales != LN_SCALES_SUPER && i < blocks; i++) {
-        ln_store_u16(minimum + (i * LN_PANEL_ROWS + row) * 2, from->minimum[i]);
-    }
-    const int n_sub = (ln_head_bytes(f) - LN_LINE) / LN_PANEL_ROWS;
-    for (int i = 0; blocks == 1 && i < n_sub; i++) {
-        /* SUB32: 8 scales, then 8 minima. */
-        int is_minimum = f.scales == LN_SCALES_SUB32 && i >= 8;
-        cell[LN_LINE + i * LN_PANEL_ROWS + row] = is_minimum ? from->sub_minimum[i - 8] : from->sub_scale[i];
+    uint8_t number[2 * LN_MAX_GROUPS];
+    ln_read_scales(b, in, number);
+    for (int i = 0; i < (ln_head_bytes(f) - LN_LINE) / LN_PANEL_ROWS && b.groups > 0; i++) {
+        const int high = f.scales == LN_SCALES_SUB16_NIBBLES ? number[b.groups + i] << 4 : 0;
+        cell[LN_LINE + i * LN_PANEL_ROWS + row] = (uint8_t)(number[i] | high);
     }
 }
 
-static uint32_t load_u32(const uint8_t *p) {
-    uint32_t value;
-    memcpy(&value, p, sizeof value);
-    return value;
-}
-
-static void store_u32(uint8_t *p, uint32_t value) {
-    memcpy(p, &value, sizeof value);
-}
-
-/* Bits [from, from + bits) of n steps' codes, side by side. */
-static LN_ALWAYS_INLINE uint32_t gather_fields(const uint8_t *codes, int n, int from, int bits) {
+/* Bits [from, from + bits) of the codes of n steps, side by side. */
+static LN_ALWAYS_INLINE uint32_t gather_bits(const uint32_t *steps, int n, int from, int bits) {
     const uint32_t mask = (uint32_t)((1 << bits) - 1) * 0x01010101u;
     uint32_t line = 0;
     for (int k = 0; k < n; k++) {
-        line |= (load_u32(codes + 4 * k) >> from & mask) << (bits * k);
+        line |= (steps[k] >> from & mask) << (bits * k);
     }
     return line;
 }
 
-/* Writes the codes of one row of a group: four bytes of each line. */
-static LN_ALWAYS_INLINE void put_codes(ln_panel_format f, const uint8_t *codes, uint8_t *lines) {
+/* Writes one row of a group, given the codes of each step: a word of each line. */
+static LN_ALWAYS_INLINE void put_codes(ln_panel_format f, const uint32_t *steps, uint8_t *lines) {
     if (f.bits == 8) {
         for (int k = 0; k < LN_STEPS; k++) {
-            store_u32(lines + k * LN_LINE, load_u32(codes + 4 * k));
+            ln_store_u32(lines + k * LN_LINE, steps[k]);
         }
         return;
     }
     if (f.bits < 4) {
-        store_u32(lines, gather_fields(codes, 4, 0, 2));
-        store_u32(lines + LN_LINE, gather_fields(codes + 16, 4, 0, 2));
+        ln_store_u32(lines, gather_bits(steps, 4, 0, 2));
+        ln_store_u32(lines + LN_LINE, gather_bits(steps + 4, 4, 0, 2));
         if (f.bits == 3) {
-            store_u32(lines + 2 * LN_LINE, gather_fields(codes, LN_STEPS, 2, 1));
+            ln_store_u32(lines + 2 * LN_LINE, gather_bits(steps, LN_STEPS, 2, 1));
         }
         return;
     }
     for (int k = 0; k < 4; k++) {
-        uint32_t low = load_u32(codes + 4 * k) & 0x0f0f0f0fu;
-        uint32_t high = load_u32(codes + 4 * k + 16) & 0x0f0f0f0fu;
-        store_u32(lines + k * LN_LINE, low | high << 4);
+        ln_store_u32(lines + k * LN_LINE, (steps[k] & 0x0f0f0f0fu) | (steps[k + 4] & 0x0f0f0f0fu) << 4);
     }
     if (f.bits == 5) {
-        store_u32(lines + 4 * LN_LINE, gather_fields(codes, LN_STEPS, 4, 1));
+        ln_store_u32(lines + 4 * LN_LINE, gather_bits(steps, LN_STEPS, 4, 1));
     } else if (f.bits == 6) {
-        store_u32(lines + 4 * LN_LINE, gather_fields(codes, 4, 4, 2));
-        store_u32(lines + 5 * LN_LINE, gather_fields(codes + 16, 4, 4, 2));
+        ln_store_u32(lines + 4 * LN_LINE, gather_bits(steps, 4, 4, 2));
+        ln_store_u32(lines + 5 * LN_LINE, gather_bits(steps + 4, 4, 4, 2));
     }
 }
 
-/* Writes the base-3 digits of one row of a cell: four bytes of each line. */
-static LN_ALWAYS_INLINE void put_trits(const uint8_t *codes, uint8_t *lines) {
-    for (int i = 0; i < LN_TRIT_LINES * 4; i++) {
-        int number = 0;
+/* Writes one row of a cell of base-3 digits, a word of each line. A number of five digits fits a byte, so
+ * the four of a word grow side by side. */
+static LN_ALWAYS_INLINE void put_trits(const uint32_t *steps, uint8_t *lines) {
+    for (int line = 0; line < LN_TRIT_LINES; line++) {
+        uint32_t numbers = 0;
         for (int digit = 0; digit < LN_TRITS_PER_BYTE; digit++) {
-            int step = i / 4 * LN_TRITS_PER_BYTE + digit;
-            number = 3 * number + (step < LN_SUPER / 4 ? codes[4 * step + i % 4] : 0);
+            const int step = line * LN_TRITS_PER_BYTE + digit;
+            numbers = 3 * numbers + (step < LN_SUPER / 4 ? steps[step] : 0);
         }
-        lines[i / 4 * LN_LINE + i % 4] = (uint8_t)ln_tq1_0_fraction(number);
-    }
-}
-
-static LN_ALWAYS_INLINE void put_row(ln_panel_format f, const cell_row *from, int row, int n_groups, uint8_t *cell) {
-    put_head(f, from, row, cell);
-    uint8_t *lines = cell + ln_head_bytes(f) + 4 * row;
-    if (f.bits == LN_TRITS) {
-        put_trits(from->code, lines);
-        return;
-    }
-    for (int g = 0; g < n_groups; g++) {
-        put_codes(f, from->code + g * LN_Q8_GROUP, lines + g * ln_group_bytes(f));
+        for (int b = 0; b < 4; b++) {
+            lines[line * LN_LINE + b] = ln_digits_byte(numbers >> 8 * b & 255);
+        }
     }
 }
 
 /* ---- packing ------------------------------------------------------------------------- */
 
-typedef void read_fn(const uint8_t *in, int block, cell_row *out);
-
-/* Packs one GGUF row into its place in a panel. */
-static LN_ALWAYS_INLINE void pack_row(ln_panel_format f, read_fn *read, const ln_type_traits *traits, const uint8_t *in,
-                                      int64_t cols, int row, uint8_t *panel) {
-    const int cell_cols = ln_cell_groups(f) * LN_Q8_GROUP;
-    const int block_cols = cell_cols == LN_SUPER ? LN_SUPER : LN_BLOCK;
-    for (int64_t c = 0; c < cols; c += cell_cols, panel += ln_cell_bytes(f)) {
-        cell_row cell = {0};
-        const int blocks = (int)((cols - c < cell_cols ? cols - c : cell_cols) / block_cols);
-        for (int block = 0; block < blocks; block++, in += traits->block_bytes) {
-            read(in, block, &cell);
+/* Packs one row of n_blocks into one cell. */
+static LN_ALWAYS_INLINE void pack_cell_row(ln_panel_format f, ln_block_format b, const uint8_t *in, int n_blocks,
+                                           int row, uint8_t *cell) {
+    uint8_t *lines = cell + ln_head_bytes(f) + 4 * row;
+    for (int block = 0; block < n_blocks; block++, in += b.bytes) {
+        put_head(f, b, in, block, row, cell);
+        uint32_t steps[LN_SUPER / 4];
+        LN_UNROLL for (int part = 0; part < b.elements / LN_Q8_GROUP; part++) {
+            uint32_t *group = steps + part * LN_STEPS;
+            ln_read_codes(b, in, part, group);
+            if (f.bits != LN_TRITS) {
+                put_codes(f, group, lines);
+                lines += ln_group_bytes(f);
+            }
         }
-        put_row(f, &cell, row, blocks * block_cols / LN_Q8_GROUP, panel);
+        if (f.bits == LN_TRITS) {
+            put_trits(steps, lines);
+        }
     }
 }
 
-typedef void pack_row_fn(const uint8_t *in, int64_t cols, int row, uint8_t *panel);
+/* GGUF rows, row_bytes apart, that become rows first_row .. first_row + n_rows - 1 of a panel. */
+typedef struct source_rows {
+    const uint8_t *data;
+    size_t row_bytes;
+    int64_t cols;
+    int first_row, n_rows;
+} source_rows;
 
-#define PACK_ROW(type, ...)                                                                         \
-    static void pack_row_##type(const uint8_t *in, int64_t cols, int row, uint8_t *panel) {         \
-        pack_row((ln_panel_format){__VA_ARGS__}, read_##type, ln_type_traits_of(LN_TYPE_##type), in, cols, row, panel); \
+/* Asks for what comes next: the same place in the next panel of the source, and of the target the cell
+ * after this one, of which row r takes its share. A processor foresees neither: a source row is soon over,
+ * and lines that are to be written are fetched only when the first word of them is. */
+static LN_ALWAYS_INLINE void prefetch(const uint8_t *in, int in_bytes, const uint8_t *cell, int cell_bytes, int r) {
+    for (int i = 0; i < in_bytes; i += LN_LINE) {
+        __builtin_prefetch(in + i, 0);
     }
-LN_PANEL_FORMATS(PACK_ROW)
-#undef PACK_ROW
+    for (int i = r * LN_LINE; i < cell_bytes; i += LN_PANEL_ROWS * LN_LINE) {
+        __builtin_prefetch(cell + PREFETCH_BYTES + i, 1);
+    }
+}
 
-#define ENTRY(type, ...) [LN_TYPE_##type] = pack_row_##type,
-static pack_row_fn *const pack_rows[LN_TYPE_LIMIT] = {LN_PANEL_FORMATS(ENTRY)};
+/* Cell by cell, so that a cell is in the cache until it is whole. */
+static LN_ALWAYS_INLINE void pack_rows(ln_panel_format f, ln_block_format b, const source_rows *from, uint8_t *panel) {
+    const int cell_blocks = ln_cell_groups(f) * LN_Q8_GROUP / b.elements;
+    const size_t panel_bytes = LN_PANEL_ROWS * from->row_bytes;
+    const uint8_t *in = from->data;
+    uint8_t *cell = panel;
+    int64_t blocks = from->cols / b.elements;
+    for (; blocks >= cell_blocks; blocks -= cell_blocks, in += cell_blocks * b.bytes, cell += ln_cell_bytes(f)) {
+        for (int r = 0; r < from->n_rows; r++) {
+            const uint8_t *row = in + (size_t)r * from->row_bytes;
+            prefetch(row + panel_bytes, cell_blocks * b.bytes, cell, ln_cell_bytes(f), r);
+            pack_cell_row(f, b, row, cell_blocks, from->first_row + r, cell);
+        }
+    }
+    for (int r = 0; blocks > 0 && r < from->n_rows; r++) {
+        pack_cell_row(f, b, in + (size_t)r * from->row_bytes, (int)blocks, from->first_row + r, cell);
+    }
+}
+
+typedef void pack_rows_fn(const source_rows *from, uint8_t *panel);
+
+#define PACK_ROWS(type, ...)                                                          \
+    static void pack_rows_##type(const source_rows *from, uint8_t *panel) {           \
+        pack_rows((ln_panel_format){__VA_ARGS__}, ln_block_##type, from, panel);      \
+    }
+LN_PANEL_FORMATS(PACK_ROWS)
+#undef PACK_ROWS
+
+#define ENTRY(type, ...) [LN_TYPE_##type] = pack_rows_##type,
+static pack_rows_fn *const packers[LN_TYPE_LIMIT] = {LN_PANEL_FORMATS(ENTRY)};
 #undef ENTRY
 
 void ln_panel_pack(int32_t type, const void *rows, size_t row_bytes, int64_t n_rows, int64_t cols, void *panel) {
+    const source_rows from = {.data = rows, .row_bytes = row_bytes, .cols = cols, .n_rows = (int)n_rows};
     if (n_rows < LN_PANEL_ROWS || cols % (ln_cell_groups(formats[type]) * LN_Q8_GROUP) != 0) {
         memset(panel, 0, ln_panel_bytes(type, cols)); /* what no row writes */
     }
-    for (int64_t r = 0; r < n_rows; r++) {
-        pack_rows[type]((const uint8_t *)rows + (size_t)r * row_bytes, cols, (int)r, panel);
-    }
+    packers[type](&from, panel);
 }
 
 void ln_panel_set_row(int32_t type, void *panel, int64_t row, const float *x, int64_t cols) {
@@ -324,8 +193,9 @@ void ln_panel_set_row(int32_t type, void *panel, int64_t row, const float *x, in
     uint8_t *cell = panel;
     for (int64_t c = 0; c < cols; c += 2 * LN_BLOCK, cell += ln_cell_bytes(formats[type])) {
         const int64_t left = cols - c < 2 * LN_BLOCK ? cols - c : 2 * LN_BLOCK;
+        const source_rows from = {.data = blocks, .cols = left, .first_row = (int)row, .n_rows = 1};
         traits->pack(x + c, left, blocks);
-        pack_rows[type](blocks, left, (int)row, cell);
+        packers[type](&from, cell);
     }
 }
 

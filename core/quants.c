@@ -1,18 +1,6 @@
-/* quants.c - how each tensor type lies in memory, described once: packing for the
- * quantizer, unpacking for embedding rows and for checks. Here are the plain types, the
- * blocks of 32 and the table of all; quants_k.c has the blocks of 256. The formats are those
- * of the GGUF specification. All values are little-endian.
- *
- *   q8_0    f16 d, 32 int8:                        value = d * q
- *   q4_0    f16 d, q in 4 bits:                    value = d * (q - 8)
- *   q5_0    f16 d, bit 4 of q, bits 0-3:           value = d * (q - 16)
- *   q4_1    f16 d, f16 m, q in 4 bits:             value = d * q + m
- *   q5_1    f16 d, f16 m, bit 4 of q, bits 0-3:    value = d * q + m
- *   iq4_nl  f16 d, q in 4 bits:                    value = d * ln_iq4_levels[q]
- *   mxfp4   exponent byte e, q in 4 bits:          value = 2^(e - 128) * mxfp4_levels[q]
- *
- * The 4-bit fields fill 16 bytes: byte j holds element j in its low half and element j + 16
- * in its high half. The fifth bits fill 4 bytes in the order of the elements.
+/* quants.c - the table of all tensor types: packing floats for the quantizer and for keys and values,
+ * unpacking for embedding rows and for checks. Here are the plain types, the values of all blocks, and the
+ * packing of blocks of 32 by a fixed recipe; block_formats.h has the layouts, quants_k.c packs the others.
  *
  * Where ggml's reference quantizer follows a fixed recipe, packing gives its bytes, so a file
  * made here equals one made there: all but iq4_nl and the blocks of 256 that have scales.
@@ -24,17 +12,6 @@
 #include "core.h"
 #include "kernels/kernels.h"
 #include "quants.h"
-
-#define D_BYTES 2
-#define NIBBLES (LN_BLOCK / 2)
-#define FIFTH_BITS (LN_BLOCK / 8)
-#define Q4_0_BYTES (D_BYTES + NIBBLES)
-#define Q4_1_BYTES (2 * D_BYTES + NIBBLES)
-#define Q5_0_BYTES (D_BYTES + FIFTH_BITS + NIBBLES)
-#define Q5_1_BYTES (2 * D_BYTES + FIFTH_BITS + NIBBLES)
-#define Q8_0_BYTES (D_BYTES + LN_BLOCK)
-#define IQ4_NL_BYTES (D_BYTES + NIBBLES)
-#define MXFP4_BYTES (1 + NIBBLES)
 
 static uint32_t bits_of(float f) {
     uint32_t bits;
@@ -88,6 +65,14 @@ static uint16_t f32_to_bf16(float f) {
     return (uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16);
 }
 
+static float f16_at(const uint8_t *p) {
+    return ln_f16_to_f32(ln_load_u16(p));
+}
+
+static float bf16_value(uint16_t h) {
+    return float_of((uint32_t)h << 16);
+}
+
 /* ---- plain types ----------------------------------------------------------- */
 
 static void pack_f32(const float *source, int64_t n, void *target) {
@@ -108,7 +93,7 @@ static void pack_f16(const float *source, int64_t n, void *target) {
 static void unpack_f16(const void *source, int64_t n, float *target) {
     const uint8_t *in = source;
     for (int64_t i = 0; i < n; i++) {
-        target[i] = ln_f16_to_f32(ln_load_u16(in + 2 * i));
+        target[i] = f16_at(in + 2 * i);
     }
 }
 
@@ -122,57 +107,75 @@ static void pack_bf16(const float *source, int64_t n, void *target) {
 static void unpack_bf16(const void *source, int64_t n, float *target) {
     const uint8_t *in = source;
     for (int64_t i = 0; i < n; i++) {
-        target[i] = float_of((uint32_t)ln_load_u16(in + 2 * i) << 16);
+        target[i] = bf16_value(ln_load_u16(in + 2 * i));
     }
 }
 
-/* ---- block types ----------------------------------------------------------- */
+/* ---- reading blocks --------------------------------------------------------- */
+
+static LN_ALWAYS_INLINE float d_value(ln_block_format f, const uint8_t *block) {
+    const uint16_t d = ln_read_d(f, block);
+    return f.d_is_e ? bf16_value(d) : ln_f16_to_f32(d);
+}
+
+#define HALF (LN_CODES / 2) /* no group is smaller */
+
+/* The values of HALF elements: scale * level, or where the format has minima that and minimum. */
+static LN_ALWAYS_INLINE void half_values(ln_block_format f, const uint8_t *code, float scale, float minimum,
+                                         float *value) {
+    for (int j = 0; j < HALF; j++) {
+        const int level = f.levels != NULL ? f.levels[code[j]] : code[j] - f.offset;
+        value[j] = f.m != 0 ? scale * (float)level + minimum : scale * (float)level;
+    }
+}
+
+static LN_ALWAYS_INLINE void unpack_blocks(ln_block_format f, const uint8_t *block, int64_t n, float *target) {
+    for (int64_t i = 0; i < n; i += f.elements, block += f.bytes) {
+        const float d = d_value(f, block), m = f.m != 0 ? f16_at(block + f.m) : 0.0f;
+        uint8_t number[2 * LN_MAX_GROUPS];
+        ln_read_scales(f, block, number);
+        for (int half = 0; half < f.elements / HALF; half += 2) {
+            uint32_t words[LN_CODE_WORDS];
+            uint8_t code[LN_CODES];
+            ln_read_codes(f, block, half / 2, words);
+            memcpy(code, words, sizeof code);
+            for (int h = 0; h < 2; h++) {
+                const int group = (half + h) * f.groups / (f.elements / HALF);
+                const float scale = f.groups > 0 ? d * (float)(int8_t)number[group] : d;
+                const float minimum = f.groups > 0 && f.m != 0 ? -(m * (float)number[f.groups + group]) : m;
+                half_values(f, code + h * HALF, scale, minimum, target + i + (half + h) * HALF);
+            }
+        }
+    }
+}
+
+#define UNPACK(type, ...)                                                              \
+    static void unpack_##type(const void *source, int64_t n, float *target) {          \
+        unpack_blocks(ln_block_##type, source, n, target);                             \
+    }
+LN_BLOCK_FORMATS(UNPACK)
+#undef UNPACK
+
+/* ---- packing by a fixed recipe ----------------------------------------------- */
 
 static void pack_q8_0(const float *source, int64_t n, void *target) {
+    const ln_block_format f = ln_block_Q8_0;
     uint8_t *out = target;
-    for (int64_t i = 0; i < n; i += LN_BLOCK, out += Q8_0_BYTES) {
+    for (int64_t i = 0; i < n; i += LN_BLOCK, out += f.bytes) {
+        uint8_t code[LN_BLOCK];
         float largest = 0.0f;
         for (int j = 0; j < LN_BLOCK; j++) {
             largest = fmaxf(largest, fabsf(source[i + j]));
         }
         float scale = largest / 127.0f;
         float inverse = ln_reciprocal(scale);
-        ln_store_u16(out, ln_f32_to_f16(scale));
-        for (int j = 0; j < LN_BLOCK; j++) {
-            int8_t q = (int8_t)roundf(source[i + j] * inverse); /* halves away from zero, as the reference */
-            memcpy(out + D_BYTES + j, &q, 1);
+        for (int j = 0; j < LN_BLOCK; j++) { /* halves away from zero, as the reference */
+            code[j] = (uint8_t)((int)roundf(source[i + j] * inverse) + f.offset);
         }
+        memset(out, 0, (size_t)f.bytes);
+        ln_store_u16(out + f.d, ln_f32_to_f16(scale));
+        ln_write_codes(f, code, out);
     }
-}
-
-static void unpack_q8_0(const void *source, int64_t n, float *target) {
-    const uint8_t *in = source;
-    for (int64_t i = 0; i < n; i += LN_BLOCK, in += Q8_0_BYTES) {
-        float scale = ln_f16_to_f32(ln_load_u16(in));
-        for (int j = 0; j < LN_BLOCK; j++) {
-            int8_t q;
-            memcpy(&q, in + D_BYTES + j, 1);
-            target[i + j] = scale * (float)q;
-        }
-    }
-}
-
-/* q of one block: 4 bits each, and where bits is 5 the fifth bits before them. */
-static void put_q(const uint8_t *q, int bits, uint8_t *out) {
-    if (bits == 5) {
-        ln_write_fields(q, LN_BLOCK, 1, 1, 4, out);
-        out += FIFTH_BITS;
-    }
-    ln_write_fields(q, LN_BLOCK, NIBBLES, 4, 0, out);
-}
-
-static void get_q(const uint8_t *in, int bits, uint8_t *q) {
-    memset(q, 0, LN_BLOCK);
-    if (bits == 5) {
-        ln_read_fields(in, LN_BLOCK, 1, 1, 4, q);
-        in += FIFTH_BITS;
-    }
-    ln_read_fields(in, LN_BLOCK, NIBBLES, 4, 0, q);
 }
 
 /* x * inverse + shift cut to an integer of 0 .. highest. The product is rounded before the sum,
@@ -186,143 +189,67 @@ static uint8_t cut(float x, float inverse, float shift, int highest) {
     return shifted > 0.0f ? (uint8_t)shifted : 0;
 }
 
-/* value = d * (q - 2^(bits - 1)) */
-static void pack_centred(const float *source, int64_t n, int bits, int block_bytes, uint8_t *out) {
-    const int half = 1 << (bits - 1);
-    for (int64_t i = 0; i < n; i += LN_BLOCK, out += block_bytes) {
-        float largest = 0.0f; /* with its sign: it becomes -half, the end of the range that +half lacks */
+/* value = d * (code - offset) */
+static LN_ALWAYS_INLINE void pack_centred(ln_block_format f, const float *source, int64_t n, uint8_t *out) {
+    for (int64_t i = 0; i < n; i += LN_BLOCK, out += f.bytes) {
+        float largest = 0.0f; /* with its sign: it becomes -offset, the end of the range that +offset lacks */
         for (int j = 0; j < LN_BLOCK; j++) {
             if (fabsf(source[i + j]) > fabsf(largest)) {
                 largest = source[i + j];
             }
         }
-        uint8_t q[LN_BLOCK];
-        float d = largest / (float)-half;
+        uint8_t code[LN_BLOCK];
+        float d = largest / (float)-f.offset;
         float inverse = ln_reciprocal(d);
-        ln_store_u16(out, ln_f32_to_f16(d));
         for (int j = 0; j < LN_BLOCK; j++) {
-            q[j] = cut(source[i + j], inverse, (float)half + 0.5f, 2 * half - 1);
+            code[j] = cut(source[i + j], inverse, (float)f.offset + 0.5f, 2 * f.offset - 1);
         }
-        put_q(q, bits, out + D_BYTES);
+        memset(out, 0, (size_t)f.bytes);
+        ln_store_u16(out + f.d, ln_f32_to_f16(d));
+        ln_write_codes(f, code, out);
     }
 }
 
-static void unpack_centred(const uint8_t *in, int64_t n, int bits, int block_bytes, float *target) {
-    const int half = 1 << (bits - 1);
-    for (int64_t i = 0; i < n; i += LN_BLOCK, in += block_bytes) {
-        uint8_t q[LN_BLOCK];
-        get_q(in + D_BYTES, bits, q);
-        float d = ln_f16_to_f32(ln_load_u16(in));
-        for (int j = 0; j < LN_BLOCK; j++) {
-            target[i + j] = d * (float)(q[j] - half);
-        }
-    }
-}
-
-/* value = d * q + m */
-static void pack_ranged(const float *source, int64_t n, int bits, int block_bytes, uint8_t *out) {
-    const int highest = (1 << bits) - 1;
-    for (int64_t i = 0; i < n; i += LN_BLOCK, out += block_bytes) {
+/* value = d * code + m */
+static LN_ALWAYS_INLINE void pack_ranged(ln_block_format f, const float *source, int64_t n, uint8_t *out) {
+    const int highest = (1 << (f.codes.bits + f.high_codes.bits)) - 1;
+    for (int64_t i = 0; i < n; i += LN_BLOCK, out += f.bytes) {
         float low = source[i], high = source[i];
         for (int j = 1; j < LN_BLOCK; j++) {
             low = source[i + j] < low ? source[i + j] : low;
             high = source[i + j] > high ? source[i + j] : high;
         }
-        uint8_t q[LN_BLOCK];
+        uint8_t code[LN_BLOCK];
         float d = (high - low) / (float)highest;
         float inverse = ln_reciprocal(d);
-        ln_store_u16(out, ln_f32_to_f16(d));
-        ln_store_u16(out + D_BYTES, ln_f32_to_f16(low));
         for (int j = 0; j < LN_BLOCK; j++) {
-            q[j] = cut(source[i + j] - low, inverse, 0.5f, highest);
+            code[j] = cut(source[i + j] - low, inverse, 0.5f, highest);
         }
-        put_q(q, bits, out + 2 * D_BYTES);
-    }
-}
-
-static void unpack_ranged(const uint8_t *in, int64_t n, int bits, int block_bytes, float *target) {
-    for (int64_t i = 0; i < n; i += LN_BLOCK, in += block_bytes) {
-        uint8_t q[LN_BLOCK];
-        get_q(in + 2 * D_BYTES, bits, q);
-        float d = ln_f16_to_f32(ln_load_u16(in)), m = ln_f16_to_f32(ln_load_u16(in + D_BYTES));
-        for (int j = 0; j < LN_BLOCK; j++) {
-            target[i + j] = d * (float)q[j] + m;
-        }
+        memset(out, 0, (size_t)f.bytes);
+        ln_store_u16(out + f.d, ln_f32_to_f16(d));
+        ln_store_u16(out + f.m, ln_f32_to_f16(low));
+        ln_write_codes(f, code, out);
     }
 }
 
 static void pack_q4_0(const float *source, int64_t n, void *target) {
-    pack_centred(source, n, 4, Q4_0_BYTES, target);
-}
-
-static void unpack_q4_0(const void *source, int64_t n, float *target) {
-    unpack_centred(source, n, 4, Q4_0_BYTES, target);
+    pack_centred(ln_block_Q4_0, source, n, target);
 }
 
 static void pack_q5_0(const float *source, int64_t n, void *target) {
-    pack_centred(source, n, 5, Q5_0_BYTES, target);
-}
-
-static void unpack_q5_0(const void *source, int64_t n, float *target) {
-    unpack_centred(source, n, 5, Q5_0_BYTES, target);
+    pack_centred(ln_block_Q5_0, source, n, target);
 }
 
 static void pack_q4_1(const float *source, int64_t n, void *target) {
-    pack_ranged(source, n, 4, Q4_1_BYTES, target);
-}
-
-static void unpack_q4_1(const void *source, int64_t n, float *target) {
-    unpack_ranged(source, n, 4, Q4_1_BYTES, target);
+    pack_ranged(ln_block_Q4_1, source, n, target);
 }
 
 static void pack_q5_1(const float *source, int64_t n, void *target) {
-    pack_ranged(source, n, 5, Q5_1_BYTES, target);
+    pack_ranged(ln_block_Q5_1, source, n, target);
 }
 
-static void unpack_q5_1(const void *source, int64_t n, float *target) {
-    unpack_ranged(source, n, 5, Q5_1_BYTES, target);
-}
-
-/* ---- 16 uneven levels ---------------------------------------------------------- */
-
-const int8_t ln_iq4_levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-
-static const ln_form iq4_nl_form = {.groups = 1, .group_elements = LN_BLOCK, .level_low = -127, .level_high = 113,
-                                    .levels = ln_iq4_levels, .n_levels = 16,
-                                    .scale_low = 1, .scale_high = 1, .scale_end = 1};
-
-static void pack_iq4_nl(const float *source, int64_t n, void *target) {
-    uint8_t *out = target;
-    for (int64_t i = 0; i < n; i += LN_BLOCK, out += IQ4_NL_BYTES) {
-        ln_fitted block;
-        ln_fit_block(&iq4_nl_form, source + i, &block);
-        ln_store_u16(out, block.d);
-        put_q(block.code, 4, out + D_BYTES);
-    }
-}
-
-static void unpack_iq4_nl(const void *source, int64_t n, float *target) {
-    const uint8_t *in = source;
-    for (int64_t i = 0; i < n; i += LN_BLOCK, in += IQ4_NL_BYTES) {
-        uint8_t q[LN_BLOCK];
-        get_q(in + D_BYTES, 4, q);
-        float d = ln_f16_to_f32(ln_load_u16(in));
-        for (int j = 0; j < LN_BLOCK; j++) {
-            target[i + j] = d * (float)ln_iq4_levels[q[j]];
-        }
-    }
-}
-
-/* Twice the numbers of E2M1 (OCP Microscaling Formats 1.0, table 5), so that they are integers. */
-static const int8_t mxfp4_levels[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
-
-/* 2^(e - 128), half of what the exponent stands for. Every e is a float: 0 and 1 are subnormals. */
-static float mxfp4_scale(uint8_t e) {
-    return ldexpf(1.0f, e - 128);
-}
-
-/* The exponent of the largest magnitude, less that of the largest level (section 6.3): magnitudes up to
- * 8 of the 6 that fit are cut. */
+/* The exponent of the largest magnitude, less that of the largest level (OCP Microscaling Formats 1.0,
+ * section 6.3): magnitudes up to 8 of the 6 that fit are cut. */
 static uint8_t mxfp4_exponent(const float *x) {
     float largest = 0.0f;
     for (int j = 0; j < LN_BLOCK; j++) {
@@ -333,63 +260,57 @@ static uint8_t mxfp4_exponent(const float *x) {
 }
 
 static void pack_mxfp4(const float *source, int64_t n, void *target) {
+    const ln_block_format f = ln_block_MXFP4;
     uint8_t *out = target;
-    for (int64_t i = 0; i < n; i += LN_BLOCK, out += MXFP4_BYTES) {
-        uint8_t q[LN_BLOCK];
-        const uint8_t e = mxfp4_exponent(source + i);
-        const float scale = mxfp4_scale(e);
+    for (int64_t i = 0; i < n; i += LN_BLOCK, out += f.bytes) {
+        uint8_t code[LN_BLOCK];
+        memset(out, 0, (size_t)f.bytes);
+        out[f.d] = mxfp4_exponent(source + i);
+        const float scale = d_value(f, out);
         for (int j = 0; j < LN_BLOCK; j++) {
             float nearest = INFINITY;
             for (uint8_t k = 0; k < 16; k++) {
-                float error = fabsf(scale * (float)mxfp4_levels[k] - source[i + j]);
+                float error = fabsf(scale * (float)f.levels[k] - source[i + j]);
                 if (error < nearest) {
                     nearest = error;
-                    q[j] = k;
+                    code[j] = k;
                 }
             }
         }
-        out[0] = e;
-        put_q(q, 4, out + 1);
-    }
-}
-
-static void unpack_mxfp4(const void *source, int64_t n, float *target) {
-    const uint8_t *in = source;
-    for (int64_t i = 0; i < n; i += LN_BLOCK, in += MXFP4_BYTES) {
-        uint8_t q[LN_BLOCK];
-        get_q(in + 1, 4, q);
-        const float scale = mxfp4_scale(in[0]);
-        for (int j = 0; j < LN_BLOCK; j++) {
-            target[i + j] = scale * (float)mxfp4_levels[q[j]];
-        }
+        ln_write_codes(f, code, out);
     }
 }
 
 /* ---- the table -------------------------------------------------------------- */
 
+enum {
+#define BYTES(type, elements, bytes, ...) type##_ELEMENTS = elements, type##_BYTES = bytes,
+    LN_BLOCK_FORMATS(BYTES)
+#undef BYTES
+};
+
+#define BLOCKS(type, name, largest, pack) \
+    [LN_TYPE_##type] = {name, type##_ELEMENTS, type##_BYTES, 1, largest, pack, unpack_##type}
+
 static const ln_type_traits traits[LN_TYPE_LIMIT] = {
     [LN_TYPE_F32] = {"f32", 1, 4, 0, INFINITY, pack_f32, unpack_f32},
     [LN_TYPE_F16] = {"f16", 1, 2, 0, INFINITY, pack_f16, unpack_f16},
     [LN_TYPE_BF16] = {"bf16", 1, 2, 0, INFINITY, pack_bf16, unpack_bf16},
-    [LN_TYPE_Q4_0] = {"q4_0", LN_BLOCK, Q4_0_BYTES, 1, 8 * LN_F16_LARGEST, pack_q4_0, unpack_q4_0},
-    [LN_TYPE_Q4_1] = {"q4_1", LN_BLOCK, Q4_1_BYTES, 1, LN_F16_LARGEST, pack_q4_1, unpack_q4_1},
-    [LN_TYPE_Q5_0] = {"q5_0", LN_BLOCK, Q5_0_BYTES, 1, 16 * LN_F16_LARGEST, pack_q5_0, unpack_q5_0},
-    [LN_TYPE_Q5_1] = {"q5_1", LN_BLOCK, Q5_1_BYTES, 1, LN_F16_LARGEST, pack_q5_1, unpack_q5_1},
-    [LN_TYPE_Q8_0] = {"q8_0", LN_BLOCK, Q8_0_BYTES, 1, 127 * LN_F16_LARGEST, pack_q8_0, unpack_q8_0},
-    [LN_TYPE_Q2_K] = {"q2_k", LN_SUPER, LN_Q2_K_BYTES, 1, 15 * LN_F16_LARGEST, ln_pack_q2_k, ln_unpack_q2_k},
-    [LN_TYPE_Q3_K] = {"q3_k", LN_SUPER, LN_Q3_K_BYTES, 1, 32 * 3 * LN_F16_LARGEST,
-                        ln_pack_q3_k, ln_unpack_q3_k},
-    [LN_TYPE_Q4_K] = {"q4_k", LN_SUPER, LN_Q4_K_BYTES, 1, 63 * LN_F16_LARGEST, ln_pack_q4_k, ln_unpack_q4_k},
-    [LN_TYPE_Q5_K] = {"q5_k", LN_SUPER, LN_Q5_K_BYTES, 1, 63 * LN_F16_LARGEST, ln_pack_q5_k, ln_unpack_q5_k},
-    [LN_TYPE_Q6_K] = {"q6_k", LN_SUPER, LN_Q6_K_BYTES, 1, 127 * 31 * LN_F16_LARGEST,
-                        ln_pack_q6_k, ln_unpack_q6_k},
-    [LN_TYPE_IQ4_NL] = {"iq4_nl", LN_BLOCK, IQ4_NL_BYTES, 1, 113 * LN_F16_LARGEST,
-                        pack_iq4_nl, unpack_iq4_nl},
-    [LN_TYPE_IQ4_XS] = {"iq4_xs", LN_SUPER, LN_IQ4_XS_BYTES, 1, 31 * 113 * LN_F16_LARGEST,
-                        ln_pack_iq4_xs, ln_unpack_iq4_xs},
-    [LN_TYPE_TQ1_0] = {"tq1_0", LN_SUPER, LN_TQ1_0_BYTES, 1, LN_F16_LARGEST, ln_pack_tq1_0, ln_unpack_tq1_0},
-    [LN_TYPE_TQ2_0] = {"tq2_0", LN_SUPER, LN_TQ2_0_BYTES, 1, LN_F16_LARGEST, ln_pack_tq2_0, ln_unpack_tq2_0},
-    [LN_TYPE_MXFP4] = {"mxfp4", LN_BLOCK, MXFP4_BYTES, 1, FLT_MAX, pack_mxfp4, unpack_mxfp4},
+    BLOCKS(Q4_0, "q4_0", 8 * LN_F16_LARGEST, pack_q4_0),
+    BLOCKS(Q4_1, "q4_1", LN_F16_LARGEST, pack_q4_1),
+    BLOCKS(Q5_0, "q5_0", 16 * LN_F16_LARGEST, pack_q5_0),
+    BLOCKS(Q5_1, "q5_1", LN_F16_LARGEST, pack_q5_1),
+    BLOCKS(Q8_0, "q8_0", 127 * LN_F16_LARGEST, pack_q8_0),
+    BLOCKS(Q2_K, "q2_k", 15 * LN_F16_LARGEST, ln_pack_q2_k),
+    BLOCKS(Q3_K, "q3_k", 32 * 3 * LN_F16_LARGEST, ln_pack_q3_k),
+    BLOCKS(Q4_K, "q4_k", 63 * LN_F16_LARGEST, ln_pack_q4_k),
+    BLOCKS(Q5_K, "q5_k", 63 * LN_F16_LARGEST, ln_pack_q5_k),
+    BLOCKS(Q6_K, "q6_k", 127 * 31 * LN_F16_LARGEST, ln_pack_q6_k),
+    BLOCKS(IQ4_NL, "iq4_nl", 113 * LN_F16_LARGEST, ln_pack_iq4_nl),
+    BLOCKS(IQ4_XS, "iq4_xs", 31 * 113 * LN_F16_LARGEST, ln_pack_iq4_xs),
+    BLOCKS(TQ1_0, "tq1_0", LN_F16_LARGEST, ln_pack_tq1_0),
+    BLOCKS(TQ2_0, "tq2_0", LN_F16_LARGEST, ln_pack_tq2_0),
+    BLOCKS(MXFP4, "mxfp4", FLT_MAX, pack_mxfp4),
 };
 
 const ln_type_traits *ln_type_traits_of(int32_t type) {

@@ -76,14 +76,23 @@ static int is_last_page_shared(const ln_session *s) {
     return s->length % LN_PAGE != 0 && s->workspace->pages.uses[s->pages[s->length / LN_PAGE]] > 1;
 }
 
-/* Free pages that n more tokens take at most. Behind a sliding window pages come back between passes. */
+static int32_t pages_of_its_own(const ln_session *s) {
+    int32_t n = 0;
+    for (int32_t i = s->first_page; i < s->n_held; i++) {
+        n += s->workspace->pages.uses[s->pages[i]] == 1;
+    }
+    return n;
+}
+
+/* Free pages that n more tokens take at most. Behind a sliding window pages come back between passes, if nobody
+ * else uses them: then no more are held at once than a window, a pass and what truncating may take back. */
 static int32_t pages_needed(const ln_session *s, int32_t n) {
     const ln_facts *f = &s->workspace->model->facts;
     int32_t needed = pages_of(s->length + n) - s->n_held;
     if (f->sliding_window > 0) {
         const int64_t live = (int64_t)f->sliding_window + LN_PAGE + s->workspace->n_batch;
-        const int64_t most = live / LN_PAGE + 2;
-        needed = needed < most ? needed : (int32_t)most;
+        const int64_t most = live / LN_PAGE + 2 - pages_of_its_own(s);
+        needed = needed < most ? needed : most > 0 ? (int32_t)most : 0;
     }
     return needed + is_last_page_shared(s);
 }

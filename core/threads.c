@@ -6,25 +6,24 @@
  *
  *     number of the job : 48 | first unit left : 8 | end : 8      (counted from the begin of the share)
  *
- * A unit is one item, or as many as it takes for the largest share to have at most 255 units. The thread
- * takes units from the front of its share, and when it is empty from the back of the others' - always
- * by a compare-and-swap of the whole word. So the caller waits for items, not for threads: what a
- * thread that is late or lost its processor has not begun, the others do. Sharing and stealing follow
- * Blumofe and Leiserson, "Scheduling multithreaded computations by work stealing" (J. ACM 46, 1999).
+ * A unit is one item, or as many as it takes for the largest share to have at most 255 units: 2 of them
+ * from 255 items on. A thread takes units from the front of its share, and when that is empty from the
+ * back of the others', by a compare-and-swap of the whole word. So the caller waits for items, not for
+ * threads: what a thread that is late or lost its processor has not begun, the others do.
  *
  * Why nobody does an item twice or reads a job that is over: a job is published to a slot once, under a
- * number of its own, and from then on its range only shrinks, so a word that was seen cannot come
- * back and a compare-and-swap that succeeds takes exactly the unit it names. (The number repeats after
- * 2^48 jobs: a thread would have to be stopped between a load and the swap for months of empty jobs.)
- * A unit taken but not reported keeps its job from being done, and only then are fn, job and n_items
- * overwritten; hence a thread that reads them after seeing a number, and then takes a unit
- * of that number, has read those of that job.
+ * number of its own, and from then on its range only shrinks, so a word that was seen cannot come back,
+ * and a compare-and-swap that succeeds takes exactly the unit it names. (Numbers repeat after 2^48
+ * jobs: a thread would have to stand still between load and swap through a year of empty ones.) A
+ * unit taken but not yet reported in `finished` keeps its job from being done, and only then are fn,
+ * job and n_items overwritten. Hence a thread that reads them after it saw a number, and then takes a
+ * unit of that number, has read those of that job.
  *
  * A thread with nothing to do watches its own slot, spinning for SPIN_SECONDS, which bridges the gaps
  * between the jobs of a token, then sleeps.
  */
 #if !defined(_WIN32) && !defined(_GNU_SOURCE)
-#define _GNU_SOURCE /* sched_getaffinity, clock_gettime */
+#define _GNU_SOURCE /* sched_getaffinity, sched_getcpu, clock_gettime */
 #endif
 
 #include "threads.h"
@@ -37,11 +36,9 @@
 #include <windows.h>
 #else
 #include <pthread.h>
+#include <sched.h>
 #include <time.h>
 #include <unistd.h>
-#endif
-#if defined(__linux__)
-#include <sched.h>
 #endif
 
 /* ---- the operating system -------------------------------------------------- */
@@ -74,6 +71,9 @@ static void os_lock(os_mutex *m) { AcquireSRWLockExclusive(m); }
 static void os_unlock(os_mutex *m) { ReleaseSRWLockExclusive(m); }
 static void os_wait(os_condition *c, os_mutex *m) { SleepConditionVariableSRW(c, m, INFINITE, 0); }
 static void os_wake_all(os_condition *c) { WakeAllConditionVariable(c); }
+
+static void os_yield(void) { SwitchToThread(); }
+static int32_t os_processor(void) { return (int32_t)GetCurrentProcessorNumber(); }
 
 static double os_seconds(void) {
     LARGE_INTEGER ticks;
@@ -122,6 +122,8 @@ static void os_unlock(os_mutex *m) { pthread_mutex_unlock(m); }
 static void os_wait(os_condition *c, os_mutex *m) { pthread_cond_wait(c, m); }
 static void os_wake_all(os_condition *c) { pthread_cond_broadcast(c); }
 
+static void os_yield(void) { sched_yield(); }
+
 static double os_seconds(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -129,6 +131,9 @@ static double os_seconds(void) {
 }
 
 #if defined(__linux__)
+/* The number of the processor this runs on; -2 where the system does not tell. */
+static int32_t os_processor(void) { return (int32_t)sched_getcpu(); }
+
 static int32_t os_processors(void) {
     /* The kernel refuses a mask smaller than its own, so the mask grows until it is taken. */
     for (int limit = 1024; limit <= 1 << 20; limit *= 2) {
@@ -147,6 +152,7 @@ static int32_t os_processors(void) {
     return 0;
 }
 #else
+static int32_t os_processor(void) { return -2; }
 static int32_t os_processors(void) { return (int32_t)sysconf(_SC_NPROCESSORS_ONLN); }
 #endif
 
@@ -163,24 +169,26 @@ static void cpu_relax(void) { atomic_signal_fence(memory_order_seq_cst); }
 
 /* ---- the pool --------------------------------------------------------------- */
 
-#define SPIN_SECONDS 50e-6
+#define SPIN_SECONDS 20e-6
 #define LOOKS_PER_CLOCK 64 /* reading the clock may be a system call */
+#define MAX_YIELDS 8        /* then it sleeps: the system may wake it on a free processor */
 
-/* Two cache lines of 64 bytes: processors fetch the neighbour of a line too. One line of Apple's. */
+/* Two cache lines of 64 bytes, because processors fetch the neighbour of a line too; one of Apple's. */
 #define LINE 128
 
 #define MAX_UNITS 255
 _Static_assert(MAX_UNITS * LN_MAX_THREADS <= 0xFFFF, "the units one thread may finish fit in 16 bits");
 
-/* What one thread and the others say to each other. Its own thread and the thieves write `left`, its own
- * thread `finished`, the caller the rest; all of it is in one line, so that one miss brings a job. */
+/* What one thread and the others tell each other. Its own thread and the thieves write `left`, its own thread
+ * `finished` and `processor`, the caller the rest. All this lies in 64 bytes: one cache miss brings a job. */
 typedef struct slot {
     _Alignas(LINE) _Atomic uint64_t left; /* number of the job << 16 | first unit left << 8 | end */
     _Atomic uint64_t finished;            /* number of the job << 16 | units of any share this thread did */
     _Atomic(ln_item_fn *) fn;             /* NULL: no more jobs will come */
     _Atomic(const void *) job;
     _Atomic int32_t n_items;
-
+    _Atomic int32_t caller_processor; /* on which the caller published */
+    _Atomic int32_t processor;        /* on which its own thread took up its last job */
     int32_t index;
     ln_threads *pool;
     os_thread thread;
@@ -298,9 +306,27 @@ static void do_units(task *t) {
 
 /* ---- waiting ---------------------------------------------------------------- */
 
+/* What a thread waits for, and how it is woken. */
+typedef struct waiting {
+    int (*is_met)(const void *argument);
+    int (*is_in_the_way)(const void *argument); /* this thread has the processor of one it waits for */
+    const void *argument;
+    _Atomic int *flag; /* raised by who sleeps */
+    os_condition *condition;
+} waiting;
+
 static int has_news(const void *argument) {
     const slot *self = argument;
     return number_of(atomic_load_explicit(&self->left, memory_order_acquire)) != self->seen;
+}
+
+static int has_callers_processor(const void *argument) {
+    const slot *self = argument;
+    return os_processor() == atomic_load_explicit(&self->caller_processor, memory_order_relaxed);
+}
+
+static waiting for_work(slot *self) {
+    return (waiting){has_news, has_callers_processor, self, &self->pool->asleep, &self->pool->work};
 }
 
 static int is_done(const void *argument) {
@@ -313,51 +339,75 @@ static int is_done(const void *argument) {
     return n_done == pool->n_units;
 }
 
-/* Looks for SPIN_SECONDS, if the pool spins, whether a condition is met. */
-static int spin(const ln_threads *pool, int (*is_met)(const void *), const void *argument) {
+static int has_workers_processor(const void *argument) {
+    const ln_threads *pool = argument;
+    const int32_t processor = os_processor();
+    for (int32_t i = 1; i < pool->n_threads; i++) {
+        if (atomic_load_explicit(&pool->slots[i].processor, memory_order_relaxed) == processor) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static waiting for_the_rest(ln_threads *pool) {
+    return (waiting){is_done, has_workers_processor, pool, &pool->caller_waits, &pool->finished};
+}
+
+/* Looks for SPIN_SECONDS whether a wait is over. The system may run two threads of the pool on one
+ * processor for long, when others are busy with strangers; there, spinning only delays what is waited for. */
+static int spin(const ln_threads *pool, const waiting *w) {
     if (!pool->spins) {
-        return is_met(argument);
+        return w->is_met(w->argument);
     }
     double end = 0; /* what is met at once should not wait for the clock */
-    for (;;) {
+    for (int yields = 0; yields < MAX_YIELDS;) {
         for (int i = 0; i < LOOKS_PER_CLOCK; i++) {
-            if (is_met(argument)) {
+            if (w->is_met(w->argument)) {
                 return 1;
             }
             cpu_relax();
+        }
+        if (w->is_in_the_way(w->argument)) {
+            os_yield();
+            yields++;
+            end = 0;
+            continue;
         }
         const double now = os_seconds();
         if (end == 0) {
             end = now + SPIN_SECONDS;
         } else if (now > end) {
-            return 0;
-        }
-    }
-}
-
-/* Sleeping and waking: who goes to sleep raises its flag and then looks once more at what it waits for, who
- * brings that writes it and then looks at the flag. With a fence between the two steps on either side,
- * at least one of them sees the other. Flags are raised, and sleep begins, under the mutex. */
-
-static void sleep_until(ln_threads *pool, _Atomic int *flag, os_condition *condition,
-                        int (*is_met)(const void *), const void *argument) {
-    os_lock(&pool->mutex);
-    for (;;) {
-        atomic_store_explicit(flag, 1, memory_order_relaxed);
-        atomic_thread_fence(memory_order_seq_cst);
-        if (is_met(argument)) {
             break;
         }
-        os_wait(condition, &pool->mutex);
+    }
+    return 0;
+}
+
+/* Who goes to sleep raises a flag and then looks once more at what it waits for; who brings that writes it
+ * and then looks at the flag. With a fence between the two steps on either side, at least one sees the
+ * other. Flags are raised, and sleep begins, under the mutex; one may stay up with nobody asleep. */
+static void wait_for(ln_threads *pool, waiting w) {
+    if (spin(pool, &w)) {
+        return;
+    }
+    os_lock(&pool->mutex);
+    for (;;) {
+        atomic_store_explicit(w.flag, 1, memory_order_relaxed);
+        atomic_thread_fence(memory_order_seq_cst);
+        if (w.is_met(w.argument)) {
+            break;
+        }
+        os_wait(w.condition, &pool->mutex);
     }
     os_unlock(&pool->mutex);
 }
 
-static void wake_sleepers(ln_threads *pool, _Atomic int *flag, os_condition *condition) {
-    if (atomic_load_explicit(flag, memory_order_relaxed)) {
+static void wake(ln_threads *pool, waiting w) {
+    if (atomic_load_explicit(w.flag, memory_order_relaxed)) {
         os_lock(&pool->mutex);
-        atomic_store_explicit(flag, 0, memory_order_relaxed); /* once per sleep: waking takes a while */
-        os_wake_all(condition);
+        atomic_store_explicit(w.flag, 0, memory_order_relaxed); /* once per sleep: waking takes a while */
+        os_wake_all(w.condition);
         os_unlock(&pool->mutex);
     }
 }
@@ -366,9 +416,8 @@ OS_THREAD_FN(worker_main, argument) {
     slot *self = argument;
     ln_threads *pool = self->pool;
     for (;;) {
-        if (!spin(pool, has_news, self)) {
-            sleep_until(pool, &pool->asleep, &pool->work, has_news, self);
-        }
+        wait_for(pool, for_work(self));
+        atomic_store_explicit(&self->processor, os_processor(), memory_order_relaxed);
         self->seen = number_of(atomic_load_explicit(&self->left, memory_order_acquire));
         task t = task_of(self, self->seen);
         if (t.fn == NULL) {
@@ -377,17 +426,20 @@ OS_THREAD_FN(worker_main, argument) {
         do_units(&t);
         if (t.n_done > 0) {
             atomic_thread_fence(memory_order_seq_cst);
-            wake_sleepers(pool, &pool->caller_waits, &pool->finished);
+            wake(pool, for_the_rest(pool));
         }
     }
 }
 
 /* ---- running a job ------------------------------------------------------------ */
 
+/* Puts a job into every slot, its first unit taken by the caller: that one it begins at once, while the other
+ * threads' lines are still on their way to it. */
 static void publish(ln_threads *pool, int32_t n_items, ln_item_fn *fn, const void *job) {
     const cut c = cut_of(n_items, pool->n_threads);
     pool->number = (pool->number + 1) & (UINT64_MAX >> 16);
     pool->n_units = 0;
+    const int32_t processor = os_processor();
     for (int32_t i = pool->n_threads - 1; i >= 0; i--) {
         const int32_t units = units_of(c, i);
         const uint64_t first = i == 0 && units > 0;
@@ -396,6 +448,7 @@ static void publish(ln_threads *pool, int32_t n_items, ln_item_fn *fn, const voi
         atomic_store_explicit(&s->fn, fn, memory_order_relaxed);
         atomic_store_explicit(&s->job, job, memory_order_relaxed);
         atomic_store_explicit(&s->n_items, n_items, memory_order_relaxed);
+        atomic_store_explicit(&s->caller_processor, processor, memory_order_relaxed);
         atomic_store_explicit(&s->left, pool->number << 16 | first << 8 | (uint64_t)units, memory_order_release);
     }
 }
@@ -408,15 +461,13 @@ void ln_threads_run(ln_threads *pool, int32_t n_items, ln_item_fn *fn, const voi
         return;
     }
     publish(pool, n_items, fn, job);
-    wake_sleepers(pool, &pool->asleep, &pool->work);
+    wake(pool, for_work(&pool->slots[0])); /* without the fence: that waits for those lines */
     task t = task_of(&pool->slots[0], pool->number);
     do_unit(&t, 0, 0);
-    atomic_thread_fence(memory_order_seq_cst);
-    wake_sleepers(pool, &pool->asleep, &pool->work);
+    atomic_thread_fence(memory_order_seq_cst); /* who fell asleep in between is woken one unit late */
+    wake(pool, for_work(&pool->slots[0]));
     do_units(&t);
-    if (!spin(pool, is_done, pool)) {
-        sleep_until(pool, &pool->caller_waits, &pool->finished, is_done, pool);
-    }
+    wait_for(pool, for_the_rest(pool));
 }
 
 int32_t ln_threads_count(const ln_threads *pool) {
@@ -431,7 +482,7 @@ void ln_threads_close(ln_threads *pool) {
     }
     publish(pool, 0, NULL, NULL);
     atomic_thread_fence(memory_order_seq_cst);
-    wake_sleepers(pool, &pool->asleep, &pool->work);
+    wake(pool, for_work(&pool->slots[0]));
     for (int32_t i = 1; i <= pool->n_started; i++) {
         os_thread_join(pool->slots[i].thread);
     }
@@ -462,6 +513,8 @@ ln_status ln_threads_open(int32_t n_threads, ln_threads **out, ln_error *err) {
     for (int32_t i = 0; i < n_threads; i++) {
         pool->slots[i].pool = pool;
         pool->slots[i].index = i;
+        atomic_init(&pool->slots[i].processor, -1);
+        atomic_init(&pool->slots[i].caller_processor, -1);
     }
     for (int32_t i = 1; i < n_threads; i++) {
         if (!os_thread_start(&pool->slots[i].thread, worker_main, &pool->slots[i])) {

@@ -57,6 +57,24 @@ def test_program_under_sanitizers(sanitized: Path, name: str) -> None:
     run(sanitized / name)
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
+def test_threads_share_one_processor(plain: Path) -> None:
+    """More threads than processors: whoever waits has to let the others run."""
+    processor = min(os.sched_getaffinity(0))
+    program = plain / "test_threads"
+    start = "import os, sys; os.sched_setaffinity(0, [int(sys.argv[1])]); os.execv(sys.argv[2], sys.argv[2:])"
+    command = [sys.executable, "-c", start, str(processor), program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_threads_under_thread_sanitizer(tmp_path: Path) -> None:
+    if CLANG is None:
+        pytest.skip("the sanitizers need clang")
+    run(build(tmp_path, compiler=f"{CLANG} -g -fsanitize=thread") / "test_threads")
+
+
 @pytest.mark.slow
 def test_plain_processor_gets_no_illegal_instruction(plain: Path) -> None:
     """An emulated processor of 2008, without AVX: all but the scalar kernels must stay shut."""

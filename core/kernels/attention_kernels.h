@@ -152,7 +152,7 @@ static void score_page_blocks(const ln_attention *job, int32_t page, int32_t fir
     const ln_matrix keys = {job->keys[page], job->type, LN_PAGE, job->q.cols, job->key_stride};
     const int32_t begin = first / LN_PANEL_ROWS * LN_PANEL_ROWS;
     const int32_t end = (last + LN_PANEL_ROWS - 1) / LN_PANEL_ROWS * LN_PANEL_ROWS;
-    job->matmul(&keys, begin, end, &job->q, job->scores + page * LN_PAGE, LN_CHUNK);
+    job->matmul(&keys, begin, end, &job->q, job->scores + page * LN_PAGE + begin, LN_CHUNK);
 }
 
 /* ---- softmax --------------------------------------------------------------------- */

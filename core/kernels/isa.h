@@ -24,6 +24,20 @@
 #define LN_AARCH64 0
 #endif
 
+/* A sanitizer checks every access: kernels specialised and unrolled for it would take a compiler minutes. */
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define LN_SANITIZED 1
+#endif
+#elif defined(__SANITIZE_ADDRESS__)
+#define LN_SANITIZED 1
+#endif
+
+#if defined(LN_SANITIZED)
+#define LN_ALWAYS_INLINE inline
+#define LN_UNROLL
+#else
+
 /* For kernels written once and specialised by constant arguments. */
 #define LN_ALWAYS_INLINE inline __attribute__((always_inline))
 
@@ -32,6 +46,8 @@
 #define LN_UNROLL _Pragma("unroll")
 #else
 #define LN_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 #endif
 
 /* quantize_q8 on every instruction set: a group whose largest magnitude is below this

@@ -26,7 +26,7 @@
 
 #define PARTS (LN_PANEL_ROWS / VEC_LANES)
 
-/* Distance in bytes at which one vector's product asks for weights ahead of their use. */
+/* Distance in bytes at which weights are asked for ahead of their use. */
 #define PREFETCH_BYTES 4096
 
 /* How far codes are shifted up, see CODES_FILL_BYTES. */
@@ -217,7 +217,7 @@ static LN_ALWAYS_INLINE void panel_product(ln_panel_format f, const panel_job *j
         const int64_t left = job->n_groups - first;
         const int groups = left < cell_groups ? (int)left : cell_groups;
         for (int g = 0; g < groups; g++, quants += ln_group_bytes(f), x += job->x_stride) {
-            LN_UNROLL for (int line = 0; n == 1 && line < ln_group_bytes(f) / LN_LINE; line++) {
+            LN_UNROLL for (int line = 0; line < ln_group_bytes(f) / LN_LINE; line++) {
                 __builtin_prefetch(quants + PREFETCH_BYTES + line * LN_LINE);
             }
             LN_UNROLL for (int p = 0; p < n_parts; p++) {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from linnet.engine._bindings import ln_load_step
@@ -11,6 +13,31 @@ from linnet.engine.memory import Image
 from linnet.engine.processors import available_processors
 from linnet.engine.tokenizer import Tokenizer
 from linnet.errors import FormatError, UnsupportedError
+
+
+class _Beside:
+    """A call on a thread of its own, beside what the caller does until it asks for the result.
+
+    For calls into the core, which do not hold the interpreter's lock.
+    """
+
+    def __init__(self, function: Callable[[Image], Tokenizer], argument: Image) -> None:
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, args=(function, argument))
+        self._thread.start()
+
+    def _run(self, function: Callable[[Image], Tokenizer], argument: Image) -> None:
+        try:
+            self._result = function(argument)
+        except Exception as error:  # raised where the result is asked for
+            self._error = error
+
+    def result(self) -> Tokenizer:
+        """What the call returned. Raises what it raised."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._result
 
 
 class Model:
@@ -36,10 +63,11 @@ class Model:
     bytes_per_token: int
 
     def __init__(self, image: Image) -> None:
-        self.tokenizer = Tokenizer.from_gguf(image)
+        tokenizer = _Beside(Tokenizer.from_gguf, image)
         # The core uses float weights where they lie.
         self.handle = Handle("ln_model", "ln_model_open", image.address, image.size, uses=image)
         self._pack(image)
+        self.tokenizer = tokenizer.result()
         info = describe("ln_model", self.handle)
         for name, *_ in info._fields_:
             setattr(self, name, getattr(info, name))
@@ -48,9 +76,10 @@ class Model:
 
     def _pack(self, image: Image) -> None:
         """Packs the weights for this processor, piece by piece: there are never two copies of them all."""
+        n_threads = available_processors()
         step = ln_load_step(bytes_left=1)
         while step.bytes_left:
-            call("ln_model_load", self.handle, available_processors(), ctypes.byref(step))
+            call("ln_model_load", self.handle, n_threads, ctypes.byref(step))
             image.forget(step.offset, step.bytes)
 
     @classmethod
