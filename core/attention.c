@@ -197,9 +197,13 @@ static void attend_chunk(const tile *t, const scratch *own, int32_t chunk, float
     }
     for (int32_t i = 0; i < LN_CHUNK_PAGES; i++) {
         const int32_t page = chunk * LN_CHUNK_PAGES + i;
+        const int32_t next = page + LN_CHUNK_PAGES;
         if (page >= session->first_page && page < session->n_held) {
             job.keys[i] = ln_pages_keys(&w->pages, session->pages[page], t->layer, t->kv_head);
             job.values[i] = ln_pages_values(&w->pages, session->pages[page], t->layer, t->kv_head);
+            job.next_keys[i] = next < session->n_held
+                                   ? ln_pages_keys(&w->pages, session->pages[next], t->layer, t->kv_head)
+                                   : job.keys[i];
         }
     }
     w->compute.kernels->attend(&job);

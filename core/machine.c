@@ -41,12 +41,10 @@ const char *ln_isa_list(void) {
     return list;
 }
 
-/* ---- read bandwidth -------------------------------------------------------------- */
-
-#define PIECE_BYTES ((size_t)1 << 18)
+/* ---- time ---------------------------------------------------------------------------- */
 
 #if defined(_WIN32)
-static double now(void) {
+double ln_seconds(void) {
     LARGE_INTEGER ticks;
     LARGE_INTEGER per_second;
     QueryPerformanceCounter(&ticks);
@@ -54,12 +52,16 @@ static double now(void) {
     return (double)ticks.QuadPart / (double)per_second.QuadPart;
 }
 #else
-static double now(void) {
+double ln_seconds(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 #endif
+
+/* ---- read bandwidth -------------------------------------------------------------- */
+
+#define PIECE_BYTES ((size_t)1 << 18)
 
 typedef struct read_job {
     const char *buffer;
@@ -94,13 +96,13 @@ double ln_read_bandwidth(const void *buffer, size_t size, int32_t n_threads, dou
     }
     _Atomic uint64_t result = 0;
     const read_job job = {buffer, size, &result};
-    const double start = now();
+    const double start = ln_seconds();
     double best = 0;
     double end = start;
     do {
         double before = end;
         ln_threads_run(threads, (int32_t)pieces, read_item, &job);
-        end = now();
+        end = ln_seconds();
         double rate = end > before ? (double)size / (end - before) : 0;
         best = rate > best ? rate : best;
     } while (end - start < seconds);

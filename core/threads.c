@@ -37,7 +37,6 @@
 #else
 #include <pthread.h>
 #include <sched.h>
-#include <time.h>
 #include <unistd.h>
 #endif
 
@@ -74,14 +73,6 @@ static void os_wake_all(os_condition *c) { WakeAllConditionVariable(c); }
 
 static void os_yield(void) { SwitchToThread(); }
 static int32_t os_processor(void) { return (int32_t)GetCurrentProcessorNumber(); }
-
-static double os_seconds(void) {
-    LARGE_INTEGER ticks;
-    LARGE_INTEGER per_second;
-    QueryPerformanceCounter(&ticks);
-    QueryPerformanceFrequency(&per_second);
-    return (double)ticks.QuadPart / (double)per_second.QuadPart;
-}
 
 static int32_t os_processors(void) {
     DWORD_PTR ours = 0;
@@ -123,12 +114,6 @@ static void os_wait(os_condition *c, os_mutex *m) { pthread_cond_wait(c, m); }
 static void os_wake_all(os_condition *c) { pthread_cond_broadcast(c); }
 
 static void os_yield(void) { sched_yield(); }
-
-static double os_seconds(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 #if defined(__linux__)
 /* The number of the processor this runs on; -2 where the system does not tell. */
@@ -374,7 +359,7 @@ static int spin(const ln_threads *pool, const waiting *w) {
             end = 0;
             continue;
         }
-        const double now = os_seconds();
+        const double now = ln_seconds();
         if (end == 0) {
             end = now + SPIN_SECONDS;
         } else if (now > end) {

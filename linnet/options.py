@@ -381,9 +381,19 @@ class RunOptions(VerbOptions):
     n_ctx: int | None = option(
         None, metavar="N", help="tokens of context (default: what the model was made for, at most 4096)"
     )
-    kv_type: str = option("f16", choices=("f16", "q8_0", "q4_0", "f32"), help="precision of the key/value cache")
+    kv_type: str = option(
+        "f16", choices=("f16", "q8_0", "q4_0", "f32"), help="precision of the key/value cache"
+    )
     threads: int | None = option(
         None, metavar="N", help="threads to compute with (default: one per processor)"
+    )
+    speculate: bool = option(
+        True, help="guess tokens and check several at once where that is faster; the text stays the same"
+    )
+    draft_model: Path | None = option(
+        None,
+        metavar="MODEL",
+        help="a smaller model with the same tokenizer that guesses (default: what the text itself suggests)",
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -14,11 +16,12 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "core" / "build.py"
 PROGRAMS = sorted(path.stem for path in (ROOT / "core" / "tests").glob("*.c"))
+QEMU_AARCH64 = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
 CLANG = next((name for name in ("clang-19", "clang") if shutil.which(name)), None)
 
 
 def build(folder: Path, *arguments: str, compiler: str | None = None) -> Path:
-    environment = os.environ | ({"LINNET_CC": compiler} if compiler else {})
+    environment = os.environ | ({} if compiler is None else {"LINNET_CC": compiler})
     command = [sys.executable, BUILD, "--strict", "--programs", ROOT / "core" / "tests", "-o", folder]
     done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -85,3 +88,24 @@ def test_plain_processor_gets_no_illegal_instruction(plain: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "scalar: ok" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def aarch64(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if QEMU_AARCH64 is None or importlib.util.find_spec("ziglang") is None:
+        pytest.skip("needs qemu-aarch64, and ziglang to cross-compile")
+    return build(tmp_path_factory.mktemp("aarch64"), "--target", "linux-aarch64", compiler="")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["test_kernels", "test_attention"])
+@pytest.mark.parametrize(
+    ("processor", "tables"), [("cortex-a53", ["neon", "scalar"]), ("max", ["dotprod", "neon", "scalar"])]
+)
+def test_kernels_of_arm_processors(aarch64: Path, name: str, processor: str, tables: list[str]) -> None:
+    """An early ARMv8-A processor and one with every extension run all the tables they can, and no other."""
+    command = [QEMU_AARCH64, "-cpu", processor, aarch64 / name]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    if name == "test_kernels":
+        assert re.findall(r"^(\w+): ok$", done.stdout, re.MULTILINE) == tables

@@ -19,12 +19,18 @@
 #define TILE_VECS (VEC_LANES == 16 ? 4 : LN_LANES / VEC_LANES) /* of each of them */
 #define TILE_LANES (TILE_VECS * VEC_LANES)
 
-/* How far ahead of their use f16 keys and values are asked for, by measurement: the runs of one head are too
- * short for the processor to notice them. */
-#define PREFETCH_KEYS 512  /* bytes */
-#define PREFETCH_VALUES 16 /* positions */
-
 typedef vec lanes_reader(const uint8_t *p);
+
+/* A query over a long timeline waits for memory, and the runs of one head are too short for the processor to
+ * foresee what comes next. So while keys are read the values of the page are fetched, and while values are read
+ * the keys of the next chunk, from the same places of theirs. */
+#define CACHE_LINE 64
+
+static LN_ALWAYS_INLINE void prefetch(const uint8_t *p, size_t bytes) {
+    for (size_t i = 0; i < bytes; i += CACHE_LINE) {
+        __builtin_prefetch(p + i, 0, 2);
+    }
+}
 
 /* Begin and end of positions, counted from the first of a page. */
 typedef struct stretch {
@@ -55,17 +61,13 @@ static stretch hull_of(const ln_attention *job, int32_t page, int32_t row, int32
     return hull;
 }
 
-/* f16 is read where it is cached; floats were often widened just before. */
-static LN_ALWAYS_INLINE int straight_from_memory(size_t value_bytes) {
-    return value_bytes == sizeof(uint16_t);
-}
-
 /* ---- scores ---------------------------------------------------------------------- */
 
-/* TILE_LANES scores of each of n_rows queries. keys: the first position's, of value_bytes each. */
+/* TILE_LANES scores of each of n_rows queries. keys: the first position's, of value_bytes each. As many bytes
+ * are fetched from `ahead`, unless it is NULL. */
 static LN_ALWAYS_INLINE void score_tile(const uint8_t *keys, size_t key_stride, lanes_reader *read,
                                         size_t value_bytes, const float *q, int32_t head_dim, int n_rows,
-                                        float *scores) {
+                                        float *scores, const uint8_t *ahead) {
     vec totals[TILE_ROWS][TILE_VECS];
     LN_UNROLL for (int r = 0; r < n_rows; r++) {
         LN_UNROLL for (int i = 0; i < TILE_VECS; i++) {
@@ -74,14 +76,13 @@ static LN_ALWAYS_INLINE void score_tile(const uint8_t *keys, size_t key_stride, 
     }
     for (int32_t c = 0; c < head_dim; c++) {
         vec k[TILE_VECS];
+        if (ahead != NULL) {
+            prefetch(ahead + (size_t)c * TILE_LANES * value_bytes, TILE_LANES * value_bytes);
+        }
         LN_UNROLL for (int i = 0; i < TILE_VECS; i++) {
             const size_t side = (size_t)(i * VEC_LANES / LN_LANES) * key_stride;
             const size_t lane = (size_t)(c * LN_LANES + i * VEC_LANES % LN_LANES);
-            const uint8_t *key = keys + side + lane * value_bytes;
-            k[i] = read(key);
-            if (straight_from_memory(value_bytes) && i * VEC_LANES % LN_LANES == 0) {
-                __builtin_prefetch(key + PREFETCH_KEYS);
-            }
+            k[i] = read(keys + side + lane * value_bytes);
         }
         LN_UNROLL for (int r = 0; r < n_rows; r++) {
             const vec column = vec_set(q[r * head_dim + c]);
@@ -100,37 +101,41 @@ static LN_ALWAYS_INLINE void score_tile(const uint8_t *keys, size_t key_stride, 
 /* Scores of the positions that any of up to TILE_ROWS queries attends to, and of some round them. */
 static LN_ALWAYS_INLINE void score_rows(const ln_attention *job, int32_t page, int32_t row, int n_rows,
                                         const uint8_t *keys, size_t key_stride, lanes_reader *read,
-                                        size_t value_bytes) {
+                                        size_t value_bytes, const uint8_t *ahead) {
     const stretch hull = hull_of(job, page, row, n_rows);
     const float *q = job->q.f32 + row * job->q.cols;
     float *scores = job->scores + row * LN_CHUNK + page * LN_PAGE;
     for (int32_t p = hull.begin / TILE_LANES * TILE_LANES; p < hull.end; p += TILE_LANES) {
-        score_tile(keys + (size_t)(p / LN_LANES) * key_stride, key_stride, read, value_bytes, q,
-                   (int32_t)job->q.cols, n_rows, scores + p);
+        const size_t at = (size_t)(p / LN_LANES) * key_stride;
+        score_tile(keys + at, key_stride, read, value_bytes, q, (int32_t)job->q.cols, n_rows, scores + p,
+                   ahead != NULL ? ahead + at : NULL);
     }
 }
 
 static LN_ALWAYS_INLINE void score_page(const ln_attention *job, int32_t page, const uint8_t *keys,
-                                        size_t key_stride, lanes_reader *read, size_t value_bytes) {
+                                        size_t key_stride, lanes_reader *read, size_t value_bytes,
+                                        const uint8_t *ahead) {
     int32_t row = 0;
     for (; row + TILE_ROWS <= job->q.n; row += TILE_ROWS) {
-        score_rows(job, page, row, TILE_ROWS, keys, key_stride, read, value_bytes);
+        score_rows(job, page, row, TILE_ROWS, keys, key_stride, read, value_bytes, ahead);
     }
     switch (job->q.n - row) {
-    case 3: score_rows(job, page, row, 3, keys, key_stride, read, value_bytes); break;
-    case 2: score_rows(job, page, row, 2, keys, key_stride, read, value_bytes); break;
-    case 1: score_rows(job, page, row, 1, keys, key_stride, read, value_bytes); break;
+    case 3: score_rows(job, page, row, 3, keys, key_stride, read, value_bytes, ahead); break;
+    case 2: score_rows(job, page, row, 2, keys, key_stride, read, value_bytes, ahead); break;
+    case 1: score_rows(job, page, row, 1, keys, key_stride, read, value_bytes, ahead); break;
     default: break;
     }
 }
 
 static void score_page_f32(const ln_attention *job, int32_t page, const uint8_t *keys, size_t key_stride) {
-    score_page(job, page, keys, key_stride, vec_load_f32, sizeof(float));
+    score_page(job, page, keys, key_stride, vec_load_f32, sizeof(float), NULL);
 }
 
-static void widen_f16(const uint8_t *halves, int64_t n, float *out) {
+static void widen_f16(const uint8_t *halves, int64_t n, float *out, const uint8_t *ahead) {
     for (int64_t i = 0; i < n; i += VEC_LANES) {
-        vec_store(out + i, vec_load_f16(halves + (size_t)i * sizeof(uint16_t)));
+        const size_t at = (size_t)i * sizeof(uint16_t);
+        prefetch(ahead + at, VEC_LANES * sizeof(uint16_t));
+        vec_store(out + i, vec_load_f16(halves + at));
     }
 }
 
@@ -139,11 +144,12 @@ static void score_page_f16(const ln_attention *job, int32_t page, int32_t first,
     const uint8_t *keys = job->keys[page];
     const int64_t side = job->q.cols * LN_LANES;
     if (job->q.n <= TILE_ROWS) {
-        score_page(job, page, keys, job->key_stride, vec_load_f16, sizeof(uint16_t));
+        score_page(job, page, keys, job->key_stride, vec_load_f16, sizeof(uint16_t), job->values[page]);
         return;
     }
     for (int32_t i = first / LN_LANES; i * LN_LANES < last; i++) {
-        widen_f16(keys + (size_t)i * job->key_stride, side, job->widened + i * side);
+        const size_t at = (size_t)i * job->key_stride;
+        widen_f16(keys + at, side, job->widened + i * side, job->values[page] + at);
     }
     score_page_f32(job, page, (const uint8_t *)job->widened, (size_t)side * sizeof(float));
 }
@@ -194,10 +200,11 @@ static float weigh(float *scores, int32_t begin, int32_t end, float *largest) {
 
 /* ---- values ---------------------------------------------------------------------- */
 
-/* sums[r][n_vecs vectors] += weights[r][p] * values[p] for p of s. */
+/* sums[r][n_vecs vectors] += weights[r][p] * values[p] for p of s. The same places are fetched from `ahead`, unless
+ * it is NULL. */
 static LN_ALWAYS_INLINE void sum_tile(const uint8_t *values, size_t value_stride, lanes_reader *read,
                                       size_t value_bytes, const float *weights, stretch s, int n_rows, int n_vecs,
-                                      float *sums, size_t sums_stride) {
+                                      float *sums, size_t sums_stride, const uint8_t *ahead) {
     vec totals[TILE_ROWS][TILE_VECS];
     LN_UNROLL for (int r = 0; r < n_rows; r++) {
         LN_UNROLL for (int i = 0; i < n_vecs; i++) {
@@ -207,11 +214,11 @@ static LN_ALWAYS_INLINE void sum_tile(const uint8_t *values, size_t value_stride
     for (int32_t p = s.begin; p < s.end; p++) {
         const uint8_t *value = values + (size_t)p * value_stride;
         vec v[TILE_VECS];
+        if (ahead != NULL) {
+            prefetch(ahead + (size_t)p * value_stride, (size_t)(n_vecs * VEC_LANES) * value_bytes);
+        }
         LN_UNROLL for (int i = 0; i < n_vecs; i++) {
             v[i] = read(value + (size_t)(i * VEC_LANES) * value_bytes);
-            if (straight_from_memory(value_bytes) && i * VEC_LANES % LN_LANES == 0) {
-                __builtin_prefetch(value + (size_t)(i * VEC_LANES) * value_bytes + PREFETCH_VALUES * value_stride);
-            }
         }
         LN_UNROLL for (int r = 0; r < n_rows; r++) {
             const vec weight = vec_set(weights[r * LN_CHUNK + p]);
@@ -230,7 +237,7 @@ static LN_ALWAYS_INLINE void sum_tile(const uint8_t *values, size_t value_stride
 /* The whole width of n_rows queries, all of which attend to all positions of s. */
 static LN_ALWAYS_INLINE void sum_rows(const ln_attention *job, int32_t page, int32_t row, int n_rows, stretch s,
                                       const uint8_t *values, size_t value_stride, lanes_reader *read,
-                                      size_t value_bytes) {
+                                      size_t value_bytes, const uint8_t *ahead) {
     if (s.begin >= s.end) {
         return;
     }
@@ -239,19 +246,21 @@ static LN_ALWAYS_INLINE void sum_rows(const ln_attention *job, int32_t page, int
     const int32_t width = ln_padded((int32_t)job->q.cols);
     int32_t c = 0;
     for (; c + TILE_LANES <= width; c += TILE_LANES) {
-        sum_tile(values + (size_t)c * value_bytes, value_stride, read, value_bytes, weights, s, n_rows, TILE_VECS,
-                 sums + c, job->partial_stride);
+        const size_t at = (size_t)c * value_bytes;
+        sum_tile(values + at, value_stride, read, value_bytes, weights, s, n_rows, TILE_VECS, sums + c,
+                 job->partial_stride, ahead != NULL ? ahead + at : NULL);
     }
     for (; c < width; c += VEC_LANES) {
-        sum_tile(values + (size_t)c * value_bytes, value_stride, read, value_bytes, weights, s, n_rows, 1, sums + c,
-                 job->partial_stride);
+        const size_t at = (size_t)c * value_bytes;
+        sum_tile(values + at, value_stride, read, value_bytes, weights, s, n_rows, 1, sums + c, job->partial_stride,
+                 ahead != NULL ? ahead + at : NULL);
     }
 }
 
 /* Up to TILE_ROWS queries: the positions all attend to together, those before and after them one by one. */
 static LN_ALWAYS_INLINE void sum_ragged(const ln_attention *job, int32_t page, int32_t row, int n_rows,
                                         const uint8_t *values, size_t value_stride, lanes_reader *read,
-                                        size_t value_bytes) {
+                                        size_t value_bytes, const uint8_t *ahead) {
     stretch own[TILE_ROWS];
     stretch common = {0, LN_PAGE};
     for (int r = 0; r < n_rows; r++) {
@@ -262,31 +271,31 @@ static LN_ALWAYS_INLINE void sum_ragged(const ln_attention *job, int32_t page, i
     common.end = common.end > common.begin ? common.end : common.begin;
     for (int r = 0; r < n_rows; r++) {
         const stretch before = {own[r].begin, own[r].end < common.begin ? own[r].end : common.begin};
-        sum_rows(job, page, row + r, 1, before, values, value_stride, read, value_bytes);
+        sum_rows(job, page, row + r, 1, before, values, value_stride, read, value_bytes, NULL);
     }
-    sum_rows(job, page, row, n_rows, common, values, value_stride, read, value_bytes);
+    sum_rows(job, page, row, n_rows, common, values, value_stride, read, value_bytes, ahead);
     for (int r = 0; r < n_rows; r++) {
         const stretch after = {own[r].begin > common.end ? own[r].begin : common.end, own[r].end};
-        sum_rows(job, page, row + r, 1, after, values, value_stride, read, value_bytes);
+        sum_rows(job, page, row + r, 1, after, values, value_stride, read, value_bytes, NULL);
     }
 }
 
 static LN_ALWAYS_INLINE void sum_page(const ln_attention *job, int32_t page, const uint8_t *values,
-                                      size_t value_stride, lanes_reader *read, size_t value_bytes) {
+                                      size_t value_stride, lanes_reader *read, size_t value_bytes, const uint8_t *ahead) {
     int32_t row = 0;
     for (; row + TILE_ROWS <= job->q.n; row += TILE_ROWS) {
-        sum_ragged(job, page, row, TILE_ROWS, values, value_stride, read, value_bytes);
+        sum_ragged(job, page, row, TILE_ROWS, values, value_stride, read, value_bytes, ahead);
     }
     switch (job->q.n - row) {
-    case 3: sum_ragged(job, page, row, 3, values, value_stride, read, value_bytes); break;
-    case 2: sum_ragged(job, page, row, 2, values, value_stride, read, value_bytes); break;
-    case 1: sum_ragged(job, page, row, 1, values, value_stride, read, value_bytes); break;
+    case 3: sum_ragged(job, page, row, 3, values, value_stride, read, value_bytes, ahead); break;
+    case 2: sum_ragged(job, page, row, 2, values, value_stride, read, value_bytes, ahead); break;
+    case 1: sum_ragged(job, page, row, 1, values, value_stride, read, value_bytes, ahead); break;
     default: break;
     }
 }
 
 static void sum_page_f32(const ln_attention *job, int32_t page, const uint8_t *values, size_t value_stride) {
-    sum_page(job, page, values, value_stride, vec_load_f32, sizeof(float));
+    sum_page(job, page, values, value_stride, vec_load_f32, sizeof(float), NULL);
 }
 
 /* A row of n values of GGUF blocks (quants.c) as floats. */
@@ -315,9 +324,11 @@ static void sum_page_widened(const ln_attention *job, int32_t page, int32_t firs
     const int32_t width = ln_padded((int32_t)job->q.cols);
     for (int32_t p = first; p < last; p++) {
         const uint8_t *value = job->values[page] + (size_t)p * job->value_stride;
+        const uint8_t *ahead = job->next_keys[page] + (size_t)p * job->value_stride;
         if (job->type == LN_TYPE_F16) {
-            widen_f16(value, width, job->widened + p * width);
+            widen_f16(value, width, job->widened + p * width, ahead);
         } else {
+            prefetch(ahead, job->value_stride);
             widen_blocks(job->type, value, width, job->widened + p * width);
         }
     }
@@ -349,7 +360,8 @@ static void sum_chunk(const ln_attention *job) {
         if (job->type == LN_TYPE_F32) {
             sum_page_f32(job, page, job->values[page], job->value_stride);
         } else if (job->type == LN_TYPE_F16 && job->q.n <= TILE_ROWS) {
-            sum_page(job, page, job->values[page], job->value_stride, vec_load_f16, sizeof(uint16_t));
+            sum_page(job, page, job->values[page], job->value_stride, vec_load_f16, sizeof(uint16_t),
+                     job->next_keys[page]);
         } else {
             sum_page_widened(job, page, hull.begin, hull.end);
         }
@@ -382,8 +394,7 @@ static void merge(int32_t head_dim, const float *partial, float *total) {
     total[at] = largest;
 }
 
-#undef PREFETCH_KEYS
-#undef PREFETCH_VALUES
 #undef TILE_ROWS
 #undef TILE_VECS
 #undef TILE_LANES
+#undef CACHE_LINE

@@ -106,6 +106,7 @@ typedef struct ln_attention {
     const int32_t *end;   /* whatever it holds, changes the result */
     const uint8_t *keys[LN_CHUNK_PAGES];
     const uint8_t *values[LN_CHUNK_PAGES];
+    const uint8_t *next_keys[LN_CHUNK_PAGES]; /* of the chunk that probably follows: fetched into the cache meanwhile */
     int32_t type;
     size_t key_stride;    /* bytes of 16 positions */
     size_t value_stride;  /* bytes of one */
@@ -143,7 +144,7 @@ const ln_kernels *const *ln_kernels_all(void);
 /* The table called name ("" = the best available); NULL when there is none this processor can run. */
 const ln_kernels *ln_kernels_select(const char *name);
 
-/* ---- quants.c: block formats, described once -------------------------------- */
+/* ---- quants.c: packing and unpacking rows of every type -------------------------------- */
 
 typedef struct ln_type_traits {
     const char *name;

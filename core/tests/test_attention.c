@@ -105,6 +105,7 @@ static void attend(const chunk *c, const ln_kernels *table, rows *r, int32_t fir
     for (int32_t i = 0; i < LN_CHUNK_PAGES; i++) {
         job.keys[i] = ln_pages_keys(&c->pages, c->page[i], 0, 0);
         job.values[i] = ln_pages_values(&c->pages, c->page[i], 0, 0);
+        job.next_keys[i] = job.keys[i];
     }
     for (int32_t i = 0; i < n && ln_type_traits_of(c->pages.type)->quantized_activations; i++) {
         table->quantize_q8(job.q.f32 + i * head_dim, head_dim, q8 + ln_q8_first(head_dim, i), ln_q8_tile_width(n, i));

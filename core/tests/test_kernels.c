@@ -1,6 +1,6 @@
-/* Every kernel table this processor runs, against the scalar table or against double
- * arithmetic. Exit status 0, or 1 after printing what failed. Buffers are allocated to
- * the byte, so that a sanitizer sees any step past a row's end. */
+/* test_kernels.c - every kernel table this processor runs (attention: test_attention.c), against the scalar table or
+ * against double arithmetic. Exit status 0, or 1 after printing what failed. Buffers are allocated to the byte, so
+ * that a sanitizer sees any step past their ends. */
 #include <float.h>
 #include <math.h>
 #include <stdio.h>
@@ -8,7 +8,11 @@
 #include <string.h>
 
 #include "../kernels/kernels.h"
+#include "../kernels/panel_formats.h"
 #include "../linnet.h"
+#include "../panels.h"
+
+#define UNTOUCHED 12345.0f /* what results are before a product writes them */
 
 static const char *table_name = "";
 
@@ -47,7 +51,11 @@ static void *allocate(size_t bytes) {
     return block;
 }
 
-enum { RANDOM, EQUAL, HUGE_SCALE, TINY_SCALE, SUBNORMAL, ZERO, MIXED_SCALE, TIES, N_KINDS };
+enum {
+    RANDOM, EQUAL, HUGE_SCALE, TINY_SCALE, SUBNORMAL, ZERO, MIXED_SCALE, TIES, ODD_HUGE, ODD_INFINITY, ODD_NAN, N_KINDS
+};
+
+#define ODD_ONE 40 /* the only value of its size in the last three kinds; in the second group */
 
 static void fill(float *x, int64_t n, int kind) {
     for (int64_t i = 0; i < n; i++) {
@@ -60,6 +68,9 @@ static void fill(float *x, int64_t n, int kind) {
         case ZERO: x[i] = i % 2 ? 0.0f : -0.0f; break;
         case MIXED_SCALE: x[i] = ldexpf(r, (int)(random_bits() % 40) - 20); break;
         case TIES: x[i] = i % 32 == 0 ? 127.0f : (float)((int)(random_bits() % 254) - 127) + 0.5f; break;
+        case ODD_HUGE: x[i] = i == ODD_ONE ? FLT_MAX / 2 : r; break;
+        case ODD_INFINITY: x[i] = i == ODD_ONE ? -INFINITY : r; break;
+        case ODD_NAN: x[i] = i == ODD_ONE ? NAN : r; break;
         default: x[i] = r; break;
         }
     }
@@ -72,37 +83,46 @@ static int same(float a, float b) {
 
 /* ---- element by element ----------------------------------------------------------- */
 
+/* What the fields of a block say of each other and of the values it stands for. */
+static void check_q8_block(const ln_q8_block *block, const float *x, int kind) {
+    int32_t halves[2] = {0, 0};
+    for (int i = 0; i < LN_Q8_GROUP; i++) {
+        halves[i * 2 / LN_Q8_GROUP] += block->q[i];
+        CHECK(block->q[i] >= -127, "quantize_q8 kind %d: q[%d] is -128", kind, i);
+        float error = fabsf(block->scale * (float)block->q[i] - x[i]);
+        CHECK(!(error > 0.5001f * block->scale + 0x1p-110f), "quantize_q8 kind %d: error %g", kind, (double)error);
+    }
+    CHECK(block->bias == -128 * (halves[0] + halves[1]), "quantize_q8 kind %d: bias", kind);
+    CHECK(same(block->sum, block->scale * (float)(halves[0] + halves[1])), "quantize_q8 kind %d: sum", kind);
+    for (int h = 0; h < 2; h++) {
+        CHECK(block->half_bias[h] == -128 * halves[h], "quantize_q8 kind %d: half_bias", kind);
+        CHECK(same(block->half_sum[h], block->scale * (float)halves[h]), "quantize_q8 kind %d: half_sum", kind);
+    }
+    CHECK(kind != ZERO || block->scale == 0.0f, "quantize_q8: zeros have scale %g", (double)block->scale);
+}
+
 static void check_quantize(const ln_kernels *table, const ln_kernels *oracle) {
-    enum { COLS = 96 };
-    for (int kind = 0; kind < N_KINDS + 3; kind++) {
-        float *x = allocate(COLS * sizeof *x);
-        fill(x, COLS, kind < N_KINDS ? kind : RANDOM);
-        if (kind >= N_KINDS) {
-            x[40] = kind == N_KINDS ? INFINITY : kind == N_KINDS + 1 ? NAN : FLT_MAX / 2;
-        }
-        int8_t q[2][COLS];
-        float scale[2][COLS / 32];
-        int32_t sum[2][COLS / 32];
-        table->quantize_q8(x, COLS, q[0], scale[0], sum[0]);
-        oracle->quantize_q8(x, COLS, q[1], scale[1], sum[1]);
-        for (int i = 0; i < COLS; i++) {
-            CHECK(q[0][i] == q[1][i], "quantize_q8 kind %d: q[%d] is %d, not %d", kind, i, q[0][i], q[1][i]);
-            CHECK(q[0][i] >= -127, "quantize_q8 kind %d: q[%d] is -128", kind, i);
-            int g = i / 32;
-            float error = fabsf(scale[0][g] * (float)q[0][i] - x[i]);
-            CHECK(!(error > 0.5001f * scale[0][g] + 0x1p-110f), "quantize_q8 kind %d: error %g", kind, (double)error);
-        }
-        for (int g = 0; g < COLS / 32; g++) {
-            int32_t total = 0;
-            for (int i = 0; i < 32; i++) {
-                total += q[0][32 * g + i];
+    enum { COLS = 96, GROUPS = COLS / LN_Q8_GROUP };
+    for (int kind = 0; kind < N_KINDS; kind++) {
+        for (int64_t stride = 1; stride <= LN_TILE; stride += 5) {
+            const size_t count = (size_t)((GROUPS - 1) * stride + 1);
+            float *x = allocate(COLS * sizeof *x);
+            ln_q8_block *out = allocate(count * sizeof *out), *expected = allocate(count * sizeof *expected);
+            fill(x, COLS, kind);
+            memset(out, 0x55, count * sizeof *out); /* must stay between the groups */
+            memset(expected, 0x55, count * sizeof *expected);
+            table->quantize_q8(x, COLS, out, stride);
+            oracle->quantize_q8(x, COLS, expected, stride);
+            CHECK(memcmp(out, expected, count * sizeof *out) == 0, "quantize_q8 kind %d, stride %d", kind, (int)stride);
+            for (int g = 0; g < GROUPS; g++) {
+                check_q8_block(&out[g * stride], x + g * LN_Q8_GROUP, kind);
             }
-            CHECK(total == sum[0][g] && sum[0][g] == sum[1][g], "quantize_q8 kind %d: sum", kind);
-            CHECK(same(scale[0][g], scale[1][g]), "quantize_q8 kind %d: scale", kind);
-            CHECK(kind != ZERO || scale[0][g] == 0.0f, "quantize_q8: zeros have scale %g", (double)scale[0][g]);
+            CHECK((kind != ODD_INFINITY && kind != ODD_NAN) || isnan(out[stride].scale),
+                  "quantize_q8 hides what is not finite");
+            free(x);
+            free(out);
+            free(expected);
         }
-        CHECK(kind < N_KINDS || kind == N_KINDS + 2 || isnan(scale[0][1]), "quantize_q8 hides what is not finite");
-        free(x);
     }
 }
 
@@ -211,255 +231,425 @@ static void check_swiglu(const ln_kernels *table) {
     }
 }
 
-/* ---- attention ---------------------------------------------------------------------- */
-
-typedef struct cache {
-    void *bytes;
-    size_t stride;
-    int32_t type;
-} cache;
-
-static float cached(cache c, int32_t position, int32_t i) {
-    const uint8_t *row = (const uint8_t *)c.bytes + (size_t)position * c.stride;
-    float value;
-    uint16_t half;
-    if (c.type == LN_TYPE_F32) {
-        memcpy(&value, row + 4 * (size_t)i, sizeof value);
-        return value;
-    }
-    memcpy(&half, row + 2 * (size_t)i, sizeof half);
-    return ln_f16_to_f32(half);
-}
-
-static cache make_cache(int32_t type, int32_t n, int32_t head_dim) {
-    size_t bytes = type == LN_TYPE_F32 ? 4 : 2;
-    size_t stride = (size_t)(head_dim + 3) * bytes; /* other heads lie between */
-    cache c = {allocate((size_t)(n - 1) * stride + (size_t)head_dim * bytes), stride, type};
-    for (int32_t p = 0; p < n; p++) {
-        for (int32_t i = 0; i < head_dim; i++) {
-            float value = random_float();
-            uint16_t half = ln_f32_to_f16(value);
-            memcpy((uint8_t *)c.bytes + (size_t)p * stride + (size_t)i * bytes,
-                   type == LN_TYPE_F32 ? (const void *)&value : (const void *)&half, bytes);
-        }
-    }
-    return c;
-}
-
-static void check_attention_case(const ln_kernels *table, int32_t type, int32_t head_dim, int32_t n, float scale) {
-    cache k = make_cache(type, n, head_dim), v = make_cache(type, n, head_dim);
-    float *q = allocate((size_t)head_dim * sizeof *q), *out = allocate((size_t)head_dim * sizeof *out);
-    float *weights = allocate((size_t)n * sizeof *weights);
-    double *expected = calloc((size_t)head_dim, sizeof *expected);
-    double *scores = allocate((size_t)n * sizeof *scores);
-    CHECK(expected != NULL, "out of memory");
-    fill(q, head_dim, RANDOM);
-    double largest = -INFINITY, total = 0, magnitude = 0;
-    for (int32_t p = 0; p < n; p++) {
-        double dot = 0, size = 0;
-        for (int32_t i = 0; i < head_dim; i++) {
-            dot += (double)q[i] * (double)cached(k, p, i);
-            size += fabs((double)q[i] * (double)cached(k, p, i));
-        }
-        scores[p] = dot * (double)scale;
-        largest = fmax(largest, scores[p]);
-        magnitude = fmax(magnitude, size * (double)scale);
-    }
-    for (int32_t p = 0; p < n; p++) {
-        total += exp(scores[p] - largest);
-    }
-    for (int32_t p = 0; p < n; p++) {
-        for (int32_t i = 0; i < head_dim; i++) {
-            expected[i] += exp(scores[p] - largest) / total * (double)cached(v, p, i);
-        }
-    }
-    ln_attention job = {q, k.bytes, v.bytes, k.stride, head_dim, n, scale, weights, out};
-    (type == LN_TYPE_F32 ? table->attention_f32 : table->attention_f16)(&job);
-    for (int32_t i = 0; i < head_dim; i++) {
-        CHECK(fabs(out[i] - expected[i]) <= 2e-6 + 1e-6 * magnitude, "attention type %d, head_dim %d, n %d: %g, not %g",
-              (int)type, (int)head_dim, (int)n, (double)out[i], expected[i]);
-    }
-    free(k.bytes);
-    free(v.bytes);
-    free(q);
-    free(out);
-    free(weights);
-    free(expected);
-    free(scores);
-}
-
-static void check_attention(const ln_kernels *table) {
-    static const int32_t dims[] = {1, 2, 3, 8, 15, 16, 17, 33, 48, 64, 67, 80, 96, 100, 128, 256, 300};
-    static const int32_t lengths[] = {1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 33, 65};
-    for (size_t d = 0; d < sizeof dims / sizeof *dims; d++) {
-        for (size_t l = 0; l < sizeof lengths / sizeof *lengths; l++) {
-            float scale = 1.0f / sqrtf((float)dims[d]);
-            check_attention_case(table, LN_TYPE_F32, dims[d], lengths[l], scale);
-            check_attention_case(table, LN_TYPE_F16, dims[d], lengths[l], scale);
-            check_attention_case(table, LN_TYPE_F32, dims[d], lengths[l], 300.0f); /* overflows a careless softmax */
-        }
-    }
-}
-
-/* ---- matrix products ------------------------------------------------------------------ */
+/* ---- products with float weights --------------------------------------------------------- */
 
 typedef struct product {
     ln_matrix w;
     ln_vectors x;
     uint8_t *weights;
     float *f32;
-    int8_t *q8;
-    float *scale;
-    int32_t *sum;
 } product;
 
-static void random_block(int32_t type, uint8_t *block, int bytes, int kind) {
-    for (int i = 0; i < bytes; i++) {
-        block[i] = kind == EQUAL && type == LN_TYPE_Q8_0 ? 0x80 : kind == EQUAL ? 0 : (uint8_t)random_bits();
-    }
-    float scale = kind == HUGE_SCALE ? 60000.0f : kind == TINY_SCALE ? 1e-7f : kind == ZERO ? 0.0f : random_float();
-    uint16_t half = ln_f32_to_f16(scale);
-    memcpy(block, &half, sizeof half);
-}
-
 /* Rows lie 3 bytes apart and start at an odd address. */
-static product make_product(int32_t type, int64_t rows, int64_t cols, int32_t n, int kind, const ln_kernels *oracle) {
+static product make_product(int32_t type, int64_t rows, int64_t cols, int32_t n, int kind) {
     const ln_type_traits *traits = ln_type_traits_of(type);
-    size_t used = (size_t)(cols / traits->block_elements) * (size_t)traits->block_bytes;
-    size_t row_bytes = used + 3;
+    size_t used = (size_t)cols * (size_t)traits->block_bytes;
+    size_t stride = used + 3;
     product p = {0};
-    p.weights = allocate(1 + (size_t)(rows - 1) * row_bytes + used);
+    p.weights = allocate(1 + (size_t)(rows - 1) * stride + used);
     for (int64_t r = 0; r < rows; r++) {
-        uint8_t *row = p.weights + 1 + (size_t)r * row_bytes;
-        for (int64_t c = 0; c < cols; c += traits->block_elements, row += traits->block_bytes) {
+        for (int64_t c = 0; c < cols; c++) {
             float value;
-            if (traits->quantized_activations) {
-                random_block(type, row, traits->block_bytes, kind);
-            } else {
-                fill(&value, 1, kind);
-                traits->pack(&value, 1, row);
-            }
+            fill(&value, 1, kind);
+            traits->pack(&value, 1, p.weights + 1 + (size_t)r * stride + (size_t)(c * traits->block_bytes));
         }
     }
-    size_t count = (size_t)n * (size_t)cols;
-    p.f32 = allocate(count * sizeof(float));
-    fill(p.f32, (int64_t)count, kind == HUGE_SCALE ? RANDOM : kind);
-    p.w = (ln_matrix){p.weights + 1, type, rows, cols, row_bytes};
+    p.f32 = allocate((size_t)(n * cols) * sizeof(float));
+    fill(p.f32, n * cols, kind);
+    p.w = (ln_matrix){p.weights + 1, type, rows, cols, stride};
     p.x = (ln_vectors){.f32 = p.f32, .cols = cols, .n = n};
-    if (traits->quantized_activations) {
-        p.q8 = allocate(count);
-        p.scale = allocate(count / 32 * sizeof(float));
-        p.sum = allocate(count / 32 * sizeof(int32_t));
-        oracle->quantize_q8(p.f32, (int64_t)count, p.q8, p.scale, p.sum);
-        p.x.q8 = p.q8;
-        p.x.scale = p.scale;
-        p.x.sum = p.sum;
-    }
     return p;
 }
 
-static void free_product(product *p) {
-    free(p->weights);
-    free(p->f32);
-    free(p->q8);
-    free(p->scale);
-    free(p->sum);
-}
-
-static ln_vectors one_vector(const ln_vectors *x, int32_t v) {
-    ln_vectors one = *x;
-    one.n = 1;
-    one.f32 += v * x->cols;
-    if (x->q8 != NULL) {
-        one.q8 += v * x->cols;
-        one.scale += v * (x->cols / 32);
-        one.sum += v * (x->cols / 32);
-    }
-    return one;
-}
-
-/* Against double arithmetic, relative to the sum of magnitudes; against the oracle, bit for bit, for block types. */
-static void check_values(const product *p, const float *y, int64_t stride, const float *oracle_y) {
-    const ln_type_traits *traits = ln_type_traits_of(p->w.type);
+/* Against double arithmetic, relative to the sum of magnitudes. */
+static void check_values(const product *p, const float *y, int64_t stride) {
     float *row = allocate((size_t)p->w.cols * sizeof *row);
     for (int64_t r = 0; r < p->w.rows; r++) {
-        traits->unpack((const uint8_t *)p->w.data + (size_t)r * p->w.row_bytes, p->w.cols, row);
+        ln_matrix_row(&p->w, r, row);
         for (int32_t v = 0; v < p->x.n; v++) {
             double dot = 0, magnitude = 0;
             for (int64_t c = 0; c < p->w.cols; c++) {
-                int64_t at = v * p->w.cols + c;
-                double x = (double)p->f32[at];
-                if (traits->quantized_activations) {
-                    x = (double)p->q8[at] * (double)p->scale[at / 32];
-                }
-                dot += (double)row[c] * x;
-                magnitude += fabs((double)row[c] * x);
+                double product = (double)row[c] * (double)p->f32[v * p->w.cols + c];
+                dot += product;
+                magnitude += fabs(product);
             }
             float got = y[v * stride + r];
-            CHECK(fabs(got - dot) <= 4e-6 * magnitude + 1e-37, "%s %dx%d, n %d, row %d, vector %d: %g, not %g",
-                  traits->name, (int)p->w.rows, (int)p->w.cols, (int)p->x.n, (int)r, (int)v, (double)got, dot);
-            CHECK(!traits->quantized_activations || same(got, oracle_y[v * stride + r]),
-                  "%s %dx%d, row %d, vector %d: %a, scalar %a", traits->name, (int)p->w.rows, (int)p->w.cols, (int)r,
-                  (int)v, (double)got, (double)oracle_y[v * stride + r]);
+            CHECK(fabs(got - dot) <= 4e-6 * magnitude + 1e-37, "type %d %dx%d, n %d, row %d, vector %d: %g, not %g",
+                  (int)p->w.type, (int)p->w.rows, (int)p->w.cols, (int)p->x.n, (int)r, (int)v, (double)got, dot);
         }
     }
     free(row);
 }
 
 /* One call for all, against one call for each vector in two parts of the rows: the same bits, nothing else written. */
-static void check_product(const ln_kernels *table, const ln_kernels *oracle, int32_t type, int64_t rows, int64_t cols,
-                          int32_t n, int kind) {
+static void check_float_product(const ln_kernels *table, int32_t type, int64_t rows, int64_t cols, int32_t n,
+                                int kind) {
     enum { GUARD = 2 };
-    product p = make_product(type, rows, cols, n, kind, oracle);
+    product p = make_product(type, rows, cols, n, kind);
     int64_t stride = rows + GUARD;
     size_t count = (size_t)(stride * n);
     float *y = allocate(count * sizeof *y), *parts = allocate(count * sizeof *parts);
-    float *oracle_y = allocate(count * sizeof *oracle_y);
     for (size_t i = 0; i < count; i++) {
-        y[i] = parts[i] = oracle_y[i] = 12345.0f;
+        y[i] = parts[i] = UNTOUCHED;
     }
     table->matmul[type](&p.w, 0, rows, &p.x, y, stride);
-    oracle->matmul[type](&p.w, 0, rows, &p.x, oracle_y, stride);
-    check_values(&p, y, stride, oracle_y);
+    check_values(&p, y, stride);
     for (int32_t v = 0; v < n; v++) {
-        ln_vectors one = one_vector(&p.x, v);
+        ln_vectors one = {.f32 = p.f32 + v * cols, .cols = cols, .n = 1};
         int64_t middle = (int64_t)(random_bits() % (uint32_t)(rows + 1));
         table->matmul[type](&p.w, 0, middle, &one, parts + v * stride, stride);
-        table->matmul[type](&p.w, middle, rows, &one, parts + v * stride, stride);
+        table->matmul[type](&p.w, middle, rows, &one, parts + v * stride + middle, stride);
     }
     for (size_t i = 0; i < count; i++) {
         CHECK(same(y[i], parts[i]), "type %d %dx%d, n %d: %a in a batch, %a alone", (int)type, (int)rows, (int)cols,
               (int)n, (double)y[i], (double)parts[i]);
-        CHECK((int64_t)i % stride < rows || y[i] == 12345.0f, "type %d: wrote past the rows", (int)type);
+        CHECK((int64_t)i % stride < rows || y[i] == UNTOUCHED, "type %d: wrote past the rows", (int)type);
     }
     free(y);
     free(parts);
-    free(oracle_y);
-    free_product(&p);
+    free(p.weights);
+    free(p.f32);
 }
 
-static void check_matmul(const ln_kernels *table, const ln_kernels *oracle) {
-    static const int32_t plain[] = {LN_TYPE_F32, LN_TYPE_F16, LN_TYPE_BF16};
-    static const int32_t blocks[] = {LN_TYPE_Q8_0, LN_TYPE_Q4_0};
-    static const int plain_kinds[] = {RANDOM, EQUAL, TINY_SCALE, ZERO}; /* f16 holds no larger numbers */
-    static const int block_kinds[] = {RANDOM, EQUAL, HUGE_SCALE, TINY_SCALE, SUBNORMAL, ZERO};
+static void check_float_products(const ln_kernels *table) {
+    static const int32_t types[] = {LN_TYPE_F32, LN_TYPE_F16, LN_TYPE_BF16};
+    static const int kinds[] = {RANDOM, EQUAL, TINY_SCALE, ZERO}; /* f16 holds no larger numbers */
     for (int t = 0; t < 3; t++) {
         for (int64_t cols = 1; cols <= 67; cols++) {
-            check_product(table, oracle, plain[t], 1 + cols % 9, cols, 1 + (int32_t)(cols % 9), RANDOM);
+            check_float_product(table, types[t], 1 + cols % 9, cols, 1 + (int32_t)(cols % 9), RANDOM);
         }
         for (int32_t n = 1; n <= 9; n++) {
-            check_product(table, oracle, plain[t], 7, 172, n, RANDOM);
-            check_product(table, oracle, plain[t], 5, 2048 + 37, n, plain_kinds[n % 4]);
+            check_float_product(table, types[t], 7, 172, n, RANDOM);
+            check_float_product(table, types[t], 5, 2048 + 37, n, kinds[n % 4]);
         }
     }
-    for (int t = 0; t < 2; t++) {
-        for (int64_t rows = 1; rows <= 35; rows++) {
-            check_product(table, oracle, blocks[t], rows, 32 * (1 + rows % 5), 1 + (int32_t)(rows % 4), RANDOM);
+}
+
+/* ---- block types: weights ---------------------------------------------------------------- */
+
+/* Where a block of GGUF has its f16 scale and its f16 minimum; -1: none. */
+typedef struct block_type {
+    int32_t type;
+    int scale_at;
+    int minimum_at;
+} block_type;
+
+static const block_type block_types[] = {
+    {LN_TYPE_Q4_0, 0, -1},   {LN_TYPE_Q4_1, 0, 2},    {LN_TYPE_Q5_0, 0, -1},    {LN_TYPE_Q5_1, 0, 2},
+    {LN_TYPE_Q8_0, 0, -1},   {LN_TYPE_Q2_K, 80, 82},  {LN_TYPE_Q3_K, 108, -1},  {LN_TYPE_Q4_K, 0, 2},
+    {LN_TYPE_Q5_K, 0, 2},    {LN_TYPE_Q6_K, 208, -1}, {LN_TYPE_IQ4_NL, 0, -1},  {LN_TYPE_IQ4_XS, 0, -1},
+    {LN_TYPE_TQ1_0, 52, -1}, {LN_TYPE_TQ2_0, 64, -1}, {LN_TYPE_MXFP4, -1, -1},
+};
+#define N_BLOCK_TYPES ((int)(sizeof block_types / sizeof *block_types))
+
+/* What fills blocks: the quantiser, or bytes of no meaning with scales put among them. Of the equal bytes some
+ * are the smallest and the largest code of every type, -128 of q8_0 and all scales of a super-block at once. */
+enum { QUANTISED, RANDOM_BYTES, BYTES_00, BYTES_FF, BYTES_80, BYTES_7F, N_FILLINGS };
+enum { USUAL_SCALES, LARGEST_SCALES, SUBNORMAL_SCALES, ZERO_SCALES, N_SCALES };
+
+typedef struct packed {
+    block_type type;
+    const ln_type_traits *traits;
+    uint8_t *gguf; /* rows, at odd addresses */
+    size_t row_bytes;
+    uint8_t *panels;
+    ln_matrix w;
+} packed;
+
+static uint16_t random_scale(int scales) {
+    const uint16_t sign = (uint16_t)(random_bits() & 0x8000);
+    switch (scales) {
+    case LARGEST_SCALES: return sign | 0x7bff;
+    case SUBNORMAL_SCALES: return (uint16_t)(sign | (1 + random_bits() % 0x3ff));
+    case ZERO_SCALES: return sign;
+    default: return ln_f32_to_f16(random_float());
+    }
+}
+
+static void fill_block(const block_type *type, uint8_t *block, int bytes, int filling, int scales) {
+    static const uint8_t equal[N_FILLINGS] = {[BYTES_FF] = 0xff, [BYTES_80] = 0x80, [BYTES_7F] = 0x7f};
+    for (int i = 0; i < bytes; i++) {
+        block[i] = filling == RANDOM_BYTES ? (uint8_t)random_bits() : equal[filling];
+    }
+    if (type->type == LN_TYPE_MXFP4) { /* an exponent: of 1, 2^20, a subnormal, the smallest */
+        static const uint8_t exponents[N_SCALES] = {128, 148, 1, 0};
+        block[0] = (uint8_t)(exponents[scales] + (scales == USUAL_SCALES ? random_bits() % 4 : 0));
+        return;
+    }
+    const uint16_t scale = random_scale(scales), minimum = random_scale(scales);
+    memcpy(block + type->scale_at, &scale, sizeof scale);
+    if (type->minimum_at >= 0) {
+        memcpy(block + type->minimum_at, &minimum, sizeof minimum);
+    }
+}
+
+static void fill_row(const packed *p, uint8_t *row, int64_t cols, int filling, int scales) {
+    if (filling == QUANTISED) {
+        float *values = allocate((size_t)cols * sizeof *values);
+        fill(values, cols, RANDOM);
+        p->traits->pack(values, cols, row);
+        free(values);
+        return;
+    }
+    for (int64_t c = 0; c < cols; c += p->traits->block_elements, row += p->traits->block_bytes) {
+        fill_block(&p->type, row, p->traits->block_bytes, filling, scales);
+    }
+}
+
+/* Rows lie 3 bytes apart; panels were not zero before they were packed. */
+static packed make_packed(block_type type, int64_t rows, int64_t cols, int filling, int scales) {
+    packed p = {.type = type, .traits = ln_type_traits_of(type.type)};
+    const size_t used = (size_t)(cols / p.traits->block_elements) * (size_t)p.traits->block_bytes;
+    const size_t panels_bytes = ln_panels_bytes(type.type, rows, cols);
+    p.row_bytes = used + 3;
+    p.gguf = allocate((size_t)(rows - 1) * p.row_bytes + used);
+    p.panels = allocate(panels_bytes);
+    memset(p.panels, 0xff, panels_bytes);
+    p.w = (ln_matrix){p.panels, type.type, rows, cols, ln_panel_bytes(type.type, cols)};
+    for (int64_t r = 0; r < rows; r++) {
+        fill_row(&p, p.gguf + (size_t)r * p.row_bytes, cols, filling, scales);
+    }
+    for (int64_t r = 0; r < rows; r += LN_PANEL_ROWS) {
+        ln_panel_pack(type.type, p.gguf + (size_t)r * p.row_bytes, p.row_bytes,
+                      rows - r < LN_PANEL_ROWS ? rows - r : LN_PANEL_ROWS, cols,
+                      p.panels + (size_t)(r / LN_PANEL_ROWS) * p.w.stride);
+    }
+    return p;
+}
+
+static void free_packed(packed *p) {
+    free(p->gguf);
+    free(p->panels);
+}
+
+/* Rows read back are those of the file, and those past the last are zero. */
+static void check_packed(const packed *p) {
+    const int64_t cols = p->w.cols;
+    float *row = allocate((size_t)cols * sizeof *row), *expected = allocate((size_t)cols * sizeof *expected);
+    const int64_t padded = (p->w.rows + LN_PANEL_ROWS - 1) / LN_PANEL_ROWS * LN_PANEL_ROWS;
+    for (int64_t r = 0; r < padded; r++) {
+        memset(expected, 0, (size_t)cols * sizeof *expected);
+        if (r < p->w.rows) {
+            p->traits->unpack(p->gguf + (size_t)r * p->row_bytes, cols, expected);
         }
-        for (int32_t n = 1; n <= 18; n++) {
-            check_product(table, oracle, blocks[t], 19, 32 * 5, n, block_kinds[n % 6]);
-            check_product(table, oracle, blocks[t], 17, 32 * 70, n, block_kinds[(n + 1) % 6]);
+        ln_matrix_row(&p->w, r, row);
+        for (int64_t c = 0; c < cols; c++) {
+            CHECK(row[c] == expected[c], "%s %dx%d: element %d of row %d is packed as %a, not %a", p->traits->name,
+                  (int)p->w.rows, (int)cols, (int)c, (int)r, (double)row[c], (double)expected[c]);
         }
+    }
+    free(row);
+    free(expected);
+}
+
+/* A panel filled row by row from floats is that of the rows the quantiser packs. */
+static void check_set_row(block_type type, int64_t cols) {
+    packed p = make_packed(type, LN_PANEL_ROWS, cols, RANDOM_BYTES, USUAL_SCALES);
+    float *x = allocate((size_t)cols * sizeof *x);
+    uint8_t *expected = allocate(p.w.stride);
+    for (int64_t i = 0; i < LN_PANEL_ROWS; i++) {
+        const int64_t row = (5 * i + 3) % LN_PANEL_ROWS;
+        fill(x, cols, i % 4 == 1 ? ZERO : RANDOM);
+        ln_panel_set_row(type.type, p.panels, row, x, cols);
+        p.traits->pack(x, cols, p.gguf + (size_t)row * p.row_bytes);
+        memset(expected, 0xff, p.w.stride);
+        ln_panel_pack(type.type, p.gguf, p.row_bytes, LN_PANEL_ROWS, cols, expected);
+        CHECK(memcmp(p.panels, expected, p.w.stride) == 0, "%s: row %d set in a panel of %d columns", p.traits->name,
+              (int)row, (int)cols);
+    }
+    free(x);
+    free(expected);
+    free_packed(&p);
+}
+
+static void check_layout(block_type type) {
+    const ln_type_traits *traits = ln_type_traits_of(type.type);
+    enum { COLS = 512 };
+    const double packed_bytes = (double)ln_panel_bytes(type.type, COLS) / LN_PANEL_ROWS;
+    const double gguf_bytes = (double)traits->block_bytes * COLS / traits->block_elements;
+    CHECK(packed_bytes <= 1.1 * gguf_bytes, "%s: %g bytes of a row take %g packed", traits->name, gguf_bytes,
+          packed_bytes);
+    CHECK(ln_panel_bytes(type.type, COLS) % LN_LINE == 0, "%s: a panel is not whole lines", traits->name);
+    CHECK(ln_panels_bytes(type.type, 33, COLS) == 3 * ln_panel_bytes(type.type, COLS), "%s: panels", traits->name);
+    if (type.type == LN_TYPE_Q4_0 || type.type == LN_TYPE_Q8_0) {
+        for (int64_t cols = 32; cols <= 160; cols += 32) {
+            check_set_row(type, cols);
+        }
+    }
+}
+
+/* ---- block types: products --------------------------------------------------------------- */
+
+/* Vectors of every kind, from values to groups that are not finite, and all at 127. */
+typedef struct activations {
+    float *f32; /* [n][cols] */
+    int64_t cols;
+    int32_t n;
+} activations;
+
+static activations make_activations(int64_t cols, int32_t n) {
+    activations x = {allocate((size_t)(n * cols) * sizeof(float)), cols, n};
+    for (int32_t v = 0; v < n; v++) {
+        int kind = (v + 1) % N_KINDS;
+        fill(x.f32 + v * cols, cols, kind == ODD_HUGE ? RANDOM : kind); /* products with it are no floats */
+    }
+    return x;
+}
+
+/* The first n vectors as a table quantises them. free() what q8 points to. */
+static ln_vectors quantised(const ln_kernels *table, const activations *x, int32_t n) {
+    ln_q8_block *q8 = allocate((size_t)(n * (x->cols / LN_Q8_GROUP)) * sizeof *q8);
+    for (int32_t v = 0; v < n; v++) {
+        table->quantize_q8(x->f32 + v * x->cols, x->cols, q8 + ln_q8_first(x->cols, v), ln_q8_tile_width(n, v));
+    }
+    return (ln_vectors){.f32 = x->f32, .q8 = q8, .cols = x->cols, .n = n};
+}
+
+/* The oracle's products of one row against those of the unpacked row and the activations as they were, in double
+ * arithmetic. 8 bits put each value off by half a step of its group; sums round once for each product. */
+static void check_oracle_row(const packed *p, int64_t row, const activations *x, const ln_q8_block *q8,
+                             const float *y, int64_t y_stride) {
+    const int64_t cols = p->w.cols, groups = cols / LN_Q8_GROUP;
+    float *w = allocate((size_t)cols * sizeof *w);
+    p->traits->unpack(p->gguf + (size_t)row * p->row_bytes, cols, w);
+    for (int32_t v = 0; v < x->n; v++) {
+        double dot = 0, error = 1e-37;
+        for (int64_t g = 0; g < groups; g++) {
+            ln_panel_group terms = {0};
+            ln_panel_group_of(&p->w, row, g, &terms);
+            const double scale = (double)q8[ln_q8_first(cols, v) + g * ln_q8_tile_width(x->n, v)].scale;
+            for (int i = 0; i < LN_Q8_GROUP; i++) {
+                const int h = i * terms.n_scales / LN_Q8_GROUP;
+                const double value = (double)x->f32[v * cols + g * LN_Q8_GROUP + i];
+                const double weight = (double)w[g * LN_Q8_GROUP + i];
+                const double size = fabs((double)terms.scale[h] * terms.q[i]) + fabs((double)terms.minimum[h]);
+                dot += weight * value;
+                error += fabs(weight) * (0.5001 * scale + 0x1p-109);
+                error += size * (fabs(value) + scale) * (double)(4 * groups + 4) * 0x1p-24;
+            }
+        }
+        const float got = y[v * y_stride + row];
+        CHECK(isnan(dot) || isinf(dot) ? isnan(got) : fabs(got - dot) <= error,
+              "%s %dx%d, row %d, vector %d: %g, not %g within %g", p->traits->name, (int)p->w.rows, (int)cols,
+              (int)row, (int)v, (double)got, dot, error);
+    }
+    free(w);
+}
+
+/* y[v * y_stride + row] of the oracle for all rows and vectors; free() it. */
+static float *oracle_products(const ln_kernels *oracle, const packed *p, const activations *x) {
+    float *y = allocate((size_t)(x->n * p->w.rows) * sizeof *y);
+    const ln_vectors q = quantised(oracle, x, x->n);
+    oracle->matmul[p->w.type](&p->w, 0, p->w.rows, &q, y, p->w.rows);
+    for (int64_t r = 0; r < p->w.rows; r++) {
+        check_oracle_row(p, r, x, q.q8, y, p->w.rows);
+    }
+    free((void *)q.q8);
+    return y;
+}
+
+/* Rows [begin, end) of n vectors: the bits of the oracle, and nothing written round them. */
+static void check_range(const ln_kernels *table, const packed *p, const ln_vectors *x, int64_t begin, int64_t end,
+                        const float *expected) {
+    const int64_t rows = end - begin, stride = rows + 3;
+    const size_t count = (size_t)((x->n - 1) * stride + rows);
+    float *y = allocate(count * sizeof *y);
+    for (size_t i = 0; i < count; i++) {
+        y[i] = UNTOUCHED;
+    }
+    table->matmul[p->w.type](&p->w, begin, end, x, y, stride);
+    for (size_t i = 0; i < count; i++) {
+        const int64_t r = (int64_t)i % stride, v = (int64_t)i / stride;
+        const float wanted = r < rows ? expected[v * p->w.rows + begin + r] : UNTOUCHED;
+        CHECK(same(y[i], wanted), "%s %dx%d, rows %d to %d, n %d: row %d of vector %d is %a, scalar %a",
+              p->traits->name, (int)p->w.rows, (int)p->w.cols, (int)begin, (int)end, (int)x->n, (int)(begin + r),
+              (int)v, (double)y[i], (double)wanted);
+    }
+    free(y);
+}
+
+/* Parts of the rows as threads get them: from any panel on, to the end of one or of the matrix, and shorter. */
+static void check_parts(const ln_kernels *table, const packed *p, const ln_vectors *x, const float *expected) {
+    static const int64_t lengths[] = {1, 6, 16, 29, 32};
+    for (int64_t begin = 0; begin < p->w.rows; begin += LN_PANEL_ROWS) {
+        check_range(table, p, x, begin, p->w.rows, expected);
+        for (size_t i = 0; i < sizeof lengths / sizeof *lengths && begin + lengths[i] < p->w.rows; i++) {
+            check_range(table, p, x, begin, begin + lengths[i], expected);
+        }
+    }
+}
+
+/* Every table this processor runs gives the oracle's bits for the first n vectors, n in [from, to]. The oracle
+ * multiplies all at once: so it is also shown that a result does not depend on how many others there are. */
+static void check_tables(const ln_kernels *oracle, const packed *p, int32_t from, int32_t to) {
+    const activations x = make_activations(p->w.cols, to);
+    float *expected = oracle_products(oracle, p, &x);
+    for (const ln_kernels *const *table = ln_kernels_all(); *table != NULL; table++) {
+        if (!(*table)->available()) {
+            continue;
+        }
+        table_name = (*table)->name;
+        CHECK((*table)->matmul[p->w.type] != NULL, "no product with %s", p->traits->name);
+        for (int32_t n = from; n <= to; n++) {
+            const ln_vectors q = quantised(*table, &x, n);
+            check_range(*table, p, &q, 0, p->w.rows, expected);
+            if (n == to) {
+                check_parts(*table, p, &q, expected);
+            }
+            free((void *)q.q8);
+        }
+    }
+    table_name = oracle->name;
+    free(expected);
+    free(x.f32);
+}
+
+static void check_case(const ln_kernels *oracle, block_type type, int64_t rows, int64_t cols, int32_t n, int filling,
+                       int scales) {
+    if (cols % ln_type_traits_of(type.type)->block_elements != 0) {
+        return;
+    }
+    packed p = make_packed(type, rows, cols, filling, scales);
+    check_packed(&p);
+    check_tables(oracle, &p, n, n);
+    free_packed(&p);
+}
+
+static void check_block_products(const ln_kernels *oracle) {
+    static const int64_t widths[] = {32, 64, 96, 256, 576, 896, 2048};
+    static const int64_t heights[] = {1, 15, 16, 17, 31, 32, 33, 40};
+    enum { N_WIDTHS = 7, N_HEIGHTS = 8, MOST = 40 };
+    for (int t = 0; t < N_BLOCK_TYPES; t++) {
+        const block_type type = block_types[t];
+        const int64_t cols = ln_type_traits_of(type.type)->block_elements == 32 ? 96 : 256;
+        check_layout(type);
+        for (int filling = RANDOM_BYTES; filling < N_FILLINGS; filling++) {
+            for (int scales = 0; scales < N_SCALES; scales++) {
+                check_case(oracle, type, 17, cols, N_KINDS, filling, scales);
+            }
+        }
+        for (int i = 0; i < N_WIDTHS; i++) {
+            const int32_t n = widths[i] < 576 ? 19 : 3;
+            check_case(oracle, type, heights[(i + t) % N_HEIGHTS], widths[i], n, QUANTISED, USUAL_SCALES);
+            check_case(oracle, type, heights[(i + t + 4) % N_HEIGHTS], widths[i], 2, RANDOM_BYTES, USUAL_SCALES);
+        }
+        packed p = make_packed(type, LN_PANEL_ROWS + 2, cols, RANDOM_BYTES, USUAL_SCALES);
+        check_tables(oracle, &p, 1, MOST);
+        free_packed(&p);
+    }
+}
+
+/* Every type that a table multiplies with quantised activations is among those tested. */
+static void check_types_are_all(const ln_kernels *table) {
+    int known[LN_TYPE_LIMIT] = {0};
+    for (int t = 0; t < N_BLOCK_TYPES; t++) {
+        known[block_types[t].type] = 1;
+    }
+    for (int32_t type = 0; type < LN_TYPE_LIMIT; type++) {
+        const ln_type_traits *traits = ln_type_traits_of(type);
+        const int is_block = traits != NULL && traits->quantized_activations;
+        CHECK(is_block == known[type], "type %d is not tested", (int)type);
+        CHECK(traits == NULL || table->matmul[type] != NULL, "no product with type %d", (int)type);
     }
 }
 
@@ -467,6 +657,8 @@ int main(void) {
     const ln_kernels *oracle = ln_kernels_select("scalar");
     CHECK(oracle != NULL, "no scalar table");
     CHECK(ln_kernels_select("nonesuch") == NULL, "an unknown name was found");
+    check_types_are_all(oracle);
+    check_block_products(oracle);
     int ran = 0;
     for (const ln_kernels *const *next = ln_kernels_all(); *next != NULL; next++) {
         const ln_kernels *table = *next;
@@ -477,13 +669,13 @@ int main(void) {
         }
         CHECK(ran > 0 || ln_kernels_select("") == table, "the default is not the best available");
         CHECK(ln_kernels_select(table->name) == table, "select by name");
+        check_types_are_all(table);
         check_quantize(table, oracle);
         check_f16(table);
         check_add(table);
         check_rms_norm(table);
         check_swiglu(table);
-        check_attention(table);
-        check_matmul(table, oracle);
+        check_float_products(table);
         printf("%s: ok\n", table->name);
         ran++;
     }

@@ -167,20 +167,22 @@ class Session:
         """Tokens the timeline can hold."""
         return int(library().ln_session_capacity(self.handle))
 
-    def eval(self, ids: Sequence[int]) -> None:
+    def eval(self, ids: Sequence[int], all_logits: int | None = None) -> None:
         """Appends ``ids`` to the timeline; the logits of the last are then available.
 
-        Raises ContextFullError when they do not fit and UsageError for an id outside
-        the vocabulary; the timeline is then as before.
+        ``all_logits`` is the address of float32 [len(ids), vocab_size], to which the
+        logits of every token are written. Raises ContextFullError when the ids do not
+        fit and UsageError for one outside the vocabulary; the timeline is then as before.
         """
-        self._eval(ids, None)
+        with self.workspace.turn:
+            call("ln_session_eval", self.handle, int32_array(ids), len(ids), all_logits)
 
     def eval_all(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """As :meth:`eval`, and returns the logits of every token, [len(ids), vocab_size]."""
         import numpy as np
 
         logits = np.empty((len(ids), self.model.vocab_size), dtype=np.float32)
-        self._eval(ids, logits.ctypes.data)
+        self.eval(ids, logits.ctypes.data)
         return logits
 
     def score(self, ids: Sequence[int]) -> NDArray[np.float32]:
@@ -210,10 +212,6 @@ class Session:
         """Forgets everything after the first ``length`` tokens."""
         with self.workspace.turn:
             call("ln_session_truncate", self.handle, int32("length", length))
-
-    def _eval(self, ids: Sequence[int], all_logits: int | None) -> None:
-        with self.workspace.turn:
-            call("ln_session_eval", self.handle, int32_array(ids), len(ids), all_logits)
 
     def _logits(self) -> ctypes._Pointer[ctypes.c_float]:
         logits: ctypes._Pointer[ctypes.c_float] = library().ln_session_logits(self.handle)

@@ -79,9 +79,7 @@ def read_bandwidth(n_bytes: int, threads: int) -> float:
         for at in range(0, n_bytes, mmap.PAGESIZE):
             pages[at] = 1  # untouched pages would all be one and the same page of zeros
         view = ctypes.c_char.from_buffer(pages)
-        rate = float(
-            library().ln_read_bandwidth(ctypes.addressof(view), n_bytes, threads, BANDWIDTH_SECONDS)
-        )
+        rate = float(library().ln_read_bandwidth(ctypes.addressof(view), n_bytes, threads, BANDWIDTH_SECONDS))
         del view  # a mapping that is looked at cannot be closed
         return rate
 

@@ -14,6 +14,7 @@ from linnet.engine.model import Model
 from linnet.engine.sampler import Sampler
 from linnet.engine.session import PAGE_TOKENS, Session, Workspace
 from linnet.errors import ContextFullError, UsageError
+from linnet.run.speculate import Continuation, Drafter, ModelDrafter, TextDrafter, check_same_tokenizer
 from linnet.types import TensorType
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ PREFILL_CHUNK = 256  # tokens per call into the core; an interrupt is noticed be
 def load(
     path: str | Path | None = None,
     *,
+    draft_model: str | Path | None = None,
     n_ctx: int | None = None,
     threads: int | None = None,
     kv_type: str = "f16",
@@ -37,13 +39,16 @@ def load(
 ) -> LanguageModel:
     """Loads a GGUF file or a checkpoint folder; without ``path`` the bundled model.
 
+    ``draft_model`` is a smaller one with the same tokenizer, which drafts for it.
     ``n_ctx`` is the context in tokens (default: what the model was made for, at most
     4096), ``threads`` defaults to the processors this process may use, ``kv_type`` is
     ``f16``, ``q8_0``, ``q4_0`` or ``f32``, ``isa`` forces an instruction set. Raises
-    SourceError, FormatError or UnsupportedError.
+    SourceError, FormatError or UnsupportedError, UsageError for a draft model whose
+    tokens are others.
     """
     model = Model.open(Path(path) if path is not None else BUNDLED_MODEL)
-    return LanguageModel(model, n_ctx=n_ctx, threads=threads, kv_type=kv_type, isa=isa)
+    draft = Model.open(Path(draft_model)) if draft_model is not None else None
+    return LanguageModel(model, draft=draft, n_ctx=n_ctx, threads=threads, kv_type=kv_type, isa=isa)
 
 
 @dataclass
@@ -51,7 +56,8 @@ class Generation:
     """A text and what it cost.
 
     ``finish_reason`` is ``stop`` (end of text), ``length``, ``context`` (full) or
-    ``interrupted`` (by whoever read the stream).
+    ``interrupted`` (by whoever read the stream). ``drafted`` counts the guesses that
+    were checked, ``accepted`` those of them that were right.
     """
 
     prompt_tokens: int
@@ -60,6 +66,8 @@ class Generation:
     finish_reason: str = "length"
     prefill_s: float = 0.0
     decode_s: float = 0.0
+    drafted: int = 0
+    accepted: int = 0
 
     @property
     def prefill_tok_s(self) -> float | None:
@@ -80,10 +88,17 @@ class TextStream:
     before that. A stream has a timeline of its own, so several may run at once.
     """
 
-    def __init__(self, session: Session, prompt: Sequence[int], sampler: Sampler, max_tokens: int) -> None:
+    def __init__(
+        self,
+        session: Session,
+        prompt: Sequence[int],
+        sampler: Sampler,
+        max_tokens: int,
+        drafter: Drafter | None = None,
+    ) -> None:
         self.generation = Generation(prompt_tokens=len(prompt))
         self.seed = sampler.seed
-        self._pieces = self._generate(session, prompt, sampler, max_tokens)
+        self._pieces = self._generate(session, prompt, sampler, max_tokens, drafter)
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -92,10 +107,15 @@ class TextStream:
         return next(self._pieces)
 
     def _generate(
-        self, session: Session, prompt: Sequence[int], sampler: Sampler, max_tokens: int
+        self,
+        session: Session,
+        prompt: Sequence[int],
+        sampler: Sampler,
+        max_tokens: int,
+        drafter: Drafter | None,
     ) -> Iterator[str]:
         decoder, tokenizer = codecs.getincrementaldecoder("utf-8")("replace"), session.model.tokenizer
-        for token in self._draw(session, prompt, sampler, max_tokens):
+        for token in self._draw(session, prompt, sampler, max_tokens, drafter):
             at_start = len(self.generation.ids) == 1 and list(prompt) == [tokenizer.bos_id]
             piece = decoder.decode(tokenizer.decode([token], at_start=at_start))
             self.generation.text += piece
@@ -107,7 +127,12 @@ class TextStream:
             yield rest
 
     def _draw(
-        self, session: Session, prompt: Sequence[int], sampler: Sampler, max_tokens: int
+        self,
+        session: Session,
+        prompt: Sequence[int],
+        sampler: Sampler,
+        max_tokens: int,
+        drafter: Drafter | None,
     ) -> Iterator[int]:
         """The tokens of the text, each evaluated only when the one after it is wanted."""
         made = self.generation
@@ -116,28 +141,26 @@ class TextStream:
         for token in prompt:
             sampler.accept(token)
         made.prefill_s = time.perf_counter() - started
-        while len(made.ids) < max_tokens:
-            started = time.perf_counter()
-            if made.ids:
-                if len(session) == session.n_ctx:
-                    made.finish_reason = "context"
-                    return
-                session.eval(made.ids[-1:])
-            token = session.draw(sampler)
+        continuation = Continuation(session, sampler, drafter)
+        for token in continuation.tokens(max_tokens):
             if made.ids:
                 made.decode_s += time.perf_counter() - started
+            made.drafted, made.accepted = continuation.drafted, continuation.accepted
             if token == session.model.tokenizer.eos_id:
                 made.finish_reason = "stop"
                 return
-            sampler.accept(token)
             made.ids.append(token)
             yield token
+            started = time.perf_counter()
+        if len(made.ids) < max_tokens:
+            made.finish_reason = "context"
 
 
 class StreamOptions(TypedDict, total=False):
     """The options of :meth:`LanguageModel.stream`, which has their meaning and defaults."""
 
     max_tokens: int
+    speculate: bool
     temperature: float
     top_k: int
     top_p: float
@@ -151,13 +174,15 @@ class LanguageModel:
 
     :meth:`stream`, :meth:`generate` and :meth:`score` each open a timeline of their
     own, so they may run at the same time. :attr:`session` is one more, for whoever
-    wants to move it by hand; it belongs to one thread at a time.
+    wants to move it by hand; it belongs to one thread at a time. :attr:`draft` is the
+    model that drafts for this one, if there is one.
     """
 
     def __init__(
         self,
         model: Model,
         *,
+        draft: Model | None = None,
         n_ctx: int | None = None,
         threads: int | None = None,
         kv_type: str = "f16",
@@ -174,6 +199,10 @@ class LanguageModel:
             isa=isa,
         )
         self.session = self.open_session()
+        self.draft: LanguageModel | None = None
+        if draft is not None:
+            check_same_tokenizer(model.tokenizer, draft.tokenizer)
+            self.draft = LanguageModel(draft, n_ctx=self._n_ctx, threads=threads, kv_type=kv_type, isa=isa)
 
     def open_session(self) -> Session:
         """A new, empty timeline of :attr:`n_ctx` tokens."""
@@ -207,6 +236,7 @@ class LanguageModel:
         prompt: str | Sequence[int],
         *,
         max_tokens: int = 256,
+        speculate: bool = True,
         temperature: float = 0.8,
         top_k: int = 0,
         top_p: float = 0.95,
@@ -217,8 +247,10 @@ class LanguageModel:
         """Continues ``prompt`` (text or token ids), piece by piece.
 
         ``temperature`` 0 always takes the most probable token. The same seed gives the
-        same text. Raises UsageError for an empty prompt without BOS or an impossible
-        sampling option, ContextFullError when the prompt does not fit.
+        same text, with ``speculate`` (several tokens per pass where that is faster, see
+        :mod:`linnet.run.speculate`) and without. Raises UsageError for an empty prompt
+        without BOS or an impossible sampling option, ContextFullError when the prompt
+        does not fit.
         """
         ids = self.tokenize(prompt) if isinstance(prompt, str) else list(prompt)
         if max_tokens < 1:
@@ -241,7 +273,8 @@ class LanguageModel:
             repetition_penalty=repetition_penalty,
             seed=seed,
         )
-        return TextStream(self.open_session(), ids, sampler, max_tokens)
+        drafter = self._open_drafter(ids) if speculate else None
+        return TextStream(self.open_session(), ids, sampler, max_tokens, drafter)
 
     def generate(self, prompt: str | Sequence[int], **options: Unpack[StreamOptions]) -> Generation:
         """As :meth:`stream`, with the same options, all at once."""
@@ -249,6 +282,11 @@ class LanguageModel:
         for _ in stream:
             pass
         return stream.generation
+
+    def _open_drafter(self, prompt: Sequence[int]) -> Drafter:
+        if self.draft is None:
+            return TextDrafter(prompt)
+        return ModelDrafter(self.draft.open_session(), prompt)
 
     def score(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Natural-log probability of each of ``ids`` given all before it, [len(ids)]; the first is NaN.

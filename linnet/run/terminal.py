@@ -19,7 +19,8 @@ def run(options: RunOptions) -> dict[str, object]:
     """Generates text as ``options`` say; returns what ``--json`` prints.
 
     ``text, tokens, prompt_tokens, finish_reason, prefill_tok_s, decode_tok_s, ttft_s``
-    (seconds from the start of the process to the first token), ``peak_rss_bytes, energy, seed``.
+    (seconds from the start of the process to the first token), ``drafted, accepted, peak_rss_bytes,
+    energy, seed``.
     """
     if options.prompt is None and sys.stdin.isatty() and not options.json:
         return _converse(_load(options), options)
@@ -30,13 +31,20 @@ def run(options: RunOptions) -> dict[str, object]:
 
 
 def _load(options: RunOptions) -> LanguageModel:
-    return load(options.model, n_ctx=options.n_ctx, threads=options.threads, kv_type=options.kv_type)
+    return load(
+        options.model,
+        draft_model=options.draft_model,
+        n_ctx=options.n_ctx,
+        threads=options.threads,
+        kv_type=options.kv_type,
+    )
 
 
 def _stream(model: LanguageModel, prompt: str, options: RunOptions) -> TextStream:
     return model.stream(
         prompt,
         max_tokens=options.max_tokens,
+        speculate=options.speculate,
         temperature=options.temperature,
         top_k=options.top_k,
         top_p=options.top_p,
@@ -66,6 +74,8 @@ def _answer(model: LanguageModel, prompt: str, options: RunOptions) -> dict[str,
         "prefill_tok_s": made.prefill_tok_s,
         "decode_tok_s": made.decode_tok_s,
         "ttft_s": ttft,
+        "drafted": made.drafted,
+        "accepted": made.accepted,
         "peak_rss_bytes": peak_rss_bytes(),
         "energy": energy.as_json(len(made.ids)),
         "seed": stream.seed,
@@ -128,6 +138,8 @@ def _print_cost(made: Generation, ttft: float | None, energy: Energy) -> None:
     peak = peak_rss_bytes()
     memory = f"peak {peak / 2**20:.0f} MB" if peak else "memory: not readable here"
     parts = [f"{len(made.ids)} tokens", speed, first, memory, energy.per_token(len(made.ids))]
+    if made.drafted:
+        parts.insert(2, f"{made.accepted} of {made.drafted} guesses right")
     if made.finish_reason == "context":
         parts.append("stopped: the context is full, raise it with --n-ctx")
     print(_styled(" · ".join(parts), _DIM, sys.stderr), file=sys.stderr)
