@@ -3,8 +3,9 @@
     python benchmarks/parity.py [--weights ../shared/data]
 
 With the stories260K and stories3M weights of llama2.c in FOLDER/weights and the 40 reference stories in
-FOLDER/text/tinystories: greedy text per kernel path, nats per token per type, and the largest difference
-between the logits of torch and of the core. Without them, the last of these on the bundled model alone.
+FOLDER/text/tinystories: greedy text per kernel path, nats per token per type, the largest difference
+between the logits of torch and of the core, and each type against f32 weights of the same values, in a
+model widened so that every type fits. Without them, the difference from torch on the bundled model alone.
 The last line is one JSON object.
 """
 
@@ -13,24 +14,38 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from widen import widened
 
 import linnet
 from linnet.engine.library import library
-from linnet.evaluate.evaluate import evaluate
+from linnet.engine.memory import Image
+from linnet.engine.model import Model
+from linnet.engine.repack import with_types
+from linnet.evaluate.evaluate import evaluate, read_texts
+from linnet.evaluate.perplexity import score_texts
 from linnet.export.convert import convert
 from linnet.formats.checkpoint import read_checkpoint
+from linnet.formats.parts import ModelParts, Tensor
+from linnet.formats.source import read_model
 from linnet.options import ConvertOptions, EvaluateOptions
-from linnet.run.model import BUNDLED_MODEL
+from linnet.run.model import BUNDLED_MODEL, LanguageModel
+from linnet.types import TensorType
 
 MODELS = {  # name: (weights, tokenizer, nats per token by an independent forward pass)
     "stories260K": ("stories260K/stories260K.bin", "stories260K/tok512.bin", 1.2621),
     "stories3M": ("stories3M/stories3M_q80_g64.bin", "stories3M/tok4096.bin", 1.2134),
 }
 TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
+WIDENED = "stories3M"  # its rows have 192 columns
+N_GREEDY = 200
+FIRST_TOKENS = range(300, 332)  # each alone in front of its own timeline
+SAME_LOGITS = 1e-4  # further apart than other orders of the same sums bring them, nearer than anything else
 
 
 def kernel_paths(model: Path, reference: str) -> dict[str, bool]:
@@ -68,6 +83,121 @@ def torch_difference(model: Path, folder: Path) -> dict[str, Any]:
     }
 
 
+# ---- every type against f32 weights of the same values ---------------------------------
+
+
+@dataclass(frozen=True)
+class TypeParity:
+    """A model with all matrices of one type (the packed one), and f32 weights of the very same values.
+
+    What is between them is what the kernels of the type do, which for block types includes rounding
+    activations to 8 bits; what the type itself costs is in both.
+    """
+
+    nats_per_token: float  # of the packed model
+    float_nats_per_token: float
+    logit_error: float  # root mean square, over the standard deviation of the logits
+    same_greedy_tokens: int  # of N_GREEDY tokens the packed model wrote, those the other would have taken
+    same_on_isa: dict[str, int]  # FIRST_TOKENS with logits within SAME_LOGITS of those of the best ISA
+
+
+def compare_type(parts: ModelParts, type: TensorType, texts: Sequence[str]) -> TypeParity:
+    """Stores every matrix of ``parts`` as ``type``, without exceptions, and measures. Its rows must fit."""
+    stored, fallbacks = with_types(parts, lambda _: type)
+    assert not fallbacks, f"not of {type.label}: {fallbacks}"
+    stored = _held(stored)
+    floats, _ = with_types(stored, lambda _: TensorType.F32)
+    packed, unpacked = ready(stored), ready(floats)
+    error, same = greedy_difference(packed, unpacked)
+    return TypeParity(nats(packed, texts), nats(unpacked, texts), error, same, same_on_isa(packed.model))
+
+
+def ready(parts: ModelParts) -> LanguageModel:
+    """The model in memory, with keys and values that round nothing."""
+    return LanguageModel(Model(Image.of_parts(parts)), n_ctx=None, threads=None, kv_type="f32", isa=None)
+
+
+def nats(model: LanguageModel, texts: Sequence[str]) -> float:
+    """Nats per token over ``texts``."""
+    encoded = [(model.tokenize(text, bos=True), len(text.encode())) for text in texts]
+    return score_texts(model, encoded, model.n_ctx, model.n_ctx // 2).nats_per_token
+
+
+def greedy_difference(packed: LanguageModel, unpacked: LanguageModel) -> tuple[float, int]:
+    """``logit_error`` and ``same_greedy_tokens`` of :class:`TypeParity`, along the packed model's text.
+
+    The text goes on behind the end of a story: the models have to agree there too.
+    """
+    ids, logits = [packed.tokenizer.bos_id or 0], []
+    with packed.open_session() as session:
+        for _ in range(N_GREEDY):
+            session.eval(ids[-1:])
+            logits.append(session.logits)
+            ids.append(int(logits[-1].argmax()))
+    with unpacked.open_session() as session:
+        expected = session.eval_all(ids[:-1])
+    error = np.sqrt(np.mean((np.array(logits) - expected) ** 2.0)) / np.std(expected)
+    return float(error), int((expected.argmax(-1) == ids[1:]).sum())
+
+
+def same_on_isa(model: Model) -> dict[str, int]:
+    """``same_on_isa`` of :class:`TypeParity`.
+
+    Products of block types are the same bits on every instruction set; norms and attention are sums in
+    another order. Where their last bit moves an activation over the border between two 8-bit values, the
+    logits change as by any rounding to 8 bits: after a single token that is rare, in a long text certain.
+    """
+    reference: list[np.ndarray] = []
+    same = {}
+    for isa in library().ln_isa_list().decode().split():
+        runner = LanguageModel(model, n_ctx=None, threads=None, kv_type="f32", isa=isa)
+        found = []
+        for token in FIRST_TOKENS:
+            with runner.open_session() as session:
+                session.eval([token])
+                found.append(session.logits)
+        reference = reference or found
+        difference = np.abs(np.array(found) - np.array(reference)).max(axis=1)
+        same[isa] = int((difference < SAME_LOGITS).sum())
+    return same
+
+
+def _held(parts: ModelParts) -> ModelParts:
+    """The same model, its tensors loaded now and once."""
+
+    def held(tensor: Tensor) -> Tensor:
+        raw = tensor.load()
+        return replace(tensor, load=lambda: raw)
+
+    return replace(parts, tensors=tuple(map(held, parts.tensors)))
+
+
+def measure_types(data: Path) -> dict[str, Any]:
+    """A row of :class:`TypeParity` for every type, printed as it is found."""
+    weights, tokenizer, _ = MODELS[WIDENED]
+    parts = widened(read_model(data / "weights" / weights, data / "weights" / tokenizer))
+    texts = read_texts(data / "text" / "tinystories" / "reference_40.jsonl", "text")
+    isas = library().ln_isa_list().decode().split()
+    print(f"\n{WIDENED} widened to {parts.facts.dim} columns: each type, and the same values in f32")
+    print(f"{'type':<8}{'bits':>7}{'nats':>10}{'in f32':>10}{'difference':>12}{'logit error':>13}", end="")
+    print(f"{'greedy':>9}", *(f"{isa:>8}" for isa in isas))
+    found = {}
+    for type in sorted(TensorType, key=lambda type: (-type.bits, type)):
+        row = compare_type(parts, type, texts)
+        found[type.label] = asdict(row)
+        difference = row.nats_per_token - row.float_nats_per_token
+        print(
+            f"{type.label:<8}{type.bits:>7.4g}{row.nats_per_token:>10.5f}{row.float_nats_per_token:>10.5f}"
+            f"{difference:>+12.5f}{row.logit_error:>13.5f}{row.same_greedy_tokens:>5}/{N_GREEDY}",
+            *(f"{n:>5}/{len(FIRST_TOKENS)}" for n in row.same_on_isa.values()),
+            flush=True,
+        )
+    return found
+
+
+# ---- all of it -------------------------------------------------------------------------
+
+
 def measure(data: Path, folder: Path) -> dict[str, Any]:
     """Everything that needs the reference weights."""
     found: dict[str, Any] = {}
@@ -89,6 +219,7 @@ def measure(data: Path, folder: Path) -> dict[str, Any]:
     print("greedy text of stories260K is the reference:", found["greedy_reference"])
     found["torch_stories260K"] = torch_difference(folder / "stories260K-f32.gguf", folder)
     print("stories260K, torch against the core:", found["torch_stories260K"])
+    found["types"] = measure_types(data)
     return found
 
 

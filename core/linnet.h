@@ -201,7 +201,7 @@ typedef struct ln_workspace_info {
 LN_API int32_t ln_workspace_open(const ln_model *model, const ln_workspace_options *options, ln_workspace **out,
                                  ln_error *err);
 
-/* Every session of the workspace must be closed first. */
+/* What sessions still need stays until the last of them is closed. */
 LN_API void ln_workspace_close(ln_workspace *workspace);
 
 LN_API int32_t ln_workspace_describe(const ln_workspace *workspace, ln_workspace_info *out);

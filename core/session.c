@@ -56,7 +56,7 @@ void ln_session_close(ln_session *session) {
     for (int32_t i = session->first_page; i < session->n_held; i++) {
         ln_pages_release(&session->workspace->pages, session->pages[i]);
     }
-    session->workspace->n_sessions--;
+    ln_workspace_leave(session->workspace);
     free(session);
 }
 

@@ -216,14 +216,26 @@ int32_t ln_workspace_open(const ln_model *model, const ln_workspace_options *opt
     return LN_OK;
 }
 
-void ln_workspace_close(ln_workspace *workspace) {
-    if (workspace == NULL) {
+static void free_if_unused(ln_workspace *workspace) {
+    if (!workspace->is_closed || workspace->n_sessions > 0) {
         return;
     }
     ln_threads_close(workspace->compute.threads);
     ln_pages_close(&workspace->pages);
     free(workspace->memory);
     free(workspace);
+}
+
+void ln_workspace_close(ln_workspace *workspace) {
+    if (workspace != NULL) {
+        workspace->is_closed = 1;
+        free_if_unused(workspace);
+    }
+}
+
+void ln_workspace_leave(ln_workspace *workspace) {
+    workspace->n_sessions--;
+    free_if_unused(workspace);
 }
 
 int32_t ln_workspace_describe(const ln_workspace *workspace, ln_workspace_info *out) {

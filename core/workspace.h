@@ -34,7 +34,8 @@ struct ln_workspace {
     ln_compute compute;
     ln_pages pages;
     int32_t n_batch;
-    int32_t n_sessions;
+    int32_t n_sessions; /* that are open */
+    int32_t is_closed;  /* by its owner: the last session to close frees it */
     size_t bytes;    /* of memory */
     char *memory;    /* the one block everything below lies in */
     float *frequencies; /* [rope_dims / 2], radians per position */
@@ -65,6 +66,9 @@ struct ln_workspace {
     int32_t *wanted;    /* [n_batch], tokens whose logits are wanted */
     float *head;        /* [LN_HEAD_BATCH][vocab_size] */
 };
+
+/* One session less. */
+void ln_workspace_leave(ln_workspace *workspace);
 
 /* Whether spans can be evaluated: all that can go wrong is found here, before anything is changed. */
 ln_status ln_workspace_check(const ln_workspace *workspace, const ln_span *spans, int32_t n_spans, ln_error *err);

@@ -14,7 +14,7 @@ static LN_ALWAYS_INLINE int safe_steps(ln_panel_format f) {
 /* Rows lie four bytes apart: two of them are the low half of a register, two the high half. */
 static LN_ALWAYS_INLINE vec dot(ln_panel_format f, const ivec *codes, int n, const int8_t *x, int32_t bias) {
     (void)bias;
-    int32x4_t steps[LN_STEPS / 4]; /* of x; copied out of registers, not from memory, which has no offsets for it */
+    int32x4_t steps[LN_STEPS / 4]; /* of x: a load that fills a register with one of them would take no offset */
     LN_UNROLL for (int i = 0; i < n / 4; i++) {
         steps[i] = vreinterpretq_s32_s8(vld1q_s8(x + 16 * i));
     }

@@ -257,7 +257,7 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
          POINTER(ln_error)),
     ),
     # void ln_workspace_close(ln_workspace *workspace)
-    # Every session of the workspace must be closed first.
+    # What sessions still need stays until the last of them is closed.
     "ln_workspace_close": (None, (POINTER(ln_workspace),)),
     # int32_t ln_workspace_describe(const ln_workspace *workspace, ln_workspace_info *out)
     "ln_workspace_describe": (c_int32, (POINTER(ln_workspace), POINTER(ln_workspace_info))),

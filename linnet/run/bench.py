@@ -131,8 +131,9 @@ def _print(rows: list[Roofline], result: dict[str, object]) -> None:
     for row in rows:
         reached = row.share_of_ceiling * row.read_bandwidth_bytes_s
         print(
-            f"{row.threads:>7}   {row.prefill_tok_s:>13,.0f}   {row.decode_tok_s:>12,.1f}   {reached / 1e9:>17.1f}"
-            f"   {row.read_bandwidth_bytes_s / 1e9:>14.1f}   {row.share_of_ceiling:>13.0%}"
+            f"{row.threads:>7}   {row.prefill_tok_s:>13,.0f}   {row.decode_tok_s:>12,.1f}"
+            f"   {reached / 1e9:>17.1f}   {row.read_bandwidth_bytes_s / 1e9:>14.1f}"
+            f"   {row.share_of_ceiling:>13.0%}"
         )
     print(f"weights per token  {result['bytes_per_token']:,} bytes")
     print(f"load               {result['load_s']:.3f} s")

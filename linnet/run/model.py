@@ -156,17 +156,26 @@ class TextStream:
             made.finish_reason = "context"
 
 
-class StreamOptions(TypedDict, total=False):
-    """The options of :meth:`LanguageModel.stream`, which has their meaning and defaults."""
+class SamplingOptions(TypedDict, total=False):
+    """How tokens are drawn; meaning as for :class:`linnet.engine.sampler.Sampler`."""
 
-    max_tokens: int
-    speculate: bool
     temperature: float
     top_k: int
     top_p: float
     min_p: float
     repetition_penalty: float
     seed: int | None
+
+
+# Where these differ from a sampler's own defaults, which leave the probabilities as they are.
+DEFAULT_SAMPLING: SamplingOptions = {"temperature": 0.8, "top_p": 0.95, "min_p": 0.05}
+
+
+class StreamOptions(SamplingOptions, total=False):
+    """The options of :meth:`LanguageModel.stream`, which has their meaning and defaults."""
+
+    max_tokens: int
+    speculate: bool
 
 
 class LanguageModel:
@@ -237,16 +246,12 @@ class LanguageModel:
         *,
         max_tokens: int = 256,
         speculate: bool = True,
-        temperature: float = 0.8,
-        top_k: int = 0,
-        top_p: float = 0.95,
-        min_p: float = 0.05,
-        repetition_penalty: float = 1.0,
-        seed: int | None = None,
+        **sampling: Unpack[SamplingOptions],
     ) -> TextStream:
         """Continues ``prompt`` (text or token ids), piece by piece.
 
-        ``temperature`` 0 always takes the most probable token. The same seed gives the
+        Draws with temperature 0.8, top-p 0.95 and min-p 0.05 unless ``sampling`` says
+        otherwise; ``temperature`` 0 always takes the most probable token. The same seed gives the
         same text, with ``speculate`` (several tokens per pass where that is faster, see
         :mod:`linnet.run.speculate`) and without. Raises UsageError for an empty prompt
         without BOS or an impossible sampling option, ContextFullError when the prompt
@@ -264,15 +269,8 @@ class LanguageModel:
                 f"the prompt has {len(ids)} tokens and the context holds {self.n_ctx}; "
                 "shorten it or raise n_ctx"
             )
-        sampler = Sampler(
-            self.model.vocab_size,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repetition_penalty=repetition_penalty,
-            seed=seed,
-        )
+        chosen: SamplingOptions = {**DEFAULT_SAMPLING, **sampling}
+        sampler = Sampler(self.model.vocab_size, **chosen)
         drafter = self._open_drafter(ids) if speculate else None
         return TextStream(self.open_session(), ids, sampler, max_tokens, drafter)
 
