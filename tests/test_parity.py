@@ -18,7 +18,7 @@ from linnet.options import ConvertOptions, EvaluateOptions
 from linnet.run.model import BUNDLED_MODEL
 from linnet.types import TensorType
 
-ISAS = ("scalar", "avx2", "avx512", "neon")
+ISAS = ("scalar", "avx2", "avx512", "dotprod", "neon")
 
 
 @pytest.fixture(scope="session")

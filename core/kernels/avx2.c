@@ -249,7 +249,7 @@ static LN_ALWAYS_INLINE vec dot(ln_panel_format f, const ivec *codes, int n, con
         sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
     }
     if (f.offset != 0) {
-        sum = _mm256_add_epi32(sum, _mm256_set1_epi32(bias / (128 / f.offset)));
+        sum = _mm256_add_epi32(sum, _mm256_set1_epi32(bias >> (8 - f.bits))); /* exact: offset is 1 << (bits - 1) */
     }
     return _mm256_cvtepi32_ps(sum);
 }
