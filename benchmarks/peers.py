@@ -186,7 +186,6 @@ class LlamaCpp:
     def facts(self) -> dict[str, Any]:
         return {
             "version": metadata.version("llama-cpp-python"),
-            "library": str(self._api._base_path),
             "system": self._api.llama_print_system_info().decode().strip(),
         }
 

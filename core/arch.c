@@ -210,6 +210,9 @@ static ln_status read_window(const ln_gguf *gguf, const ln_arch *arch, ln_facts 
     return status;
 }
 
+/* Far beyond any model; what is computed of a page or a tile of one head then fits an int32_t. */
+#define MAX_HEAD_DIM 65536
+
 static ln_status read_heads(const ln_gguf *gguf, const ln_arch *arch, ln_facts *f, ln_error *err) {
     ln_status status = read_count(gguf, arch, "attention.head_count", &f->n_heads, err);
     f->n_kv_heads = f->n_heads;
@@ -236,6 +239,10 @@ static ln_status read_heads(const ln_gguf *gguf, const ln_arch *arch, ln_facts *
     if (status == LN_OK && value_dim != f->head_dim) {
         return ln_fail(err, LN_UNSUPPORTED, "keys of %d and values of %d elements per head; this core needs them equal",
                        (int)f->head_dim, (int)value_dim);
+    }
+    if (status == LN_OK && f->head_dim > MAX_HEAD_DIM) {
+        return ln_fail(err, LN_UNSUPPORTED, "heads of %d elements; this core runs models with up to %d",
+                       (int)f->head_dim, MAX_HEAD_DIM);
     }
     return status;
 }

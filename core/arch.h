@@ -12,7 +12,7 @@ typedef struct ln_facts {
     int32_t n_layers;
     int32_t n_heads;
     int32_t n_kv_heads; /* divides n_heads */
-    int32_t head_dim;
+    int32_t head_dim;   /* at most 65536 */
     int32_t dim;
     int32_t ffn_dim;
     int32_t vocab_size;
@@ -37,7 +37,8 @@ typedef enum ln_extent {
 
 int64_t ln_extent_of(const ln_facts *facts, ln_extent extent);
 
-/* The weights of one layer. Vectors are unpacked copies, matrices lie in the file. */
+/* The weights of one layer. Vectors are unpacked copies; matrices lie in the file, or packed (panels.h) once the
+ * model is loaded. */
 typedef struct ln_layer {
     float *attn_norm; /* [dim] */
     ln_matrix q;      /* [n_heads * head_dim][dim] */

@@ -329,5 +329,6 @@ void ln_attention_run(ln_workspace *workspace, int32_t layer) {
         return;
     }
     ln_compute_run(&workspace->compute, plan->n_items, plan->n_madds, chunk_item, &job);
-    ln_compute_run(&workspace->compute, workspace->n_segments * f->n_kv_heads, plan->n_madds / LN_CHUNK, merge_item, &job);
+    const int32_t n_merges = workspace->n_segments * f->n_kv_heads;
+    ln_compute_run(&workspace->compute, n_merges, plan->n_madds / LN_CHUNK, merge_item, &job);
 }

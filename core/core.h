@@ -35,7 +35,7 @@ void *ln_alloc(size_t count, size_t size, const char *what, ln_error *err);
 /* A clock that never goes back. */
 double ln_seconds(void);
 
-/* bytes for weights: aligned to a large page, and in large pages where the system has them. Not
+/* bytes for weights or for keys and values: aligned to a large page, and in large pages where the system has them. Not
  * zeroed. The same failure as ln_alloc. Release with ln_free_pages(). */
 void *ln_alloc_pages(size_t bytes, const char *what, ln_error *err);
 void ln_free_pages(void *pages);

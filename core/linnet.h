@@ -160,7 +160,7 @@ typedef struct ln_load_step {
 
 /* Packs the next weights of block types, some megabytes of them, for the processor's
  * vector unit. Call it until bytes_left is 0, and only then open workspaces. Float weights
- * are used where they lie. n_threads: 0 = one per available processor. */
+ * are used where they lie. n_threads: 0 = one per available processor; the first call decides. */
 LN_API int32_t ln_model_load(ln_model *model, int32_t n_threads, ln_load_step *out, ln_error *err);
 
 /* Every workspace of the model must be closed first. */
@@ -253,8 +253,9 @@ LN_API int32_t ln_session_length(const ln_session *session);
 /* Number of tokens the timeline can hold. */
 LN_API int32_t ln_session_capacity(const ln_session *session);
 
-/* Forgets everything after the first length tokens. Of a model with a sliding window the
- * tokens behind it are gone: one can go back by LN_PAGE tokens, or to 0. */
+/* Forgets everything after the first length tokens. Of a model with a sliding window the tokens
+ * behind it are gone: one can go back by LN_PAGE tokens from the longest the timeline has been
+ * since it was empty, or to 0. */
 LN_API int32_t ln_session_truncate(ln_session *session, int32_t length, ln_error *err);
 
 /* ---- sampler -------------------------------------------------------------- */

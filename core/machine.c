@@ -62,6 +62,8 @@ double ln_seconds(void) {
 /* ---- read bandwidth -------------------------------------------------------------- */
 
 #define PIECE_BYTES ((size_t)1 << 18)
+#define LINE_WORDS 8 /* of 8 bytes: a cache line */
+#define PREFETCH_BYTES 4096
 
 typedef struct read_job {
     const char *buffer;
@@ -75,14 +77,21 @@ static void read_item(const void *job, int32_t item, int32_t worker) {
     const char *at = j->buffer + (size_t)item * PIECE_BYTES;
     size_t left = j->size - (size_t)item * PIECE_BYTES;
     size_t bytes = left < PIECE_BYTES ? left : PIECE_BYTES;
-    uint64_t sum = 0;
-    const size_t n_words = bytes / sizeof(uint64_t);
-    for (size_t i = 0; i < n_words; i++) { /* a reduction compilers turn into wide loads */
-        uint64_t word;
-        memcpy(&word, at + i * sizeof word, sizeof word);
-        sum ^= word;
+    uint64_t sums[LINE_WORDS] = {0};
+    const size_t n_lines = bytes / sizeof sums;
+    for (size_t i = 0; i < n_lines; i++) {
+        uint64_t line[LINE_WORDS];
+        __builtin_prefetch(at + i * sizeof line + PREFETCH_BYTES); /* as the kernels do */
+        memcpy(line, at + i * sizeof line, sizeof line);
+        for (int k = 0; k < LINE_WORDS; k++) {
+            sums[k] ^= line[k];
+        }
     }
-    for (size_t i = n_words * sizeof(uint64_t); i < bytes; i++) {
+    uint64_t sum = 0;
+    for (int k = 0; k < LINE_WORDS; k++) {
+        sum ^= sums[k];
+    }
+    for (size_t i = n_lines * sizeof sums; i < bytes; i++) {
         sum ^= (unsigned char)at[i];
     }
     atomic_fetch_xor_explicit(j->result, sum, memory_order_relaxed);

@@ -51,15 +51,14 @@ ln_status ln_pages_open(ln_pages *pages, const ln_facts *facts, int32_t type, in
     }
     const size_t n = (size_t)n_tokens / LN_PAGE + (n_tokens % LN_PAGE != 0);
     size_t bytes;
-    const int fits = ln_size_mul(n, pages->page_bytes, &bytes) && ln_size_add(bytes, ALIGNMENT, &bytes);
+    const int fits = ln_size_mul(n, pages->page_bytes, &bytes);
     /* Fresh memory is not there until it is touched: a page costs nothing before its first use. */
-    pages->block = fits ? ln_alloc_pages(bytes, "keys and values", NULL) : NULL;
-    if (pages->block == NULL) {
+    pages->memory = fits ? ln_alloc_pages(bytes, "keys and values", NULL) : NULL;
+    if (pages->memory == NULL) {
         return ln_fail(err, LN_NO_MEMORY, "keys and values of %d tokens need %.0f bytes, which this machine does not "
                        "give; ask for fewer tokens of context",
                        (int)n_tokens, (double)n * (double)pages->page_bytes);
     }
-    pages->memory = (uint8_t *)pages->block + (ALIGNMENT - (uintptr_t)pages->block % ALIGNMENT) % ALIGNMENT;
     pages->free = ln_alloc(2 * n, sizeof *pages->free, "keys and values", err);
     if (pages->free == NULL) {
         ln_pages_close(pages);
@@ -76,7 +75,7 @@ ln_status ln_pages_open(ln_pages *pages, const ln_facts *facts, int32_t type, in
 
 void ln_pages_close(ln_pages *pages) {
     free(pages->free);
-    ln_free_pages(pages->block);
+    ln_free_pages(pages->memory);
     *pages = (ln_pages){0};
 }
 

@@ -22,7 +22,6 @@ typedef struct ln_pages {
     int32_t n_free;
     int32_t *free; /* [n_pages], the first n_free count; the last given back is the first to be taken */
     int32_t *uses; /* [n_pages] */
-    void *block;   /* what to free */
     uint8_t *memory;
 } ln_pages;
 

@@ -170,7 +170,9 @@ static void pack_q8_0(const float *source, int64_t n, void *target) {
         float scale = largest / 127.0f;
         float inverse = ln_reciprocal(scale);
         for (int j = 0; j < LN_BLOCK; j++) { /* halves away from zero, as the reference */
-            code[j] = (uint8_t)((int)roundf(source[i + j] * inverse) + f.offset);
+            /* Cut for keys and values of a damaged model, which need not be finite: others are within. */
+            const float level = fmaxf(-127.0f, fminf(127.0f, roundf(source[i + j] * inverse)));
+            code[j] = (uint8_t)((int)level + f.offset);
         }
         memset(out, 0, (size_t)f.bytes);
         ln_store_u16(out + f.d, ln_f32_to_f16(scale));

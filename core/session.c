@@ -66,10 +66,9 @@ static int32_t pages_of(int32_t n_tokens) {
     return n_tokens / LN_PAGE + (n_tokens % LN_PAGE != 0);
 }
 
-/* The first page a timeline of this length needs: LN_PAGE tokens may be taken back and then more appended. */
+/* The first page a timeline of this length needs: its last token may be evaluated once more (renew_logits). */
 static int32_t first_page_of(const ln_session *s, int32_t length) {
-    const int32_t back = length > LN_PAGE ? length - LN_PAGE : 0;
-    return ln_attention_begin(&s->workspace->model->facts, back) / LN_PAGE;
+    return length == 0 ? 0 : ln_attention_begin(&s->workspace->model->facts, length - 1) / LN_PAGE;
 }
 
 static int is_last_page_shared(const ln_session *s) {
@@ -109,7 +108,8 @@ void ln_session_take_pages(ln_session *session, int32_t n) {
 }
 
 void ln_session_release_pages(ln_session *session) {
-    const int32_t needed = first_page_of(session, session->length);
+    const int32_t shortest = session->length > LN_PAGE ? session->length - LN_PAGE : 0; /* that truncating allows */
+    const int32_t needed = first_page_of(session, shortest);
     for (; session->first_page < needed; session->first_page++) {
         ln_pages_release(&session->workspace->pages, session->pages[session->first_page]);
     }
@@ -122,8 +122,7 @@ static ln_status check_length(const ln_session *s, int32_t length, ln_error *err
         return ln_fail(err, LN_BAD_ARGUMENT, "cannot go back to %d tokens: the timeline has %d", (int)length,
                        s == NULL ? 0 : (int)s->length);
     }
-    const int32_t needed = ln_attention_begin(&s->workspace->model->facts, length) / LN_PAGE;
-    if (length > 0 && needed < s->first_page) {
+    if (length > 0 && first_page_of(s, length) < s->first_page) {
         return ln_fail(err, LN_BAD_ARGUMENT, "cannot go back to %d of %d tokens: those before token %d have left the "
                        "sliding window; start again from 0",
                        (int)length, (int)s->length, (int)s->first_page * LN_PAGE);

@@ -24,7 +24,7 @@ ln_status ln_session_check(const ln_session *session, const int32_t *ids, int32_
 /* Takes the pages for the next n tokens, and copies the last one where another timeline uses it too. */
 void ln_session_take_pages(ln_session *session, int32_t n);
 
-/* Gives back the pages no future token attends to. */
+/* Gives back the pages that no future token attends to, even after going back by LN_PAGE tokens. */
 void ln_session_release_pages(ln_session *session);
 
 #endif

@@ -112,7 +112,7 @@ static void plan_memory(const ln_workspace *w, part parts[N_PARTS]) {
     memcpy(parts, all, sizeof all);
 }
 
-/* Bytes of a part, rounded up so that the next one is aligned; 0 when they do not fit a size_t. */
+/* Bytes of a part in *out, rounded up so that the next one is aligned; returns 0 when they do not fit a size_t. */
 static int part_bytes(const part *p, size_t *out) {
     size_t bytes = p->element;
     for (int i = 0; i < 2; i++) {

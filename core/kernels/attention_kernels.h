@@ -281,7 +281,8 @@ static LN_ALWAYS_INLINE void sum_ragged(const ln_attention *job, int32_t page, i
 }
 
 static LN_ALWAYS_INLINE void sum_page(const ln_attention *job, int32_t page, const uint8_t *values,
-                                      size_t value_stride, lanes_reader *read, size_t value_bytes, const uint8_t *ahead) {
+                                      size_t value_stride, lanes_reader *read, size_t value_bytes,
+                                      const uint8_t *ahead) {
     int32_t row = 0;
     for (; row + TILE_ROWS <= job->q.n; row += TILE_ROWS) {
         sum_ragged(job, page, row, TILE_ROWS, values, value_stride, read, value_bytes, ahead);

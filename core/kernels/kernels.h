@@ -6,7 +6,7 @@
  * core/kernels/ may include an intrinsics header.
  *
  * Float weights are GGUF rows, used where they lie. Block types are packed into panels of
- * 16 rows when a model is opened (panels.h). A kernel computes each output from its own row
+ * 16 rows when a model is loaded (panels.h). A kernel computes each output from its own row
  * and vector only, in an order that depends on neither the number of threads nor the
  * number of vectors in the batch: the same inputs give the same bits. Products of block
  * types give the same bits on every instruction set. Activations may lie anywhere, but

@@ -199,7 +199,8 @@ static LN_ALWAYS_INLINE void store_rows(const panel_job *job, int v, int part, v
 }
 
 /* Parts [first_part, first_part + n_parts) of a panel times n vectors; all three are constants. */
-static LN_ALWAYS_INLINE void panel_product(ln_panel_format f, const panel_job *job, int first_part, int n_parts, int n) {
+static LN_ALWAYS_INLINE void panel_product(ln_panel_format f, const panel_job *job, int first_part, int n_parts,
+                                           int n) {
     _Alignas(64) uint8_t trits[8 * LN_STEPS * LN_LINE];
     vec totals[LN_TILE * PARTS];
     for (int i = 0; i < n * n_parts; i++) {

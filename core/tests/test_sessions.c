@@ -301,11 +301,41 @@ static void test_window_edge(void) {
     image_free(&file);
 }
 
+/* Scoring after going back evaluates the last token that is left once more, and what it attends to is still there,
+ * wherever in a page the window begins. */
+static void test_window_and_scoring(void) {
+    tiny_llama m = tiny;
+    m.u32_key = "llama.attention.sliding_window";
+    m.u32_value = WINDOW;
+    image file = tiny_llama_image(&m);
+    ln_model *model = open_model(&file);
+    ln_workspace *w = open_workspace(model, "", (ln_workspace_options){.kv_tokens = 8 * LN_PAGE});
+    for (int32_t length = 4 * LN_PAGE; length < 5 * LN_PAGE; length++) {
+        ln_session *s = open_in(w, N_CTX);
+        append(s, length - LN_PAGE);
+        ln_session *straight;
+        CHECK(ln_session_fork(s, ln_session_length(s), &straight, NULL) == LN_OK, "fork");
+        append(s, LN_PAGE);
+        CHECK(ln_session_truncate(s, length - LN_PAGE, NULL) == LN_OK, "back by a page of %d", (int)length);
+        float expected, after;
+        CHECK(ln_session_score(straight, (int32_t[]){3}, 1, &expected, NULL) == LN_OK, "score");
+        CHECK(ln_session_score(s, (int32_t[]){3}, 1, &after, NULL) == LN_OK, "score of %d", (int)length);
+        CHECK(after == expected, "back from %d tokens: %g, not %g", (int)length, (double)after, (double)expected);
+        ln_session_close(s);
+        ln_session_close(straight);
+    }
+    ln_workspace_close(w);
+    ln_model_close(model);
+    image_free(&file);
+}
+
 /* ---- types of keys and values ---------------------------------------------------------------- */
 
 /* The largest difference of any logit of 300 tokens from keys and values in f32. */
-static double difference(const ln_model *model, const char *isa, int32_t kv_type, const float *expected, float *logits) {
-    ln_session *s = open_alone(model, isa, (ln_workspace_options){.n_threads = 2, .kv_tokens = 300, .kv_type = kv_type});
+static double difference(const ln_model *model, const char *isa, int32_t kv_type, const float *expected,
+                         float *logits) {
+    const ln_workspace_options options = {.n_threads = 2, .kv_tokens = 300, .kv_type = kv_type};
+    ln_session *s = open_alone(model, isa, options);
     int32_t ids[300];
     fill_tokens(ids, 300);
     CHECK(ln_session_eval(s, ids, 300, logits, NULL) == LN_OK, "eval");
@@ -343,6 +373,7 @@ int main(void) {
     test_out_of_pages();
     for_each_isa(check_window, &tiny);
     test_window_edge();
+    test_window_and_scoring();
     for_each_isa(check_types, &m);
     return 0;
 }

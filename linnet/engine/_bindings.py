@@ -241,7 +241,7 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     # int32_t ln_model_load(ln_model *model, int32_t n_threads, ln_load_step *out, ln_error *err)
     # Packs the next weights of block types, some megabytes of them, for the processor's vector unit. Call
     # it until bytes_left is 0, and only then open workspaces. Float weights are used where they lie.
-    # n_threads: 0 = one per available processor.
+    # n_threads: 0 = one per available processor; the first call decides.
     "ln_model_load": (c_int32, (POINTER(ln_model), c_int32, POINTER(ln_load_step), POINTER(ln_error))),
     # void ln_model_close(ln_model *model)
     # Every workspace of the model must be closed first.
@@ -307,7 +307,8 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "ln_session_capacity": (c_int32, (POINTER(ln_session),)),
     # int32_t ln_session_truncate(ln_session *session, int32_t length, ln_error *err)
     # Forgets everything after the first length tokens. Of a model with a sliding window the tokens behind
-    # it are gone: one can go back by LN_PAGE tokens, or to 0.
+    # it are gone: one can go back by LN_PAGE tokens from the longest the timeline has been since it was
+    # empty, or to 0.
     "ln_session_truncate": (c_int32, (POINTER(ln_session), c_int32, POINTER(ln_error))),
     # int32_t ln_sampler_open(const ln_sampler_options *options, int32_t vocab_size, ln_sampler **out,
     # ln_error *err)

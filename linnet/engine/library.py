@@ -63,18 +63,32 @@ class Handle:
     """Owns one object of the core, made by ``function(*arguments, out, err)``; closed with this object.
 
     Can be passed wherever the core wants a pointer to ``kind``. ``uses`` is what the
-    object of the core refers to: it stays alive until that is closed.
+    object of the core refers to: it stays alive until that is closed, even where the
+    garbage collector, which ends cyclic garbage in any order (PEP 442), ends it first.
     """
 
     def __init__(self, kind: str, function: str, *arguments: Any, uses: object = None) -> None:
         self._uses = uses
+        self._n_users = 0  # handles whose objects refer to this one's
+        self._ended = False
         self._as_parameter_ = ctypes.POINTER(getattr(_bindings, kind))()
         call(function, *arguments, ctypes.byref(self._as_parameter_))
         self._close = getattr(library(), f"{kind}_close")  # kept: at exit library() may be gone
+        if isinstance(uses, Handle):
+            uses._n_users += 1
 
     def __del__(self) -> None:
-        if self._as_parameter_ and hasattr(self, "_close"):
-            self._close(self._as_parameter_)
+        if hasattr(self, "_close"):
+            self._ended = True
+            self._close_unused()
+
+    def _close_unused(self) -> None:
+        if not self._ended or self._n_users:
+            return
+        self._close(self._as_parameter_)
+        if isinstance(self._uses, Handle):
+            self._uses._n_users -= 1
+            self._uses._close_unused()
 
 
 def describe(kind: str, handle: Handle) -> Any:
