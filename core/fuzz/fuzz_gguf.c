@@ -43,16 +43,30 @@ static void look_up_all(const ln_gguf *g) {
     }
 }
 
-static void run_model(const ln_model *model) {
-    const ln_session_options options = {.n_ctx = MAX_CONTEXT, .n_threads = 1, .n_batch = 2};
+static int load(ln_model *model) {
+    ln_load_step step = {.bytes_left = 1};
+    while (step.bytes_left > 0) {
+        if (ln_model_load(model, 1, &step, NULL) != LN_OK) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+static void run_model(ln_model *model) {
+    const ln_workspace_options options = {.kv_tokens = MAX_CONTEXT, .n_threads = 1, .n_batch = 2};
+    ln_workspace *workspace;
     ln_session *session;
-    if (ln_session_open(model, &options, &session, NULL) != LN_OK) {
+    if (!load(model) || ln_workspace_open(model, &options, &workspace, NULL) != LN_OK) {
         return;
     }
-    float scores[2];
-    ln_session_eval(session, (int32_t[]){0, 1}, 2, NULL, NULL);
-    ln_session_score(session, (int32_t[]){0, 0}, 2, scores, NULL);
-    ln_session_close(session);
+    if (ln_session_open(workspace, MAX_CONTEXT, &session, NULL) == LN_OK) {
+        float scores[2];
+        ln_session_eval(session, (int32_t[]){0, 1}, 2, NULL, NULL);
+        ln_session_score(session, (int32_t[]){0, 0}, 2, scores, NULL);
+        ln_session_close(session);
+    }
+    ln_workspace_close(workspace);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
