@@ -16,10 +16,8 @@ figure goes into a file of benchmarks/results; the last line is one JSON object.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import functools
 import json
-import mmap
 import statistics
 import subprocess
 import sys
@@ -36,10 +34,10 @@ import tables
 from peers import SkipError
 from process import EngineProcess
 
-from linnet.engine.library import library
 from linnet.engine.processors import available_processors
 from linnet.errors import LinnetError, UsageError
 from linnet.formats.report import describe_machine
+from linnet.run.bench import read_bandwidth
 from linnet.types import ModelFacts
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -162,7 +160,7 @@ def measure(shape: str, mix: str, name: str, settings: Settings) -> dict[str, An
             weights = found[OURS].facts.get("bytes_per_token", weights)
             if turn:
                 step = figure.bytes_per_step(facts, weights)
-                bandwidths.append(read_bandwidth(step, settings.threads))
+                bandwidths.append(read_bandwidth(step, settings.threads, BANDWIDTH_SECONDS))
     row = {
         "benchmark": "compare", "shape": shape, "type": mix, "figure": name, "about": figure.about,
         "unit": figure.unit, "lower_is_better": figure.lower_is_better, "isa": settings.isa,
@@ -209,21 +207,6 @@ def _fresh_sampler(figure: Figure, start: Callable[[str], EngineProcess]) -> Sam
             return process.peak_rss_bytes() / 1e6, process.facts
 
     return sample
-
-
-def read_bandwidth(size: int, threads: int) -> float:
-    """Bytes per second at which ``threads`` threads read a buffer of ``size`` bytes."""
-    with mmap.mmap(-1, size) as pages:
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            pages.madvise(mmap.MADV_HUGEPAGE)
-        view = ctypes.c_char.from_buffer(pages)
-        address = ctypes.addressof(view)
-        ctypes.memset(address, 1, size)  # a page never written is the one page of zeros
-        bandwidth = float(library().ln_read_bandwidth(address, size, threads, BANDWIDTH_SECONDS))
-        del view
-    if not bandwidth:
-        raise UsageError("the read bandwidth of this machine cannot be measured")
-    return bandwidth
 
 
 def _conclusions(row: dict[str, Any], figure: Figure, facts: ModelFacts) -> dict[str, Any]:

@@ -277,7 +277,6 @@ static void get_scales(ln_panel_format f, const uint8_t *cell, int g, int row, l
 }
 
 void ln_panel_group_of(const ln_matrix *w, int64_t row, int64_t group, ln_panel_group *out) {
-    static const uint8_t tables[][16] = {[LN_TABLE_IQ4] = {LN_IQ4_VALUES}, [LN_TABLE_MXFP4] = {LN_MXFP4_VALUES}};
     const ln_panel_format f = formats[w->type];
     const uint8_t *panel = (const uint8_t *)w->data + (size_t)(row / LN_PANEL_ROWS) * w->stride;
     const uint8_t *cell = panel + group / ln_cell_groups(f) * ln_cell_bytes(f);
@@ -291,7 +290,7 @@ void ln_panel_group_of(const ln_matrix *w, int64_t row, int64_t group, ln_panel_
         get_codes(f, lines + g * ln_group_bytes(f), codes);
     }
     for (int j = 0; j < LN_Q8_GROUP; j++) {
-        int code = f.table == LN_TABLE_NONE ? codes[j] : tables[f.table][codes[j]];
+        int code = f.table == LN_TABLE_NONE ? codes[j] : ln_table_values(f.table)[codes[j]];
         out->q[j] = (int8_t)(code - f.offset);
     }
     get_scales(f, cell, g, lane, out);

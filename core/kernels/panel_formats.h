@@ -87,6 +87,11 @@ typedef struct ln_panel_format {
 #define LN_IQ4_VALUES 1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241
 #define LN_MXFP4_VALUES 128, 129, 130, 131, 132, 134, 136, 140, 128, 127, 126, 125, 124, 122, 120, 116
 
+static inline const uint8_t *ln_table_values(ln_code_table table) {
+    static const uint8_t values[][16] = {[LN_TABLE_IQ4] = {LN_IQ4_VALUES}, [LN_TABLE_MXFP4] = {LN_MXFP4_VALUES}};
+    return values[table];
+}
+
 static inline int ln_cell_groups(ln_panel_format f) {
     return f.scales == LN_SCALES_F16 || f.scales == LN_SCALES_BF16 ? 2 : 8;
 }

@@ -82,9 +82,8 @@ static LN_ALWAYS_INLINE void load_codes(ln_panel_format f, const uint8_t *quants
         merge_fields(codes + 4, 4, load_line(quants, 5, part), 2, 4 + up);
     }
     if (f.table != LN_TABLE_NONE) {
-        static const uint8_t tables[][16] = {[LN_TABLE_IQ4] = {LN_IQ4_VALUES}, [LN_TABLE_MXFP4] = {LN_MXFP4_VALUES}};
         LN_UNROLL for (int k = 0; k < LN_STEPS; k++) {
-            codes[k] = ivec_lookup(tables[f.table], codes[k]);
+            codes[k] = ivec_lookup(ln_table_values(f.table), codes[k]);
         }
     }
     LN_UNROLL for (int k = 0; k < LN_STEPS; k++) {

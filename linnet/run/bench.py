@@ -67,11 +67,11 @@ def bench(options: BenchOptions) -> dict[str, object]:
     return result
 
 
-def read_bandwidth(n_bytes: int, threads: int) -> float:
+def read_bandwidth(n_bytes: int, threads: int, seconds: float = BANDWIDTH_SECONDS) -> float:
     """Bytes per second at which ``threads`` threads read ``n_bytes`` of memory, over and over.
 
     As many bytes as a model's weights take: one that stays in the cache is held to the
-    cache's bandwidth.
+    cache's bandwidth. Raises LinnetError when nothing could be measured.
     """
     with mmap.mmap(-1, n_bytes) as pages:
         if hasattr(mmap, "MADV_HUGEPAGE"):

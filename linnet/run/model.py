@@ -13,6 +13,7 @@ from linnet.engine.library import int32
 from linnet.engine.model import Model
 from linnet.engine.sampler import Sampler
 from linnet.engine.session import PAGE_TOKENS, Session, Workspace
+from linnet.engine.tokenizer import Tokenizer
 from linnet.errors import ContextFullError, UsageError
 from linnet.run.speculate import Continuation, Drafter, ModelDrafter, TextDrafter, check_same_tokenizer
 from linnet.types import TensorType
@@ -98,7 +99,8 @@ class TextStream:
     ) -> None:
         self.generation = Generation(prompt_tokens=len(prompt))
         self.seed = sampler.seed
-        self._pieces = self._generate(session, prompt, sampler, max_tokens, drafter)
+        tokens = self._draw(session, prompt, sampler, max_tokens, drafter)
+        self._pieces = self._generate(session.model.tokenizer, prompt, tokens)
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -106,16 +108,9 @@ class TextStream:
     def __next__(self) -> str:
         return next(self._pieces)
 
-    def _generate(
-        self,
-        session: Session,
-        prompt: Sequence[int],
-        sampler: Sampler,
-        max_tokens: int,
-        drafter: Drafter | None,
-    ) -> Iterator[str]:
-        decoder, tokenizer = codecs.getincrementaldecoder("utf-8")("replace"), session.model.tokenizer
-        for token in self._draw(session, prompt, sampler, max_tokens, drafter):
+    def _generate(self, tokenizer: Tokenizer, prompt: Sequence[int], tokens: Iterator[int]) -> Iterator[str]:
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        for token in tokens:
             at_start = len(self.generation.ids) == 1 and list(prompt) == [tokenizer.bos_id]
             piece = decoder.decode(tokenizer.decode([token], at_start=at_start))
             self.generation.text += piece
