@@ -42,6 +42,17 @@ def count(text: str | int) -> int:
     return number
 
 
+def positive(text: str | float) -> float:
+    """Reads a number above zero. Raises ValueError."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise ValueError(f"'{text}' is not a number above zero")
+    return value
+
+
 def option(
     default: Any = dataclasses.MISSING,
     *,
@@ -69,9 +80,12 @@ def option(
 
 
 def fields_of(config: type) -> list[dataclasses.Field[Any]]:
-    """The options of a verb in the order people read them: its own, then those every verb has."""
-    common = {field.name for field in dataclasses.fields(VerbOptions)}
-    return sorted(dataclasses.fields(config), key=lambda field: field.name in common)
+    """The options of a verb in the order people read them: its own, then those it shares with other verbs."""
+    family = [kind for kind in config.__mro__ if dataclasses.is_dataclass(kind)]
+    place = {
+        name: depth for depth, kind in reversed(list(enumerate(family))) for name in kind.__annotations__
+    }
+    return sorted(dataclasses.fields(config), key=lambda field: place[field.name])
 
 
 def add_arguments(parser: argparse.ArgumentParser, config: type) -> None:
@@ -238,6 +252,39 @@ class VerbOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EnergyOptions(VerbOptions):
+    """How energy is told where nothing measures it."""
+
+    watts: float | None = option(
+        None,
+        metavar="W",
+        read=positive,
+        help="what this machine draws, for an energy estimate where nothing measures it",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryOptions(EnergyOptions):
+    """How a model is held in memory while it is used."""
+
+    model: Path | None = option(
+        None,
+        short="-m",
+        metavar="MODEL",
+        help="a GGUF file or a checkpoint folder (default: the bundled model)",
+    )
+    n_ctx: int | None = option(
+        None, metavar="N", help="tokens of context (default: what the model was made for, at most 4096)"
+    )
+    kv_type: str = option(
+        "f16", choices=("f16", "q8_0", "q4_0", "f32"), help="precision of the key/value cache"
+    )
+    threads: int | None = option(
+        None, metavar="N", help="threads to compute with (default: one per processor)"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataOptions(VerbOptions):
     """Turn text into a corpus: token shards with a manifest."""
 
@@ -350,7 +397,7 @@ class EvaluateOptions(VerbOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(VerbOptions):
+class RunOptions(MemoryOptions):
     """Generate text with a model, offline."""
 
     prompt: str | None = option(
@@ -358,12 +405,6 @@ class RunOptions(VerbOptions):
         positional=True,
         metavar="PROMPT",
         help="text to continue (default: ask on a terminal, else standard input)",
-    )
-    model: Path | None = option(
-        None,
-        short="-m",
-        metavar="MODEL",
-        help="a GGUF file or a checkpoint folder (default: the bundled model)",
     )
     max_tokens: int = option(256, short="-n", metavar="N", help="stop after this many tokens")
     temperature: float = option(0.8, metavar="T", help="0 always takes the most probable token")
@@ -377,15 +418,6 @@ class RunOptions(VerbOptions):
     )
     seed: int | None = option(
         None, metavar="N", help="the same seed gives the same text (default: a new one each time)"
-    )
-    n_ctx: int | None = option(
-        None, metavar="N", help="tokens of context (default: what the model was made for, at most 4096)"
-    )
-    kv_type: str = option(
-        "f16", choices=("f16", "q8_0", "q4_0", "f32"), help="precision of the key/value cache"
-    )
-    threads: int | None = option(
-        None, metavar="N", help="threads to compute with (default: one per processor)"
     )
     speculate: bool = option(
         True, help="guess tokens and check several at once where that is faster; the text stays the same"
@@ -407,7 +439,7 @@ class ShowOptions(VerbOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchOptions(VerbOptions):
+class BenchOptions(EnergyOptions):
     """Measure speed and memory, and how near they come to the limit of this machine."""
 
     model: Path | None = option(

@@ -19,10 +19,8 @@ FENCE = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 def commands(page: str) -> list[str]:
     """The linnet commands of the shell blocks of a page, continued lines joined."""
     lines = "\n".join(FENCE.findall(page)).replace("\\\n", " ").splitlines()
-    found = [
-        re.search(r"\blinnet (?:run|data|train|convert|quantize|evaluate|show|bench)\b[^|;&#>]*", line)
-        for line in lines
-    ]
+    verbs = "|".join(cli.VERBS)
+    found = [re.search(rf"\blinnet (?:{verbs})\b[^|;&#>]*", line) for line in lines]
     return [match.group() for match in found if match]
 
 

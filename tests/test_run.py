@@ -19,7 +19,7 @@ from linnet.engine.model import Model
 from linnet.errors import ContextFullError, UsageError
 from linnet.formats.gguf import read_gguf
 from linnet.formats.parts import TokenizerParts
-from linnet.run.meter import Energy, peak_rss_bytes, process_age
+from linnet.run.meter import peak_rss_bytes, process_age
 from linnet.run.model import BUNDLED_MODEL
 from linnet.types import SpecialTokens
 
@@ -174,13 +174,6 @@ def test_repetition_penalty_keeps_a_text_from_repeating_itself(model: linnet.Lan
     plain = model.generate("the the the the", max_tokens=60, temperature=0).ids
     penalised = model.generate("the the the the", max_tokens=60, temperature=0, repetition_penalty=1.8).ids
     assert len(set(penalised)) > len(set(plain))
-
-
-def test_energy_that_cannot_be_read_is_not_zero() -> None:
-    unreadable = Energy(None, "not readable here")
-    assert unreadable.per_token(10) == "energy: not readable here"
-    assert unreadable.as_json(10)["joules_per_token"] is None
-    assert Energy(5.0, "RAPL package").per_token(10) == "0.5 J/token (RAPL package)"
 
 
 def test_the_meter_reads_this_process() -> None:

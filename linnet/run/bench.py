@@ -7,14 +7,16 @@ import json
 import mmap
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from linnet.engine.library import library
 from linnet.engine.model import Model
 from linnet.engine.processors import available_processors
+from linnet.engine.session import PAGE_TOKENS, Session
 from linnet.errors import UsageError
 from linnet.options import BenchOptions
-from linnet.run.meter import peak_rss_bytes
+from linnet.run.meter import Energy, EnergyMeter, peak_rss_bytes
 from linnet.run.model import LanguageModel, load, prefill
 
 BANDWIDTH_SECONDS = 0.5
@@ -22,7 +24,7 @@ BANDWIDTH_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Roofline:
-    """Speed with one number of threads, and the limit that memory sets to it.
+    """Speed with one number of threads, its energy, and the limit that memory sets to it.
 
     Every step of decode reads all the weights once, so its ceiling is the read bandwidth
     divided by the bytes of weights per token (Williams et al. 2009, "Roofline").
@@ -34,6 +36,20 @@ class Roofline:
     read_bandwidth_bytes_s: float
     ceiling_tok_s: float
     share_of_ceiling: float
+    prefill_joules_per_token: float | None
+    decode_joules_per_token: float | None
+    energy_source: str
+
+
+@dataclass(frozen=True)
+class _Speed:
+    """What was measured of one number of threads: medians, and the energy of all tokens of a kind."""
+
+    threads: int
+    prefill_tok_s: float
+    decode_tok_s: float
+    prefill_energy: Energy
+    decode_energy: Energy
 
 
 def bench(options: BenchOptions) -> dict[str, object]:
@@ -44,12 +60,13 @@ def bench(options: BenchOptions) -> dict[str, object]:
     """
     _check(options)
     started = time.perf_counter()
-    model = load(options.model, n_ctx=options.prompt_tokens + options.decode_tokens, threads=options.threads)
+    n_ctx = options.prompt_tokens + options.decode_tokens + PAGE_TOKENS  # a fork copies the last page
+    model = load(options.model, n_ctx=n_ctx, threads=options.threads)
     load_s = time.perf_counter() - started
     counts = _thread_counts(available_processors()) if options.threads is None else [options.threads]
     speeds = [_measure(model, threads, options) for threads in counts]
     peak = peak_rss_bytes()  # before bandwidth is measured, which takes memory of its own
-    rows = [_roofline(model.model, *row) for row in speeds]
+    rows = [_roofline(model.model, speed, options) for speed in speeds]
     result: dict[str, object] = {
         **asdict(max(rows, key=lambda row: row.decode_tok_s)),
         "bytes_per_token": model.model.bytes_per_token,
@@ -98,31 +115,61 @@ def _check(options: BenchOptions) -> None:
             raise UsageError(f"--{name.replace('_', '-')} must be at least 1")
 
 
-def _measure(loaded: LanguageModel, threads: int, options: BenchOptions) -> tuple[int, float, float]:
-    """Threads, and the medians of tokens per second of prefill and of the decode after it."""
+def _measure(loaded: LanguageModel, threads: int, options: BenchOptions) -> _Speed:
+    """Repeats both measurements after a warm-up. All prefills come first, so that each kind has one meter."""
     model = LanguageModel(loaded.model, n_ctx=loaded.n_ctx, threads=threads)
-    samples = [_sample(model, options) for _ in range(options.repeat + 1)][1:]  # the first warms up
-    prefill_tok_s, decode_tok_s = (statistics.median(sample) for sample in zip(*samples, strict=True))
-    return threads, prefill_tok_s, decode_tok_s
+    prompt = [i % model.model.vocab_size for i in range(options.prompt_tokens)]  # the tokens do not matter
+    prefill_tok_s, prefill_energy = _repeated(
+        lambda: _prefill_seconds(model.session, prompt), options.prompt_tokens, options
+    )
+    decode_tok_s, decode_energy = _repeated(
+        lambda: _decode_seconds(model.session, options.decode_tokens), options.decode_tokens, options
+    )
+    return _Speed(threads, prefill_tok_s, decode_tok_s, prefill_energy, decode_energy)
 
 
-def _sample(model: LanguageModel, options: BenchOptions) -> tuple[float, float]:
-    """Tokens per second of one prefill and of the decode after it; the tokens do not matter."""
-    prompt = [i % model.model.vocab_size for i in range(options.prompt_tokens)]
-    with model.open_session() as session:
+def _repeated(seconds: Callable[[], float], n_tokens: int, options: BenchOptions) -> tuple[float, Energy]:
+    """Tokens per second, the median, and the energy of all repeats; one more before them warms up."""
+    seconds()
+    meter = EnergyMeter(options.watts)
+    median = statistics.median([seconds() for _ in range(options.repeat)])
+    return n_tokens / median, meter.read()
+
+
+def _prefill_seconds(session: Session, prompt: list[int]) -> float:
+    session.truncate(0)
+    started = time.perf_counter()
+    prefill(session, prompt)
+    return time.perf_counter() - started
+
+
+def _decode_seconds(prefilled: Session, n_tokens: int) -> float:
+    """Seconds of tokens one after another behind the prompt."""
+    with prefilled.fork() as session:
         started = time.perf_counter()
-        prefill(session, prompt)
-        prefilled = time.perf_counter()
-        for step in range(options.decode_tokens):
-            session.eval(prompt[step % len(prompt) :][:1])
-        decoded = time.perf_counter()
-    return options.prompt_tokens / (prefilled - started), options.decode_tokens / (decoded - prefilled)
+        for step in range(n_tokens):
+            session.eval([step % session.model.vocab_size])
+        return time.perf_counter() - started
 
 
-def _roofline(model: Model, threads: int, prefill_tok_s: float, decode_tok_s: float) -> Roofline:
-    bandwidth = read_bandwidth(model.bytes_per_token, threads)
+def _roofline(model: Model, speed: _Speed, options: BenchOptions) -> Roofline:
+    bandwidth = read_bandwidth(model.bytes_per_token, speed.threads)
     ceiling = bandwidth / model.bytes_per_token
-    return Roofline(threads, prefill_tok_s, decode_tok_s, bandwidth, ceiling, decode_tok_s / ceiling)
+    return Roofline(
+        threads=speed.threads,
+        prefill_tok_s=speed.prefill_tok_s,
+        decode_tok_s=speed.decode_tok_s,
+        read_bandwidth_bytes_s=bandwidth,
+        ceiling_tok_s=ceiling,
+        share_of_ceiling=speed.decode_tok_s / ceiling,
+        prefill_joules_per_token=_each(speed.prefill_energy, options.repeat * options.prompt_tokens),
+        decode_joules_per_token=_each(speed.decode_energy, options.repeat * options.decode_tokens),
+        energy_source=speed.decode_energy.source,
+    )
+
+
+def _each(energy: Energy, tokens: int) -> float | None:
+    return None if energy.joules is None else energy.joules / tokens
 
 
 def _print(rows: list[Roofline], result: dict[str, object]) -> None:
@@ -138,4 +185,14 @@ def _print(rows: list[Roofline], result: dict[str, object]) -> None:
     print(f"weights per token  {result['bytes_per_token']:,} bytes")
     print(f"load               {result['load_s']:.3f} s")
     print(f"peak memory        {f'{peak / 2**20:.1f} MB' if isinstance(peak, int) else 'not readable here'}")
+    print(f"energy             {_energy_text(result)}")
     print(f"kernels            {result['isa']}; fastest with {result['threads']} threads")
+
+
+def _energy_text(result: dict[str, object]) -> str:
+    if result["prefill_joules_per_token"] is None or result["decode_joules_per_token"] is None:
+        return str(result["energy_source"])
+    return (
+        f"{result['prefill_joules_per_token']:.3g} J/token of prefill, "
+        f"{result['decode_joules_per_token']:.3g} of decode ({result['energy_source']})"
+    )

@@ -55,11 +55,11 @@ def _stream(model: LanguageModel, prompt: str, options: RunOptions) -> TextStrea
 
 
 def _answer(model: LanguageModel, prompt: str, options: RunOptions) -> dict[str, object]:
-    meter = EnergyMeter()
+    meter = EnergyMeter(options.watts)
     stream = _stream(model, prompt, options)
     if not options.json and sys.stdout.isatty():
         print(_styled(prompt, _BOLD, sys.stdout), end="", flush=True)
-    ttft, interrupted = _print(stream, quiet=options.json)
+    ttft, interrupted = _print(stream, meter, quiet=options.json)
     energy, made = meter.read(), stream.generation
     if not options.json:
         print(flush=True)
@@ -102,21 +102,21 @@ def _converse(model: LanguageModel, options: RunOptions) -> dict[str, object]:
         if not line and not text:
             continue
         text = line or text
-        meter, asked = EnergyMeter(), process_age()
+        meter, asked = EnergyMeter(options.watts), process_age()
         try:
             stream = _stream(model, text, options)
         except ContextFullError as error:
             print(f"{error}; begin a new text", file=sys.stderr)
             text = ""
             continue
-        first, _ = _print(stream)
+        first, _ = _print(stream, meter)
         print(flush=True)
         _print_cost(stream.generation, None if first is None else first - asked, meter.read())
         text += stream.generation.text
         texts += 1
 
 
-def _print(stream: TextStream, quiet: bool = False) -> tuple[float | None, bool]:
+def _print(stream: TextStream, meter: EnergyMeter, quiet: bool = False) -> tuple[float | None, bool]:
     """Prints the pieces as they come. Returns the process age at the first, and whether Ctrl-C ended it."""
     first = None
     try:
@@ -125,6 +125,7 @@ def _print(stream: TextStream, quiet: bool = False) -> tuple[float | None, bool]
                 first = process_age()
             if not quiet:
                 print(piece, end="", flush=True)
+            meter.update()
     except KeyboardInterrupt:
         stream.generation.finish_reason = "interrupted"
         return first, True
