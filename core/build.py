@@ -70,12 +70,11 @@ SANITIZE_FLAGS = ["-O1", "-g", "-fno-omit-frame-pointer", "-fno-sanitize-recover
 
 # Files of one instruction set: the processors they exist for, and their flags. They are entered only
 # after the processor was asked; all other files are compiled for the plainest processor of its kind.
+_AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mfma", "-mf16c"]
 ISA_FILES = {
     "avx2.c": ("x86_64", ["-mavx2", "-mfma", "-mf16c"]),
-    "avx512.c": (
-        "x86_64",
-        ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mfma", "-mf16c"],
-    ),
+    "avx512.c": ("x86_64", _AVX512),
+    "amx.c": ("x86_64", [*_AVX512, "-mamx-tile", "-mamx-int8"]),
     "neon.c": ("aarch64", []),
     "neon_dotprod.c": ("aarch64", ["-mcpu=generic+dotprod"]),  # zig does not take -march
 }

@@ -85,8 +85,10 @@ extern const ln_kernels ln_scalar_kernels;
 #if LN_X86_64
 extern const ln_kernels ln_avx2_kernels;
 extern const ln_kernels ln_avx512_kernels;
+extern const ln_kernels ln_amx_kernels;
 int ln_cpu_runs_avx2(void);   /* AVX2, FMA, F16C, and an operating system that keeps ymm state */
 int ln_cpu_runs_avx512(void); /* that, and AVX-512 F, BW, VL, DQ, VNNI with zmm state */
+int ln_cpu_runs_amx(void);    /* that, and int8 tiles with tile state, which this call asks the system for */
 void ln_quantize_q8_avx2(const float *x, int64_t cols, ln_q8_block *out, int64_t stride);
 #endif
 

@@ -1,4 +1,7 @@
 /* select.c - which kernel tables this build holds and which of them this processor runs. */
+#if !defined(_WIN32) && !defined(_GNU_SOURCE)
+#define _GNU_SOURCE /* syscall */
+#endif
 #include <string.h>
 
 #include "isa.h"
@@ -15,8 +18,10 @@
 #define LEAF7_EBX_AVX2 (1u << 5)
 #define LEAF7_EBX_AVX512 (1u << 16 | 1u << 17 | 1u << 30 | 1u << 31) /* F, DQ, BW, VL */
 #define LEAF7_ECX_VNNI (1u << 11)
+#define LEAF7_EDX_AMX (1u << 24 | 1u << 25) /* tiles, products of int8 */
 #define XCR0_YMM 0x06u /* xmm and ymm registers are saved on a context switch */
 #define XCR0_ZMM 0xe6u /* and the mask registers and both parts of zmm */
+#define XCR0_TILES 0x60000u /* configuration and data of tiles */
 
 static int has_all(unsigned value, unsigned wanted) {
     return (value & wanted) == wanted;
@@ -49,7 +54,37 @@ int ln_cpu_runs_avx512(void) {
            has_all(ecx, LEAF7_ECX_VNNI);
 }
 
-static const ln_kernels *const tables[] = {&ln_avx512_kernels, &ln_avx2_kernels, &ln_scalar_kernels, NULL};
+#if defined(__linux__)
+
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* Linux keeps tiles for a process only once it has asked (Documentation/arch/x86/xstate.rst). */
+static int may_use_tiles(void) {
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+}
+
+#else
+
+static int may_use_tiles(void) {
+    return 0; /* nobody to ask */
+}
+
+#endif
+
+int ln_cpu_runs_amx(void) {
+    unsigned eax, ebx, ecx, edx;
+    if (!ln_cpu_runs_avx512() || !has_all(saved_state(), XCR0_TILES)) {
+        return 0;
+    }
+    return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && has_all(edx, LEAF7_EDX_AMX) && may_use_tiles();
+}
+
+/* amx stands behind avx512 as long as nobody has measured it: it is used when it is asked for by name. */
+static const ln_kernels *const tables[] = {
+    &ln_avx512_kernels, &ln_amx_kernels, &ln_avx2_kernels, &ln_scalar_kernels, NULL,
+};
 
 #elif LN_AARCH64
 
