@@ -101,6 +101,7 @@ typedef struct ln_tokenizer_info {
 } ln_tokenizer_info;
 
 #define LN_ENCODE_SPECIAL 1 /* special tokens written out in the text become their ids */
+#define LN_ENCODE_INSIDE 2  /* the text goes on from another one: no dummy space in front of it */
 #define LN_DECODE_SPECIAL 1 /* special tokens are written out; otherwise they are left out */
 
 /* Builds a tokenizer from a whole GGUF file in memory: from the embedded
@@ -122,11 +123,39 @@ LN_API int32_t ln_tokenizer_describe(const ln_tokenizer *tokenizer, ln_tokenizer
 LN_API int32_t ln_tokenizer_encode(const ln_tokenizer *tokenizer, const char *text, size_t n_bytes, uint32_t flags,
                                    int32_t *ids, int64_t capacity, int64_t *n_ids, ln_error *err);
 
+/* The ids of the tokens that are found in a text before it is split, in the order of their texts; the same
+ * capacity rule as encode. Those that decode leaves out are special; the others are always found. */
+LN_API int32_t ln_tokenizer_added(const ln_tokenizer *tokenizer, int32_t *ids, int64_t capacity, int64_t *n_ids);
+
 /* Decodes ids to bytes (not NUL-terminated); the same capacity rule as encode. The
  * bytes of one id need not be whole UTF-8 characters. With at_start = 1 the dummy
  * leading space of SentencePiece tokenizers is taken off the first piece. */
 LN_API int32_t ln_tokenizer_decode(const ln_tokenizer *tokenizer, const int32_t *ids, int64_t n_ids, uint32_t flags,
                                    int32_t at_start, char *text, int64_t capacity, int64_t *n_bytes, ln_error *err);
+
+/* ---- metadata ------------------------------------------------------------- */
+
+/* What a GGUF file says beside weights and vocabulary: the chat template, ids of tokens, names. */
+typedef struct ln_metadata ln_metadata;
+
+/* Indexes a whole GGUF file in memory, which must stay as it is until ln_metadata_close. */
+LN_API int32_t ln_metadata_open(const void *data, size_t size, ln_metadata **out, ln_error *err);
+
+LN_API void ln_metadata_close(ln_metadata *metadata);
+
+/* The key with that index, in alphabetical order (not NUL-terminated). Writes up to capacity bytes and stores
+ * the full length; -1 when there are no more keys. */
+LN_API int32_t ln_metadata_key(const ln_metadata *metadata, int64_t index, char *text, int64_t capacity,
+                               int64_t *n_bytes);
+
+/* The text stored under key, as ln_metadata_key; -1 when the key is absent or its value is no text. */
+LN_API int32_t ln_metadata_text(const ln_metadata *metadata, const char *key, char *text, int64_t capacity,
+                                int64_t *n_bytes);
+
+/* The integers stored under key, one or an array of them: writes up to capacity and stores how many there are;
+ * 0 when the key is absent or its value is neither. Arrays hold 32-bit integers. */
+LN_API int32_t ln_metadata_integers(const ln_metadata *metadata, const char *key, int64_t *values, int64_t capacity,
+                                    int64_t *n);
 
 /* ---- model ---------------------------------------------------------------- */
 

@@ -8,6 +8,7 @@
     ├── TargetError          an output that cannot be written
     ├── VerificationError    an artifact that, reloaded, is not what was written
     ├── ContextFullError     more tokens than the session was opened for
+    ├── TemplateError        a chat template that cannot render a conversation, or refuses to
     ├── TrainingError        a training that diverged
     └── MissingExtraError    a verb whose optional packages are not installed
 
@@ -48,6 +49,10 @@ class VerificationError(LinnetError):
 
 class ContextFullError(LinnetError):
     """More tokens than the session was opened for."""
+
+
+class TemplateError(LinnetError):
+    """A chat template that cannot render a conversation, or refuses to."""
 
 
 class TrainingError(LinnetError):

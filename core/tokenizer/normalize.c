@@ -68,7 +68,7 @@ ln_status ln_normalize(ln_encoder *e, ln_string text, ln_string *out) {
         if (step->kind == LN_NORMAL_NFC) {
             status = ln_unicode_nfc(text.data, text.length, buffer, e->err);
         } else if (step->kind == LN_NORMAL_PREPEND) {
-            status = ln_buffer_append(buffer, step->text.data, step->text.length, e->err);
+            status = ln_buffer_append(buffer, step->text.data, e->bare ? 0 : step->text.length, e->err);
             status = status == LN_OK ? ln_buffer_append(buffer, text.data, text.length, e->err) : status;
         } else {
             status = replace_all(e, step, text, buffer);

@@ -97,7 +97,7 @@ static ln_status metaspace(ln_encoder *e, size_t index, ln_string text, int at_s
     const ln_pre_step *step = &e->tokenizer->pre[index];
     ln_buffer *out = &e->pre[index];
     out->length = 0;
-    int prepend = step->prepend == LN_PREPEND_ALWAYS || (step->prepend == LN_PREPEND_FIRST && at_start);
+    int prepend = (step->prepend == LN_PREPEND_ALWAYS && !e->bare) || (step->prepend == LN_PREPEND_FIRST && at_start);
     int has_one = text.data[0] == ' ' || (text.length >= step->text.length &&
                                           memcmp(text.data, step->text.data, step->text.length) == 0);
     ln_status status = LN_OK;

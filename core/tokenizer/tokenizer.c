@@ -79,6 +79,8 @@ int32_t ln_tokenizer_describe(const ln_tokenizer *tokenizer, ln_tokenizer_info *
 
 static ln_status encode_given(ln_encoder *e, ln_string text, int at_start) {
     ln_string normal;
+    e->bare = at_start && e->inside;
+    at_start = at_start && !e->inside;
     ln_status status = ln_normalize(e, text, &normal);
     return status == LN_OK ? ln_added_split(e, &e->tokenizer->added[1], normal, at_start, ln_pretokenize) : status;
 }
@@ -124,6 +126,7 @@ int32_t ln_tokenizer_encode(const ln_tokenizer *tokenizer, const char *text, siz
     }
     ln_encoder e = ln_encoder_open(tokenizer, n_bytes, err);
     e.with_special = (flags & LN_ENCODE_SPECIAL) != 0;
+    e.inside = (flags & LN_ENCODE_INSIDE) != 0;
     e.ids = ids;
     e.capacity = capacity;
     if (status == LN_OK && n_bytes > 0) {
@@ -133,6 +136,21 @@ int32_t ln_tokenizer_encode(const ln_tokenizer *tokenizer, const char *text, siz
     ln_buffer_free(&repaired);
     *n_ids = status == LN_OK ? e.n_ids : 0;
     return status;
+}
+
+int32_t ln_tokenizer_added(const ln_tokenizer *tokenizer, int32_t *ids, int64_t capacity, int64_t *n_ids) {
+    if (tokenizer == NULL || n_ids == NULL || capacity < 0 || (ids == NULL && capacity > 0)) {
+        return LN_BAD_ARGUMENT;
+    }
+    *n_ids = 0;
+    for (int set = 0; set < 2; set++) {
+        for (uint32_t i = 0; i < tokenizer->added[set].n; i++, ++*n_ids) {
+            if (*n_ids < capacity) {
+                ids[*n_ids] = tokenizer->added[set].tokens[i].id;
+            }
+        }
+    }
+    return LN_OK;
 }
 
 /* ---- decode ---------------------------------------------------------------------------- */

@@ -103,6 +103,8 @@ struct ln_tokenizer {
 typedef struct ln_encoder {
     const ln_tokenizer *tokenizer;
     int with_special;
+    int inside; /* the text goes on from another one */
+    int bare;   /* nothing is put in front of the part that is being encoded */
     int32_t *ids;
     int64_t capacity;
     int64_t n_ids;

@@ -58,6 +58,7 @@ LN_TYPE_TQ1_0 = 34
 LN_TYPE_TQ2_0 = 35
 LN_TYPE_MXFP4 = 39
 LN_ENCODE_SPECIAL = 1  # special tokens written out in the text become their ids
+LN_ENCODE_INSIDE = 2  # the text goes on from another one: no dummy space in front of it
 LN_DECODE_SPECIAL = 1  # special tokens are written out; otherwise they are left out
 LN_PAGE = 64  # positions of one page of keys and values
 
@@ -89,6 +90,10 @@ class ln_tokenizer_info(Structure):
         ("add_bos", c_int32),  # 1 when its makers put BOS in front of every text
         ("kind", c_char * 24),  # "bpe" (byte level) or "spm" (SentencePiece BPE)
     )
+
+
+class ln_metadata(Structure):
+    """What a GGUF file says beside weights and vocabulary: the chat template, ids of tokens, names."""
 
 
 class ln_model(Structure):
@@ -224,6 +229,11 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
         (POINTER(ln_tokenizer), c_char_p, c_size_t, c_uint32, c_void_p, c_int64, c_void_p,
          POINTER(ln_error)),
     ),
+    # int32_t ln_tokenizer_added(const ln_tokenizer *tokenizer, int32_t *ids, int64_t capacity, int64_t
+    # *n_ids)
+    # The ids of the tokens that are found in a text before it is split, in the order of their texts; the
+    # same capacity rule as encode. Those that decode leaves out are special; the others are always found.
+    "ln_tokenizer_added": (c_int32, (POINTER(ln_tokenizer), c_void_p, c_int64, c_void_p)),
     # int32_t ln_tokenizer_decode(const ln_tokenizer *tokenizer, const int32_t *ids, int64_t n_ids, uint32_t
     # flags, int32_t at_start, char *text, int64_t capacity, int64_t *n_bytes, ln_error *err)
     # Decodes ids to bytes (not NUL-terminated); the same capacity rule as encode. The bytes of one id need
@@ -234,6 +244,25 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
         (POINTER(ln_tokenizer), c_void_p, c_int64, c_uint32, c_int32, c_void_p, c_int64, c_void_p,
          POINTER(ln_error)),
     ),
+    # int32_t ln_metadata_open(const void *data, size_t size, ln_metadata **out, ln_error *err)
+    # Indexes a whole GGUF file in memory, which must stay as it is until ln_metadata_close.
+    "ln_metadata_open": (c_int32, (c_void_p, c_size_t, POINTER(POINTER(ln_metadata)), POINTER(ln_error))),
+    # void ln_metadata_close(ln_metadata *metadata)
+    "ln_metadata_close": (None, (POINTER(ln_metadata),)),
+    # int32_t ln_metadata_key(const ln_metadata *metadata, int64_t index, char *text, int64_t capacity,
+    # int64_t *n_bytes)
+    # The key with that index, in alphabetical order (not NUL-terminated). Writes up to capacity bytes and
+    # stores the full length; -1 when there are no more keys.
+    "ln_metadata_key": (c_int32, (POINTER(ln_metadata), c_int64, c_void_p, c_int64, c_void_p)),
+    # int32_t ln_metadata_text(const ln_metadata *metadata, const char *key, char *text, int64_t capacity,
+    # int64_t *n_bytes)
+    # The text stored under key, as ln_metadata_key; -1 when the key is absent or its value is no text.
+    "ln_metadata_text": (c_int32, (POINTER(ln_metadata), c_char_p, c_void_p, c_int64, c_void_p)),
+    # int32_t ln_metadata_integers(const ln_metadata *metadata, const char *key, int64_t *values, int64_t
+    # capacity, int64_t *n)
+    # The integers stored under key, one or an array of them: writes up to capacity and stores how many
+    # there are; 0 when the key is absent or its value is neither. Arrays hold 32-bit integers.
+    "ln_metadata_integers": (c_int32, (POINTER(ln_metadata), c_char_p, c_void_p, c_int64, c_void_p)),
     # int32_t ln_model_open(const void *data, size_t size, ln_model **out, ln_error *err)
     # Opens a whole GGUF file in memory and checks it against its metadata. data must stay unchanged until
     # ln_model_close, but for what ln_model_load hands back.

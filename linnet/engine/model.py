@@ -10,6 +10,7 @@ from pathlib import Path
 from linnet.engine._bindings import ln_load_step
 from linnet.engine.library import Handle, call, describe
 from linnet.engine.memory import Image
+from linnet.engine.metadata import Metadata
 from linnet.engine.processors import available_processors
 from linnet.engine.tokenizer import Tokenizer
 from linnet.errors import FormatError, UnsupportedError
@@ -41,7 +42,7 @@ class _Beside:
 
 
 class Model:
-    """Weights and tokenizer of one model.
+    """Weights, tokenizer and metadata of one model.
 
     The attributes ``arch, n_layers, n_heads, n_kv_heads, head_dim, dim, ffn_dim,
     vocab_size, max_seq_len, tied_embeddings, n_params, weight_bytes, bytes_per_token``
@@ -66,6 +67,7 @@ class Model:
         tokenizer = _Beside(Tokenizer.from_gguf, image)
         # The core uses float weights where they lie.
         self.handle = Handle("ln_model", "ln_model_open", image.address, image.size, uses=image)
+        self.metadata = Metadata(image)
         self._pack(image)
         self.tokenizer = tokenizer.result()
         info = describe("ln_model", self.handle)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 from linnet.engine import _bindings
-from linnet.engine.library import Handle, call, describe, int32_array
+from linnet.engine.library import Handle, call, describe, int32_array, library
 from linnet.engine.memory import Image
 
 
@@ -41,14 +42,31 @@ class Tokenizer:
         """
         return cls.from_gguf(Image.open(path))
 
-    def encode(self, text: str | bytes, *, special: bool = False) -> list[int]:
+    @cached_property
+    def added_tokens(self) -> dict[str, tuple[int, bool]]:
+        """The tokens found in a text before it is split: their texts, ids, and whether they are special."""
+        n = ctypes.c_int64()
+        library().ln_tokenizer_added(self._handle, None, 0, ctypes.byref(n))
+        ids = (ctypes.c_int32 * n.value)()
+        library().ln_tokenizer_added(self._handle, ids, n.value, ctypes.byref(n))
+        return {
+            self.decode([token], special=True, at_start=False).decode("utf-8", "replace"): (
+                token,
+                not self.decode([token], at_start=False),
+            )
+            for token in ids
+        }
+
+    def encode(self, text: str | bytes, *, special: bool = False, at_start: bool = True) -> list[int]:
         """Token ids of ``text``, without BOS.
 
         With ``special`` the special tokens written out in the text become their ids.
-        Invalid UTF-8 and lone surrogates count as U+FFFD.
+        Unless ``at_start`` the text goes on from another one, so that SentencePiece puts
+        no space in front of it. Invalid UTF-8 and lone surrogates count as U+FFFD.
         """
         data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
         flags = _bindings.LN_ENCODE_SPECIAL if special else 0
+        flags |= 0 if at_start else _bindings.LN_ENCODE_INSIDE
         n = ctypes.c_int64()
         capacity = len(data) + 16
         while True:

@@ -8,8 +8,9 @@ others are read; folders written here load in ``transformers``.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from linnet.errors import FormatError, SourceError, UnsupportedError
 from linnet.formats import arch
 from linnet.formats.atomic import atomic_file, make_folder
+from linnet.formats.gguf_tokenizer import END_IDS_KEY, EOM_KEY, EOT_KEY, TEMPLATE_KEY
 from linnet.formats.inputs import read_bytes
 from linnet.formats.parts import ModelParts, Tensor, TokenizerParts
 from linnet.formats.safetensors_file import StoredTensor, read_safetensors, write_safetensors
@@ -37,9 +39,10 @@ from linnet.types import ModelFacts, SpecialTokens, TensorType
 CHECKPOINT_FILES = (
     "config.json", "generation_config.json", "model.safetensors", "model-*-of-*.safetensors",
     "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
-    "special_tokens_map.json", "chat_template.jinja",
+    "special_tokens_map.json", "chat_template.jinja", "additional_chat_templates",
 )  # fmt: skip
 
+TEMPLATE_FOLDER = "additional_chat_templates"  # NAME.jinja
 TRAINING_STATE = "state"  # where a training that can be resumed keeps what it needs
 
 _DTYPES = {"F32": TensorType.F32, "F16": TensorType.F16, "BF16": TensorType.BF16}
@@ -67,13 +70,17 @@ def read_checkpoint(directory: Path, tokenizer: TokenizerParts | None = None) ->
     generation = read_json(directory / "generation_config.json", optional=True)
     if tokenizer is None:
         tokenizer = read_tokenizer(directory, facts.vocab_size)
+    special = _special_tokens(tokenizer, settings, {**generation, **config})
+    templates = _chat_templates(directory, settings)
+    ends = _end_ids(special, facts.vocab_size, generation, config)
     return ModelParts(
         facts=facts,
-        special=_special_tokens(tokenizer, settings, {**generation, **config}),
+        special=special,
         tokenizer=tokenizer,
         tensors=tensors,
         name=_name(directory, config),
-        chat_template=_chat_template(directory, settings),
+        chat_template=templates.pop("default", None),
+        extra={**_named_templates(templates), **_end_keys(ends)},
     )
 
 
@@ -187,12 +194,48 @@ def _first_id(value: Any, n_tokens: int) -> int | None:
     return first if isinstance(first, int) and 0 <= first < n_tokens else None
 
 
-def _chat_template(directory: Path, settings: Mapping[str, Any]) -> str | None:
+def _end_ids(special: SpecialTokens, n_tokens: int, *configs: Mapping[str, Any]) -> list[int]:
+    """The tokens that end an answer, apart from EOS."""
+    ends: list[Any] = []
+    for config in configs:
+        value = config.get("eos_token_id")
+        ends += value if isinstance(value, list) else [value]
+    known = [end for end in ends if isinstance(end, int) and 0 <= end < n_tokens and end != special.eos_id]
+    return list(dict.fromkeys(known))
+
+
+def _end_keys(ends: Sequence[int]) -> dict[str, Any]:
+    """The metadata keys that hold them: the first under the name other readers of GGUF know."""
+    keys: dict[str, Any] = {EOT_KEY: ends[0]} if ends else {}
+    return {**keys, END_IDS_KEY: np.array(ends, dtype="<i4")} if len(ends) > 1 else keys
+
+
+def _chat_templates(directory: Path, settings: Mapping[str, Any]) -> dict[str, str]:
+    """Chat templates by name; the one that is used when no other is asked for is ``default``.
+
+    A file goes before ``tokenizer_config.json``, which holds a text or a list of tables
+    with ``name`` and ``template``.
+    """
+    given = settings.get("chat_template")
+    tables = given if isinstance(given, list) else [{"name": "default", "template": given}]
+    templates = {
+        table["name"]: table["template"]
+        for table in tables
+        if isinstance(table, dict)
+        and isinstance(table.get("name"), str)
+        and isinstance(table.get("template"), str)
+    }
+    folder = directory / TEMPLATE_FOLDER
+    files = {path.stem: path for path in sorted(folder.glob("*.jinja"))} if folder.is_dir() else {}
     path = directory / "chat_template.jinja"
-    if path.exists():
-        return read_bytes(path).decode("utf-8", "replace")
-    template = settings.get("chat_template")
-    return template if isinstance(template, str) else None
+    files |= {"default": path} if path.exists() else {}
+    return templates | {name: read_bytes(path).decode("utf-8", "replace") for name, path in files.items()}
+
+
+def _named_templates(templates: Mapping[str, str]) -> dict[str, Any]:
+    """Templates beside the default one, as the metadata of GGUF holds them."""
+    named: dict[str, Any] = {f"{TEMPLATE_KEY}.{name}": text for name, text in templates.items()}
+    return {"tokenizer.chat_templates": list(templates), **named} if named else {}
 
 
 def _name(directory: Path, config: Mapping[str, Any]) -> str:
@@ -211,7 +254,8 @@ class _Document:
     special: SpecialTokens
     tokenizer_json: bytes
     dtype: TensorType
-    chat_template: str | None = None
+    chat_templates: Mapping[str, str] = field(default_factory=dict)
+    end_ids: Sequence[int] = ()
     extra: Mapping[str, Any] | None = None
 
 
@@ -228,10 +272,30 @@ def write_checkpoint(parts: ModelParts, directory: Path) -> None:
         if text is not None
         else json_from_vocabulary(parts.tokenizer.vocabulary, parts.special),
         dtype=max(parts.tensors, key=lambda tensor: tensor.n_elements).type,
-        chat_template=parts.chat_template,
+        chat_templates=_templates_of(parts),
+        end_ids=_end_ids_of(parts),
         extra={"_name_or_path": parts.name} if parts.name else None,
     )
     _write(document, named, directory)
+
+
+def _templates_of(parts: ModelParts) -> dict[str, str]:
+    prefix = f"{TEMPLATE_KEY}."
+    named = {key.removeprefix(prefix): text for key, text in parts.extra.items() if key.startswith(prefix)}
+    default = {"default": parts.chat_template} if parts.chat_template is not None else {}
+    return {
+        name: text
+        for name, text in (default | named).items()
+        if isinstance(text, str) and re.fullmatch(r"\w[\w.-]*", name)  # a file in the folder itself
+    }
+
+
+def _end_ids_of(parts: ModelParts) -> list[int]:
+    ends = [parts.extra.get(key) for key in (EOT_KEY, EOM_KEY)]
+    more = parts.extra.get(END_IDS_KEY)
+    if isinstance(more, np.ndarray):
+        ends += more.tolist()
+    return _end_ids(parts.special, parts.facts.vocab_size, {"eos_token_id": ends})
 
 
 def save_checkpoint(
@@ -270,12 +334,15 @@ def _from_array(name: str, array: NDArray[np.float32]) -> Tensor:
 def _write(document: _Document, tensors: Iterable[Tensor], directory: Path) -> None:
     files = {
         "config.json": _dump(_config(document)),
-        "generation_config.json": _dump(_token_ids(document.special)),
+        "generation_config.json": _dump(_generation_config(document)),
         "tokenizer.json": document.tokenizer_json,
         "tokenizer_config.json": _dump(_tokenizer_config(document)),
     }
-    if document.chat_template is not None:
-        files["chat_template.jinja"] = document.chat_template.encode()
+    for name, template in document.chat_templates.items():
+        path = "chat_template.jinja" if name == "default" else f"{TEMPLATE_FOLDER}/{name}.jinja"
+        files[path] = template.encode("utf-8", "surrogateescape")
+    if any("/" in name for name in files):
+        make_folder(directory / TEMPLATE_FOLDER)
     for name, content in files.items():
         with atomic_file(directory / name) as file:
             file.write(content)
@@ -295,6 +362,14 @@ def _config(document: _Document) -> dict[str, Any]:
 
 def _token_ids(special: SpecialTokens) -> dict[str, Any]:
     return {"bos_token_id": special.bos_id, "eos_token_id": special.eos_id}
+
+
+def _generation_config(document: _Document) -> dict[str, Any]:
+    ids = _token_ids(document.special)
+    if not document.end_ids:
+        return ids
+    eos = document.special.eos_id
+    return ids | {"eos_token_id": [*([] if eos is None else [eos]), *document.end_ids]}
 
 
 def _tokenizer_config(document: _Document) -> dict[str, Any]:
