@@ -23,6 +23,7 @@ from linnet.formats.parts import ModelParts, TokenizerParts
 from linnet.formats.source import read_model
 from linnet.run.model import BUNDLED_MODEL, Generation, TextStream
 from linnet.run.speculate import MOST_GUESSES, SIZES, Drafter, ModelDrafter, Pace, TextDrafter
+from linnet.run.timeline import Timeline
 
 STORY = "Once upon a time there was a cat. The cat had a red hat. Tom saw the cat. The cat had a red"
 
@@ -62,7 +63,7 @@ def generate(
     model: linnet.LanguageModel, prompt: list[int], drafter: Drafter | None, max_tokens: int, **options: Any
 ) -> Generation:
     sampler = Sampler(model.model.vocab_size, **options)
-    stream = TextStream(model.open_session(), prompt, sampler, max_tokens, drafter)
+    stream = TextStream(Timeline(model.open_session()), prompt, sampler, max_tokens, drafter)
     assert "".join(stream) == stream.generation.text
     return stream.generation
 
@@ -192,7 +193,7 @@ def test_guesses_that_do_not_fit_into_memory_do_not_end_a_text_early() -> None:
         others[-1].eval([1])
     for drafter in (None, Prompter(known, model.model.vocab_size, 0, 0)):
         sampler = Sampler(model.model.vocab_size)
-        stream = TextStream(model.open_session(), prompt, sampler, 2 * PAGE_TOKENS, drafter)
+        stream = TextStream(Timeline(model.open_session()), prompt, sampler, 2 * PAGE_TOKENS, drafter)
         with pytest.raises(ContextFullError):
             list(stream)
         assert stream.generation.ids == known[: PAGE_TOKENS - len(prompt) + 1]

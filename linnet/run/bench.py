@@ -17,7 +17,8 @@ from linnet.engine.session import PAGE_TOKENS, Session
 from linnet.errors import UsageError
 from linnet.options import BenchOptions
 from linnet.run.meter import Energy, EnergyMeter, peak_rss_bytes
-from linnet.run.model import LanguageModel, load, prefill
+from linnet.run.model import LanguageModel, load
+from linnet.run.timeline import Timeline
 
 BANDWIDTH_SECONDS = 0.5
 
@@ -139,7 +140,7 @@ def _repeated(seconds: Callable[[], float], n_tokens: int, options: BenchOptions
 def _prefill_seconds(session: Session, prompt: list[int]) -> float:
     session.truncate(0)
     started = time.perf_counter()
-    prefill(session, prompt)
+    Timeline(session).prefill(prompt)
     return time.perf_counter() - started
 
 

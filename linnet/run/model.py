@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
@@ -16,6 +16,7 @@ from linnet.engine.session import PAGE_TOKENS, Session, Workspace
 from linnet.engine.tokenizer import Tokenizer
 from linnet.errors import ContextFullError, UsageError
 from linnet.run.speculate import Continuation, Drafter, ModelDrafter, TextDrafter, check_same_tokenizer
+from linnet.run.timeline import Timeline
 from linnet.types import TensorType
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ BUNDLED_MODEL = Path(__file__).parent.parent / "models" / "linnet-stories.gguf"
 
 DEFAULT_N_CTX = 4096  # at most, unless asked for: a key/value cache for a model's whole context may not fit
 TIMELINES = 4  # contexts that fit into memory at once, long ones as far as they are used
-PREFILL_CHUNK = 256  # tokens per call into the core; an interrupt is noticed between calls
 
 
 def load(
@@ -57,7 +57,8 @@ class Generation:
     """A text and what it cost.
 
     ``finish_reason`` is ``stop`` (end of text), ``length``, ``context`` (full) or
-    ``interrupted`` (by whoever read the stream). ``drafted`` counts the guesses that
+    ``interrupted`` (by whoever read the stream). Of the ``prompt_tokens`` those not on
+    the timeline before were evaluated (``prefilled_tokens``). ``drafted`` counts the guesses that
     were checked, ``accepted`` those of them that were right.
     """
 
@@ -65,6 +66,7 @@ class Generation:
     ids: list[int] = field(default_factory=list)
     text: str = ""
     finish_reason: str = "length"
+    prefilled_tokens: int = 0
     prefill_s: float = 0.0
     decode_s: float = 0.0
     drafted: int = 0
@@ -72,8 +74,8 @@ class Generation:
 
     @property
     def prefill_tok_s(self) -> float | None:
-        """Prompt tokens per second; None when nothing was measured."""
-        return self.prompt_tokens / self.prefill_s if self.prefill_s > 0 else None
+        """Evaluated prompt tokens per second; None when nothing was measured."""
+        return self.prefilled_tokens / self.prefill_s if self.prefill_s > 0 else None
 
     @property
     def decode_tok_s(self) -> float | None:
@@ -91,16 +93,19 @@ class TextStream:
 
     def __init__(
         self,
-        session: Session,
+        timeline: Timeline,
         prompt: Sequence[int],
         sampler: Sampler,
         max_tokens: int,
         drafter: Drafter | None = None,
+        ends: Collection[int] | None = None,
     ) -> None:
         self.generation = Generation(prompt_tokens=len(prompt))
         self.seed = sampler.seed
-        tokens = self._draw(session, prompt, sampler, max_tokens, drafter)
-        self._pieces = self._generate(session.model.tokenizer, prompt, tokens)
+        tokenizer = timeline.session.model.tokenizer
+        self._ends = (tokenizer.eos_id,) if ends is None else ends
+        self.tokens = self._draw(timeline, prompt, sampler, max_tokens, drafter)  # read these or the text
+        self._pieces = self._generate(tokenizer, prompt, self.tokens)
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -123,7 +128,7 @@ class TextStream:
 
     def _draw(
         self,
-        session: Session,
+        timeline: Timeline,
         prompt: Sequence[int],
         sampler: Sampler,
         max_tokens: int,
@@ -132,21 +137,22 @@ class TextStream:
         """The tokens of the text, each evaluated only when the one after it is wanted."""
         made = self.generation
         started = time.perf_counter()
-        prefill(session, prompt)
+        made.prefilled_tokens = timeline.prefill(prompt)
         for token in prompt:
             sampler.accept(token)
         made.prefill_s = time.perf_counter() - started
-        continuation = Continuation(session, sampler, drafter)
-        for token in continuation.tokens(max_tokens):
-            if made.ids:
-                made.decode_s += time.perf_counter() - started
-            made.drafted, made.accepted = continuation.drafted, continuation.accepted
-            if token == session.model.tokenizer.eos_id:
-                made.finish_reason = "stop"
-                return
-            made.ids.append(token)
-            yield token
-            started = time.perf_counter()
+        continuation = Continuation(timeline.session, sampler, drafter)
+        with timeline.following(prompt, made.ids):
+            for token in continuation.tokens(max_tokens):
+                if made.ids:
+                    made.decode_s += time.perf_counter() - started
+                made.drafted, made.accepted = continuation.drafted, continuation.accepted
+                if token in self._ends:
+                    made.finish_reason = "stop"
+                    return
+                made.ids.append(token)
+                yield token
+                started = time.perf_counter()
         if len(made.ids) < max_tokens:
             made.finish_reason = "context"
 
@@ -171,6 +177,8 @@ class StreamOptions(SamplingOptions, total=False):
 
     max_tokens: int
     speculate: bool
+    timeline: Timeline | None
+    ends: Collection[int] | None
 
 
 class LanguageModel:
@@ -241,6 +249,8 @@ class LanguageModel:
         *,
         max_tokens: int = 256,
         speculate: bool = True,
+        timeline: Timeline | None = None,
+        ends: Collection[int] | None = None,
         **sampling: Unpack[SamplingOptions],
     ) -> TextStream:
         """Continues ``prompt`` (text or token ids), piece by piece.
@@ -248,7 +258,9 @@ class LanguageModel:
         Draws with temperature 0.8, top-p 0.95 and min-p 0.05 unless ``sampling`` says
         otherwise; ``temperature`` 0 always takes the most probable token. The same seed gives the
         same text, with ``speculate`` (several tokens per pass where that is faster, see
-        :mod:`linnet.run.speculate`) and without. Raises UsageError for an empty prompt
+        :mod:`linnet.run.speculate`) and without. What a ``timeline`` of this model holds
+        of the prompt is not evaluated again. The text ends with one of the tokens ``ends``
+        (default: the end of a text). Raises UsageError for an empty prompt
         without BOS or an impossible sampling option, ContextFullError when the prompt
         does not fit.
         """
@@ -267,7 +279,7 @@ class LanguageModel:
         chosen: SamplingOptions = {**DEFAULT_SAMPLING, **sampling}
         sampler = Sampler(self.model.vocab_size, **chosen)
         drafter = self._open_drafter(ids) if speculate else None
-        return TextStream(self.open_session(), ids, sampler, max_tokens, drafter)
+        return TextStream(timeline or Timeline(self.open_session()), ids, sampler, max_tokens, drafter, ends)
 
     def generate(self, prompt: str | Sequence[int], **options: Unpack[StreamOptions]) -> Generation:
         """As :meth:`stream`, with the same options, all at once."""
@@ -294,9 +306,3 @@ def _room_for(n_ctx: int) -> int:
     """Tokens the timelines of a model can hold together, in whole pages; only what is used costs memory."""
     tokens = -(-n_ctx // PAGE_TOKENS) * PAGE_TOKENS
     return min(max(tokens, TIMELINES * min(tokens, DEFAULT_N_CTX)), 2**31 - 1)
-
-
-def prefill(session: Session, ids: Sequence[int]) -> None:
-    """Appends ``ids`` to the timeline of ``session``, in pieces between which an interrupt is noticed."""
-    for start in range(0, len(ids), PREFILL_CHUNK):
-        session.eval(ids[start : start + PREFILL_CHUNK])
