@@ -182,15 +182,16 @@ typedef struct ln_model_info {
 LN_API int32_t ln_model_open(const void *data, size_t size, ln_model **out, ln_error *err);
 
 typedef struct ln_load_step {
+    int64_t available;  /* in: bytes of data that are there yet, from its beginning; 0: all */
     int64_t offset;     /* these bytes of data are not needed any more */
-    int64_t bytes;
+    int64_t bytes;      /* 0 while bytes_left is not: more of them have to be available */
     int64_t bytes_left; /* of weights still to be packed; 0: the model is ready */
 } ln_load_step;
 
 /* Packs the next weights of block types, some megabytes of them, for the processor's
  * vector unit. Call it until bytes_left is 0, and only then open workspaces. Float weights
- * are used where they lie. n_threads: 0 = one per available processor; the first call decides. */
-LN_API int32_t ln_model_load(ln_model *model, int32_t n_threads, ln_load_step *out, ln_error *err);
+ * are used where they lie. Weights may be written to data while this goes on, as step->available tells. n_threads: 0 = one per available processor; the first call decides. */
+LN_API int32_t ln_model_load(ln_model *model, int32_t n_threads, ln_load_step *step, ln_error *err);
 
 /* Every workspace of the model must be closed first. */
 LN_API void ln_model_close(ln_model *model);

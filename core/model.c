@@ -263,14 +263,26 @@ static void pack_item(const void *job, int32_t item, int32_t worker) {
     }
 }
 
-/* Packs rows of the current matrix, at most about STEP_BYTES of them; returns their bytes. */
-static size_t pack_some(ln_model *model) {
+/* Items of the current matrix that can be packed: whole ones, or the rest of the matrix. */
+static int64_t items_within(const ln_packing *p, const char *end) {
+    const int64_t item_rows = PANELS_PER_ITEM * LN_PANEL_ROWS;
+    const int64_t there = end > p->source ? (int64_t)((size_t)(end - p->source) / p->source_stride) : 0;
+    const int64_t round_up = there >= p->matrix->rows ? item_rows - 1 : 0;
+    const int64_t rows = (there < p->matrix->rows ? there : p->matrix->rows) - p->rows_done;
+    return rows > 0 ? (rows + round_up) / item_rows : 0;
+}
+
+/* Packs rows of the current matrix that lie before end, at most about STEP_BYTES of them; returns their bytes. */
+static size_t pack_some(ln_model *model, const char *end) {
     ln_packing *p = &model->packings[model->n_packed];
     ln_matrix *w = p->matrix;
     const int64_t item_rows = PANELS_PER_ITEM * LN_PANEL_ROWS;
     const int64_t fitting = (int64_t)(STEP_BYTES / (p->source_stride * (size_t)item_rows)) + 1;
-    const int64_t needed = (w->rows - p->rows_done + item_rows - 1) / item_rows;
+    const int64_t needed = items_within(p, end);
     const int64_t items = fitting < needed ? fitting : needed;
+    if (items == 0) {
+        return 0;
+    }
     ln_threads_run(model->loaders, (int32_t)items, pack_item, p);
     const int64_t begin = p->rows_done;
     p->rows_done = begin + items * item_rows < w->rows ? begin + items * item_rows : w->rows;
@@ -287,11 +299,12 @@ static const char *next_source(const ln_model *model) {
     return p->source + (size_t)p->rows_done * p->source_stride;
 }
 
-int32_t ln_model_load(ln_model *model, int32_t n_threads, ln_load_step *out, ln_error *err) {
-    if (model == NULL || out == NULL) {
-        return ln_fail(err, LN_BAD_ARGUMENT, "model and out must not be NULL");
+int32_t ln_model_load(ln_model *model, int32_t n_threads, ln_load_step *step, ln_error *err) {
+    if (model == NULL || step == NULL || step->available < 0 || (uint64_t)step->available > model->size) {
+        return ln_fail(err, LN_BAD_ARGUMENT, "model and step must not be NULL, nor more available than there is");
     }
-    *out = (ln_load_step){.bytes = 0};
+    const char *end = model->data + (step->available != 0 ? (size_t)step->available : model->size);
+    *step = (ln_load_step){.available = step->available};
     if (ln_model_is_loaded(model)) {
         return LN_OK;
     }
@@ -301,14 +314,16 @@ int32_t ln_model_load(ln_model *model, int32_t n_threads, ln_load_step *out, ln_
             return status;
         }
     }
-    out->offset = next_source(model) - model->data;
+    step->offset = next_source(model) - model->data;
+    size_t packed;
     do { /* what lies side by side in the file is one step */
-        out->bytes += (int64_t)pack_some(model);
-    } while (!ln_model_is_loaded(model) && (size_t)out->bytes < STEP_BYTES &&
-             next_source(model) == model->data + out->offset + out->bytes);
+        packed = pack_some(model, end);
+        step->bytes += (int64_t)packed;
+    } while (packed > 0 && !ln_model_is_loaded(model) && (size_t)step->bytes < STEP_BYTES &&
+             next_source(model) == model->data + step->offset + step->bytes);
     for (int32_t i = model->n_packed; i < model->n_packings; i++) {
         const ln_packing *p = &model->packings[i];
-        out->bytes_left += (p->matrix->rows - p->rows_done) * (int64_t)p->source_stride;
+        step->bytes_left += (p->matrix->rows - p->rows_done) * (int64_t)p->source_stride;
     }
     if (ln_model_is_loaded(model)) {
         ln_threads_close(model->loaders);
@@ -343,6 +358,7 @@ int32_t ln_model_open(const void *data, size_t size, ln_model **out, ln_error *e
     if (status == LN_OK) {
         model->tied_embeddings = model->globals.output.data == NULL;
         model->data = data;
+        model->size = size;
         measure(&gguf, model);
         status = plan_packing(model, err);
     }

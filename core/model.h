@@ -21,6 +21,7 @@ struct ln_model {
     ln_layer *layers; /* [n_layers] */
     int32_t tied_embeddings;
     const char *data;  /* the file */
+    size_t size;
     char *panels;      /* all packed weights */
     ln_packing *packings; /* [n_packings] */
     int32_t n_packings;

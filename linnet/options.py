@@ -273,6 +273,11 @@ class MemoryOptions(EnergyOptions):
         metavar="MODEL",
         help="a GGUF file or a checkpoint folder (default: the bundled model)",
     )
+    type: str | None = option(
+        None,
+        metavar="TYPE",
+        help="hold the weights as q8_0, q4_k, q4_0, ..., quantized while they are loaded (default: as they are)",
+    )
     n_ctx: int | None = option(
         None, metavar="N", help="tokens of context (default: what the model was made for, at most 4096)"
     )

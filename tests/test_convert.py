@@ -12,13 +12,12 @@ import pytest
 
 from linnet import cli
 from linnet.engine import rewrite as rewriting
-from linnet.engine.memory import Image
 from linnet.engine.verify import verify
 from linnet.errors import LinnetError, TargetError, UsageError, VerificationError
 from linnet.export.convert import convert
 from linnet.formats.arch import llama
 from linnet.formats.checkpoint import read_checkpoint, save_checkpoint
-from linnet.formats.gguf import gguf_size, read_gguf
+from linnet.formats.gguf import read_gguf
 from linnet.formats.safetensors_file import read_safetensors
 from linnet.formats.source import read_model
 from linnet.formats.tokenizer_json import PRE_TOKENIZERS
@@ -241,7 +240,7 @@ def test_sources_that_are_no_models(
     assert "folder is not a checkpoint folder: it has no config.json" in fails(
         capsys, tmp_path / "folder", "-o", output
     )
-    assert "name its folder" in fails(capsys, checkpoint / "model.safetensors", "-o", output)
+    assert "name its folder" in fails(capsys, checkpoint / "config.json", "-o", output)
     assert "unknown type 'q9'" in fails(capsys, whole, "-o", output, "--type", "q9")
     assert "has 512 tokens" in fails(capsys, whole, "-o", output, "--tokenizer", vocabulary(tmp_path, 512))
     assert "there is no folder" in fails(capsys, whole, "-o", tmp_path / "missing" / "out.gguf")
@@ -342,10 +341,3 @@ def test_a_wrong_result_is_not_kept(
             run(checkpoint, output)
         assert output.read_bytes() == b"old"
     assert sorted(os.listdir(tmp_path)) == ["good.gguf", "out.gguf"]
-
-
-def test_an_image_in_memory_is_the_file(checkpoint: Path, tmp_path: Path) -> None:
-    path = tmp_path / "m.gguf"
-    run(checkpoint, path)
-    parts = read_checkpoint(checkpoint)
-    assert Image.of_parts(parts).size == gguf_size(parts) == path.stat().st_size

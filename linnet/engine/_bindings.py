@@ -120,8 +120,9 @@ class ln_model_info(Structure):
 
 class ln_load_step(Structure):
     _fields_ = (
+        ("available", c_int64),  # in: bytes of data that are there yet, from its beginning; 0: all
         ("offset", c_int64),  # these bytes of data are not needed any more
-        ("bytes", c_int64),
+        ("bytes", c_int64),  # 0 while bytes_left is not: more of them have to be available
         ("bytes_left", c_int64),  # of weights still to be packed; 0: the model is ready
     )
 
@@ -267,10 +268,11 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     # Opens a whole GGUF file in memory and checks it against its metadata. data must stay unchanged until
     # ln_model_close, but for what ln_model_load hands back.
     "ln_model_open": (c_int32, (c_void_p, c_size_t, POINTER(POINTER(ln_model)), POINTER(ln_error))),
-    # int32_t ln_model_load(ln_model *model, int32_t n_threads, ln_load_step *out, ln_error *err)
+    # int32_t ln_model_load(ln_model *model, int32_t n_threads, ln_load_step *step, ln_error *err)
     # Packs the next weights of block types, some megabytes of them, for the processor's vector unit. Call
     # it until bytes_left is 0, and only then open workspaces. Float weights are used where they lie.
-    # n_threads: 0 = one per available processor; the first call decides.
+    # Weights may be written to data while this goes on, as step->available tells. n_threads: 0 = one per
+    # available processor; the first call decides.
     "ln_model_load": (c_int32, (POINTER(ln_model), c_int32, POINTER(ln_load_step), POINTER(ln_error))),
     # void ln_model_close(ln_model *model)
     # Every workspace of the model must be closed first.

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from linnet.errors import FormatError, SourceError
-from linnet.formats.inputs import check_regular
+from linnet.formats.inputs import check_regular, is_checkpoint
 
 if TYPE_CHECKING:
+    from linnet.engine.assembly import Assembly
     from linnet.formats.parts import ModelParts
+
+
+def _read_parts(path: Path, type: str | None) -> ModelParts:
+    from linnet.engine.precision import parse_type, type_choice  # numpy: not needed for a GGUF file
+    from linnet.engine.repack import with_types
+    from linnet.formats.source import read_model
+
+    if type is None:
+        return read_model(path)
+    wanted = parse_type(type)
+    parts = read_model(path)
+    return with_types(parts, type_choice(parts, wanted))[0]
 
 
 class Image:
@@ -20,22 +34,22 @@ class Image:
     ``address`` and ``size`` (bytes) stay valid as long as this object lives.
     """
 
-    def __init__(self, pages: mmap.mmap) -> None:
+    def __init__(self, pages: mmap.mmap, assembly: Assembly | None = None) -> None:
         self._pages = pages  # a private mapping: writable in name, so that ctypes can take its address
+        self._assembly = assembly
+        self._header_bytes = assembly.header_bytes if assembly is not None else 0
         self.size = len(pages)
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(pages))
 
     @classmethod
-    def open(cls, path: Path) -> Image:
+    def open(cls, path: Path, type: str | None = None) -> Image:
         """Maps a GGUF file, or builds the image of a checkpoint folder.
 
-        Raises SourceError when ``path`` cannot be read and FormatError when it is
-        damaged or neither of the two.
+        ``type`` is how to store its weights instead, as ``linnet quantize`` would. Raises SourceError
+        when ``path`` cannot be read and FormatError when it is damaged or neither of the two.
         """
-        if path.is_dir():
-            from linnet.formats.checkpoint import read_checkpoint  # numpy: not needed for a GGUF file
-
-            return cls.of_parts(read_checkpoint(path))
+        if type is not None or is_checkpoint(path):
+            return cls.of_parts(_read_parts(path, type))
         check_regular(path)
         if not path.stat().st_size:
             raise FormatError(f"{path} is empty; download or convert it again")
@@ -45,6 +59,14 @@ class Image:
         except OSError as error:
             raise SourceError(f"cannot read {path}: {error.strerror}") from None
 
+    def fill(self) -> Iterator[int]:
+        """Completes the image while it is used; yields how many bytes from its beginning are there."""
+        if self._assembly is None:
+            yield self.size
+            return
+        yield from self._assembly.fill()
+        self._assembly = None  # and with it the files it was made of
+
     def forget(self, offset: int, size: int) -> None:
         """Gives the memory of ``size`` bytes from ``offset`` back; whoever reads them again gets the file's
         bytes, or zeros where the image was not a file."""
@@ -53,11 +75,14 @@ class Image:
         if last > first and hasattr(self._pages, "madvise"):  # not on Windows
             self._pages.madvise(mmap.MADV_DONTNEED, first, last - first)
 
+    def forget_header(self) -> None:
+        """Gives the memory of a header that was made up back; the image is good for no other model then."""
+        self.forget(0, self._header_bytes)
+
     @classmethod
     def of_parts(cls, parts: ModelParts) -> Image:
-        """Builds the image of a model that was taken apart."""
-        from linnet.formats.gguf import gguf_size, write_gguf
+        """The image of a model that was taken apart; :meth:`fill` completes it."""
+        from linnet.engine.assembly import Assembly
 
-        pages = mmap.mmap(-1, gguf_size(parts))
-        write_gguf(parts, pages)
-        return cls(pages)
+        assembly = Assembly(parts)
+        return cls(assembly.pages, assembly)

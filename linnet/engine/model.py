@@ -70,6 +70,7 @@ class Model:
         self.metadata = Metadata(image)
         self._pack(image)
         self.tokenizer = tokenizer.result()
+        image.forget_header()
         info = describe("ln_model", self.handle)
         for name, *_ in info._fields_:
             setattr(self, name, getattr(info, name))
@@ -79,20 +80,21 @@ class Model:
     def _pack(self, image: Image) -> None:
         """Packs the weights for this processor, piece by piece: there are never two copies of them all."""
         n_threads = available_processors()
-        step = ln_load_step(bytes_left=1)
-        while step.bytes_left:
-            call("ln_model_load", self.handle, n_threads, ctypes.byref(step))
-            image.forget(step.offset, step.bytes)
+        for available in image.fill():
+            step = ln_load_step(available=available, bytes=1, bytes_left=1)
+            while step.bytes and step.bytes_left:
+                call("ln_model_load", self.handle, n_threads, ctypes.byref(step))
+                image.forget(step.offset, step.bytes)
 
     @classmethod
-    def open(cls, path: Path) -> Model:
-        """Opens a GGUF file or a checkpoint folder.
+    def open(cls, path: Path, type: str | None = None) -> Model:
+        """Opens a GGUF file or a checkpoint folder, with its weights stored as ``type`` where one is given.
 
         Raises SourceError, FormatError (damaged) or UnsupportedError (sound, but not
         for this version).
         """
-        image = Image.open(path)
+        image = Image.open(path, type)
         try:
             return cls(image)
         except (FormatError, UnsupportedError) as error:
-            raise type(error)(f"{path}: {error}") from None
+            raise error.__class__(f"{path}: {error}") from None

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from linnet.engine.processors import available_processors
 from linnet.engine.quants import pack, unpack
 from linnet.errors import FormatError, UnsupportedError
+from linnet.formats.inputs import release
 from linnet.formats.parts import ModelParts, RawBytes, Tensor
 from linnet.types import TensorType
 
-_CHUNK = 1 << 22  # elements converted at a time, so that memory does not grow with the tensor
+_CHUNK = 1 << 18  # elements a thread converts at a time, so that memory does not grow with the tensor
 _LARGEST_F16 = 65504.0
 
 # What a matrix becomes whose rows are no whole number of super-blocks of 256: the type of blocks of 32
@@ -75,35 +79,78 @@ def _fitting(tensor: Tensor, wanted: TensorType) -> TensorType:
 
 def float_rows(tensor: Tensor) -> Iterator[tuple[slice, NDArray[np.float32]]]:
     """The tensor as f32, a few rows at a time: (which rows, [rows, columns])."""
-    n_rows = tensor.n_elements // tensor.n_columns
-    row_bytes = tensor.type.bytes_for(tensor.n_columns)
     raw = tensor.load()
+    for rows in _row_slices(tensor):
+        yield rows, _floats(tensor, raw, rows)
+
+
+def _row_slices(tensor: Tensor) -> Iterator[slice]:
+    n_rows = tensor.n_elements // tensor.n_columns
     step = max(1, _CHUNK // tensor.n_columns)
     for start in range(0, n_rows, step):
-        rows = slice(start, min(start + step, n_rows))
-        part = raw[rows.start * row_bytes : rows.stop * row_bytes]
-        values = unpack(tensor.type, part, (rows.stop - rows.start) * tensor.n_columns)
-        yield rows, values.reshape(-1, tensor.n_columns)
+        yield slice(start, min(start + step, n_rows))
+
+
+def _raw_rows(tensor: Tensor, raw: RawBytes, rows: slice) -> RawBytes:
+    row_bytes = tensor.type.bytes_for(tensor.n_columns)
+    return raw[rows.start * row_bytes : rows.stop * row_bytes]
+
+
+def _floats(tensor: Tensor, raw: RawBytes, rows: slice) -> NDArray[np.float32]:
+    values = unpack(tensor.type, _raw_rows(tensor, raw, rows), (rows.stop - rows.start) * tensor.n_columns)
+    return values.reshape(-1, tensor.n_columns)
 
 
 def repacked(tensor: Tensor, type: TensorType) -> Tensor:
     """The same tensor stored as ``type``; nothing is computed before its bytes are asked for.
 
-    Its rows must be a whole number of blocks. Loading raises FormatError for weights
+    Its rows must be a whole number of blocks. All processors work on it, each on a few
+    rows, and what was read of a mapped file is given back. Loading raises FormatError for weights
     that are no numbers and UnsupportedError for weights ``type`` cannot hold.
     """
     if type is tensor.type:
         return tensor
     row_bytes = type.bytes_for(tensor.n_columns)
 
+    def stream() -> Iterator[RawBytes]:
+        raw = tensor.load()
+
+        def packed_rows(rows: slice) -> RawBytes:
+            values = _floats(tensor, raw, rows)
+            _check(tensor.name, type, values)
+            release(_raw_rows(tensor, raw, rows))
+            return pack(type, values)
+
+        return in_order(packed_rows, _row_slices(tensor))
+
     def load() -> RawBytes:
         packed = np.empty(tensor.n_elements // tensor.n_columns * row_bytes, dtype=np.uint8)
-        for rows, values in float_rows(tensor):
-            _check(tensor.name, type, values)
-            packed[rows.start * row_bytes : rows.stop * row_bytes] = pack(type, values)
+        done = 0
+        for piece in stream():
+            packed[done : done + len(piece)] = piece
+            done += len(piece)
         return packed
 
-    return replace(tensor, type=type, load=load)
+    return replace(tensor, type=type, load=load, stream=stream)
+
+
+def in_order(function: Callable[[slice], RawBytes], items: Iterator[slice]) -> Iterator[RawBytes]:
+    """``map(function, items)`` on all processors, never many results ahead of whoever takes them.
+
+    For functions that spend their time in the core or in numpy, which let other threads run.
+    """
+    n_threads = available_processors()
+    if n_threads == 1:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(n_threads) as pool:
+        waiting: deque[Future[RawBytes]] = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > n_threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _checked(tensor: Tensor) -> Tensor:
@@ -114,7 +161,7 @@ def _checked(tensor: Tensor) -> Tensor:
             _check(tensor.name, tensor.type, values)
         return tensor.load()
 
-    return replace(tensor, load=load)
+    return replace(tensor, load=load, stream=None)
 
 
 def _check(name: str, type: TensorType, values: NDArray[np.float32]) -> None:

@@ -120,6 +120,11 @@ def _progress(parts: ModelParts) -> Iterator[ModelParts]:
                 progress.advance(task, tensor.n_bytes)
                 return raw
 
-            return replace(tensor, load=load)
+            def stream() -> Iterator[RawBytes]:
+                for raw in tensor.pieces():
+                    progress.advance(task, len(raw))
+                    yield raw
+
+            return replace(tensor, load=load, stream=stream)
 
         yield replace(parts, tensors=tuple(map(watched, parts.tensors)))

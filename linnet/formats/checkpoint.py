@@ -52,20 +52,21 @@ _DTYPE_NAMES = {TensorType.F32: "float32", TensorType.F16: "float16", TensorType
 # ---- reading ----------------------------------------------------------------------
 
 
-def read_checkpoint(directory: Path, tokenizer: TokenizerParts | None = None) -> ModelParts:
-    """The model in a checkpoint folder; weights are mapped, not read.
+def read_checkpoint(path: Path, tokenizer: TokenizerParts | None = None) -> ModelParts:
+    """The model in a checkpoint folder, or in a .safetensors file of one; weights are mapped, not read.
 
     ``tokenizer`` takes the place of the one in the folder. Raises SourceError for a
     missing or unreadable file, FormatError for a damaged one and UnsupportedError
     for a model this version does not know.
     """
+    directory = path if path.is_dir() else path.parent
     config = read_config(directory)
     family = arch.by_config(config)
     try:
         facts = family.facts_from_config(config)
     except FormatError as error:
         raise FormatError(f"{directory / 'config.json'}: {error}") from None
-    tensors = _read_tensors(directory, family, facts)
+    tensors = _read_tensors(_stored_tensors(directory, path), directory, family, facts)
     settings = read_json(directory / "tokenizer_config.json", optional=True)
     generation = read_json(directory / "generation_config.json", optional=True)
     if tokenizer is None:
@@ -125,8 +126,9 @@ def read_json(path: Path, optional: bool = False) -> dict[str, Any]:
     return document
 
 
-def _read_tensors(directory: Path, family: ModuleType, facts: ModelFacts) -> tuple[Tensor, ...]:
-    stored = _stored_tensors(directory)
+def _read_tensors(
+    stored: dict[str, StoredTensor], directory: Path, family: ModuleType, facts: ModelFacts
+) -> tuple[Tensor, ...]:
     tensors = []
     for name, shape in family.tensor_shapes(facts):
         entry = stored.pop(family.checkpoint_name(name), None)
@@ -151,19 +153,34 @@ def _tensor(name: str, shape: tuple[int, ...], entry: StoredTensor) -> Tensor:
     return Tensor(name, _DTYPES[entry.dtype], shape, lambda: entry.raw)
 
 
-def _stored_tensors(directory: Path) -> dict[str, StoredTensor]:
+def _stored_tensors(directory: Path, path: Path) -> dict[str, StoredTensor]:
+    """The tensors of a folder; of the file ``path`` alone, where that is no shard of the folder's index."""
     index = directory / "model.safetensors.index.json"
-    if not index.exists():
+    shards = _shards(index) if index.exists() else []
+    if path != directory and path.name not in shards:
+        return read_safetensors(path)
+    if not shards:
         return read_safetensors(directory / "model.safetensors")
+    missing = [file for file in shards if not (directory / file).exists()]
+    if missing:
+        which = missing[0] + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
+        raise SourceError(f"{directory} lacks {which} of its {len(shards)} files of weights; get it again")
+    stored: dict[str, StoredTensor] = {}
+    for file in shards:
+        stored.update(read_safetensors(directory / file))
+    return stored
+
+
+def _shards(index: Path) -> list[str]:
+    """The files an index names, in order."""
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
         raise FormatError(f"{index} has no weight_map")
-    stored: dict[str, StoredTensor] = {}
-    for file in sorted(set(weight_map.values())):
+    shards = sorted(set(weight_map.values()))
+    for file in shards:
         if Path(file).name != file:  # an index must not point out of its folder
             raise FormatError(f"{index} names the file '{file}', which is not in the folder")
-        stored.update(read_safetensors(directory / file))
-    return stored
+    return shards
 
 
 def _special_tokens(
@@ -240,7 +257,12 @@ def _named_templates(templates: Mapping[str, str]) -> dict[str, Any]:
 
 def _name(directory: Path, config: Mapping[str, Any]) -> str:
     name = config.get("_name_or_path")
-    return name if isinstance(name, str) and name else directory.resolve().name
+    if isinstance(name, str) and name:
+        return name
+    folder = directory.absolute()
+    if folder.parent.name == "snapshots":  # of the Hub's cache: models--ORG--NAME/snapshots/COMMIT
+        return folder.parent.parent.name.removeprefix("models--").replace("--", "/")
+    return directory.resolve().name
 
 
 # ---- writing ----------------------------------------------------------------------

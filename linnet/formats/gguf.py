@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -336,16 +336,13 @@ _GENERATED = (
 def write_gguf(parts: ModelParts, file: Writable) -> None:
     """Writes a model as GGUF version 3, one tensor at a time in memory."""
     file.write(_header(parts))
-    for tensor in map(_as_written, parts.tensors):
-        raw = np.ascontiguousarray(tensor.load())
-        assert len(raw) == tensor.n_bytes, tensor.name
-        file.write(raw.data)
+    for tensor in map(as_written, parts.tensors):
+        written = 0
+        for raw in tensor.pieces():
+            file.write(np.ascontiguousarray(raw).data)
+            written += len(raw)
+        assert written == tensor.n_bytes, tensor.name
         file.write(bytes(-tensor.n_bytes % ALIGNMENT))
-
-
-def gguf_size(parts: ModelParts) -> int:
-    """Bytes :func:`write_gguf` will write."""
-    return len(_header(parts)) + sum(_padded(_as_written(tensor).n_bytes) for tensor in parts.tensors)
 
 
 def gguf_metadata(parts: ModelParts) -> dict[str, Any]:
@@ -363,11 +360,11 @@ def gguf_metadata(parts: ModelParts) -> dict[str, Any]:
     return metadata
 
 
-def _as_written(tensor: Tensor) -> Tensor:
+def as_written(tensor: Tensor) -> Tensor:
     """Vectors become f32, which loses nothing: other readers have no kernels for anything else."""
     if len(tensor.shape) > 1 or tensor.type is TensorType.F32:
         return tensor
-    return replace(tensor, type=TensorType.F32, load=lambda: _widened(tensor).view(np.uint8))
+    return replace(tensor, type=TensorType.F32, load=lambda: _widened(tensor).view(np.uint8), stream=None)
 
 
 def _widened(tensor: Tensor) -> NDArray[np.float32]:
@@ -382,18 +379,30 @@ def _widened(tensor: Tensor) -> NDArray[np.float32]:
 
 
 def _header(parts: ModelParts) -> bytes:
+    ends = itertools.accumulate((_padded(as_written(tensor).n_bytes) for tensor in parts.tensors), initial=0)
+    header = gguf_head(parts) + gguf_index(parts, list(ends)[:-1])
+    return header + bytes(-len(header) % ALIGNMENT)
+
+
+def gguf_head(parts: ModelParts, alignment: int = ALIGNMENT) -> bytes:
+    """The counts and the metadata, which a file begins with."""
     metadata = gguf_metadata(parts)
+    if alignment != ALIGNMENT:
+        metadata["general.alignment"] = alignment
     chunks = [MAGIC, struct.pack("<IQQ", _VERSION, len(parts.tensors), len(metadata))]
     for key, value in metadata.items():
         chunks += [_packed_string(key), *_packed_value(value)]
-    offset = 0
-    for tensor in map(_as_written, parts.tensors):
+    return b"".join(chunks)
+
+
+def gguf_index(parts: ModelParts, offsets: Sequence[int]) -> bytes:
+    """The names, shapes, types and offsets of all tensors, as written, which follow the metadata."""
+    chunks = []
+    for tensor, offset in zip(map(as_written, parts.tensors), offsets, strict=True):
         dims = tensor.shape[::-1]
         chunks.append(_packed_string(tensor.name))
         chunks.append(struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, int(tensor.type), offset))
-        offset += _padded(tensor.n_bytes)
-    size = sum(map(len, chunks))
-    return b"".join([*chunks, bytes(-size % ALIGNMENT)])
+    return b"".join(chunks)
 
 
 def _packed_value(value: Any) -> Iterator[bytes]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import mmap
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from linnet.errors import SourceError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from linnet.formats.parts import RawBytes
 
 
@@ -25,6 +28,11 @@ def check_regular(path: Path, advice: str = "save what it gives to a file and na
         raise SourceError(f"{path} is a folder; name a file")
     if not stat.S_ISREG(mode):
         raise SourceError(f"{path} is not a regular file; {advice}")
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Is ``path`` a checkpoint folder, or the weights in one?"""
+    return path.is_dir() or path.suffix == ".safetensors"
 
 
 def read_bytes(path: Path) -> bytes:
@@ -46,6 +54,30 @@ def map_bytes(path: Path) -> RawBytes:
         if not path.stat().st_size:  # nothing can be mapped
             return np.frombuffer(path.read_bytes(), np.uint8)
         return np.memmap(path, dtype=np.uint8, mode="r")
+
+
+def mapping_of(raw: RawBytes) -> tuple[np.memmap[Any, Any], int] | None:
+    """The mapped file that ``raw`` is a part of, and where in the file it begins; None for other memory."""
+    import numpy as np
+
+    owner: Any = raw
+    while isinstance(owner.base, np.ndarray):
+        owner = owner.base
+    if not isinstance(owner, np.memmap) or not raw.flags.c_contiguous:
+        return None
+    return owner, raw.ctypes.data - owner.ctypes.data
+
+
+def release(raw: RawBytes) -> None:
+    """Gives the memory of mapped bytes back; whoever reads them again gets them from the file once more."""
+    found = mapping_of(raw)
+    pages: Any = found[0]._mmap if found is not None else None  # type: ignore[attr-defined]
+    if found is None or not hasattr(pages, "madvise"):  # not on Windows
+        return
+    first = -(-found[1] // mmap.PAGESIZE) * mmap.PAGESIZE
+    last = (found[1] + raw.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    if last > first:
+        pages.madvise(mmap.MADV_DONTNEED, first, last - first)
 
 
 @contextmanager

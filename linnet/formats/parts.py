@@ -6,7 +6,7 @@ came from, so that N readers and M writers are enough for N x M conversions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -25,13 +25,22 @@ class Tensor:
     """A named array whose bytes are fetched when asked for.
 
     ``shape`` is row-major: the last number counts the columns, which lie next to each
-    other and along which block types run. ``load`` returns the bytes, flat.
+    other and along which block types run. ``load`` returns the bytes, flat. Where they
+    have to be computed, ``stream`` yields them a few rows at a time, in order.
     """
 
     name: str
     type: TensorType
     shape: tuple[int, ...]
     load: Callable[[], RawBytes]
+    stream: Callable[[], Iterator[RawBytes]] | None = None
+
+    def pieces(self) -> Iterator[RawBytes]:
+        """The bytes in order, no more of them at a time than need be."""
+        if self.stream is not None:
+            yield from self.stream()
+        else:
+            yield self.load()
 
     @property
     def n_elements(self) -> int:

@@ -12,7 +12,7 @@ from linnet.errors import FormatError, SourceError, UnsupportedError
 from linnet.formats import gguf
 from linnet.formats.checkpoint import read_checkpoint, read_config, read_tokenizer
 from linnet.formats.gguf_tokenizer import tokenizer_from_metadata
-from linnet.formats.inputs import map_bytes, read_bytes
+from linnet.formats.inputs import is_checkpoint, map_bytes, read_bytes
 from linnet.formats.llama2c import (
     is_llama2c,
     llama2c_vocab_size,
@@ -29,7 +29,7 @@ _HEAD = 256  # bytes that tell the formats apart
 
 def source_kind(path: Path) -> str:
     """``checkpoint``, ``gguf`` or ``llama2.c``. Raises SourceError, FormatError."""
-    if os.path.isdir(path):
+    if is_checkpoint(path):
         return "checkpoint"
     head = map_bytes(path)[:_HEAD].tobytes()
     if not head:
@@ -38,7 +38,7 @@ def source_kind(path: Path) -> str:
         return "gguf"
     if is_llama2c(head):
         return "llama2.c"
-    if path.suffix in (".safetensors", ".json"):
+    if path.suffix == ".json":
         raise SourceError(f"{path} is part of a checkpoint; name its folder instead: {path.parent}")
     raise FormatError(
         f"{path} is neither a GGUF file, a checkpoint folder nor a llama2.c file (or it is damaged)"
@@ -55,7 +55,8 @@ def read_model(path: Path, tokenizer: Path | None = None) -> ModelParts:
         given = open_tokenizer(tokenizer, llama2c_vocab_size(path)) if tokenizer else None
         return read_llama2c(path, given)
     if kind == "checkpoint":
-        given = open_tokenizer(tokenizer, _config_vocab_size(path)) if tokenizer else None
+        folder = path if path.is_dir() else path.parent
+        given = open_tokenizer(tokenizer, _config_vocab_size(folder)) if tokenizer else None
         return read_checkpoint(path, given)
     parts = gguf.read_gguf(path)
     if tokenizer is None:

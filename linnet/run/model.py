@@ -32,6 +32,7 @@ TIMELINES = 4  # contexts that fit into memory at once, long ones as far as they
 def load(
     path: str | Path | None = None,
     *,
+    type: str | None = None,
     draft_model: str | Path | None = None,
     n_ctx: int | None = None,
     threads: int | None = None,
@@ -40,6 +41,7 @@ def load(
 ) -> LanguageModel:
     """Loads a GGUF file or a checkpoint folder; without ``path`` the bundled model.
 
+    ``type`` is how to hold the weights (``q4_0``, ``q8_0``, ...) where not as they are stored.
     ``draft_model`` is a smaller one with the same tokenizer, which drafts for it.
     ``n_ctx`` is the context in tokens (default: what the model was made for, at most
     4096), ``threads`` defaults to the processors this process may use, ``kv_type`` is
@@ -47,7 +49,7 @@ def load(
     SourceError, FormatError or UnsupportedError, UsageError for a draft model whose
     tokens are others.
     """
-    model = Model.open(Path(path) if path is not None else BUNDLED_MODEL)
+    model = Model.open(Path(path) if path is not None else BUNDLED_MODEL, type)
     draft = Model.open(Path(draft_model)) if draft_model is not None else None
     return LanguageModel(model, draft=draft, n_ctx=n_ctx, threads=threads, kv_type=kv_type, isa=isa)
 

@@ -33,6 +33,7 @@ def run(options: RunOptions) -> dict[str, object]:
 def _load(options: RunOptions) -> LanguageModel:
     return load(
         options.model,
+        type=options.type,
         draft_model=options.draft_model,
         n_ctx=options.n_ctx,
         threads=options.threads,
