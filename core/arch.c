@@ -1,68 +1,147 @@
-/* arch.c - the table of architectures, and reading the facts of a model. */
+/* arch.c - the table of architectures. */
 #include "arch.h"
 
-#include <math.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
+/* ---- tensors -------------------------------------------------------------- */
+
+#define GLOBAL(tensor, member, is, n_rows, n_cols) \
+    .name = tensor, .field = offsetof(ln_globals, member), .kind = is, .rows = n_rows, .cols = n_cols
+#define LINEAR(tensor, member, n_rows, n_cols)                                                               \
+    .name = tensor, .field = offsetof(ln_layer, member), .kind = LN_FIELD_LINEAR, .rows = LN_EXTENT_##n_rows, \
+    .cols = LN_EXTENT_##n_cols
+#define NORM(tensor, member, n_rows, n_cols)                                                               \
+    .name = tensor, .field = offsetof(ln_layer, member), .kind = LN_FIELD_NORM, .rows = LN_EXTENT_##n_rows, \
+    .cols = LN_EXTENT_##n_cols
+#define EXPERTS(tensor, member, n_rows, n_cols)                                                               \
+    .name = tensor, .field = offsetof(ln_layer, member), .kind = LN_FIELD_EXPERTS, .rows = LN_EXTENT_##n_rows, \
+    .cols = LN_EXTENT_##n_cols, .when = LN_IF_EXPERTS
+#define PART_OF(total, from) .all = LN_EXTENT_##total, .first = LN_EXTENT_##from
+
+static const ln_tensor_rule embedding[] = {
+    {GLOBAL("token_embd", embedding, LN_FIELD_TABLE, LN_EXTENT_VOCAB, LN_EXTENT_DIM)},
+    {GLOBAL("output", output, LN_FIELD_LINEAR, LN_EXTENT_VOCAB, LN_EXTENT_DIM), .optional = 1},
+    {0},
+};
+
+static const ln_tensor_rule output_norm[] = {
+    {GLOBAL("output_norm", output_norm, LN_FIELD_NORM, LN_EXTENT_ONE, LN_EXTENT_DIM)},
+    {0},
+};
+
+static const ln_tensor_rule rope_factors[] = {
+    {GLOBAL("rope_freqs", rope_divisors, LN_FIELD_VECTOR, LN_EXTENT_ONE, LN_EXTENT_ROPE_PAIRS), .optional = 1},
+    {GLOBAL("rope_factors_short", rope_short, LN_FIELD_VECTOR, LN_EXTENT_ONE, LN_EXTENT_ROPE_PAIRS), .optional = 1},
+    {GLOBAL("rope_factors_long", rope_long, LN_FIELD_VECTOR, LN_EXTENT_ONE, LN_EXTENT_ROPE_PAIRS), .optional = 1},
+    {0},
+};
+
+static const ln_tensor_rule pre_norms[] = {
+    {NORM("attn_norm", attn_norm, ONE, DIM)},
+    {NORM("ffn_norm", ffn_norm, ONE, DIM)},
+    {0},
+};
+
+static const ln_tensor_rule post_norms[] = {
+    {NORM("post_attention_norm", attn_post_norm, ONE, DIM)},
+    {NORM("post_ffw_norm", ffn_post_norm, ONE, DIM)},
+    {0},
+};
+
+/* Queries, keys and values may lie in one tensor or in three. */
+static const ln_tensor_rule attention[] = {
+    {LINEAR("attn_qkv", q, QUERY, DIM), PART_OF(QKV, ZERO), .optional = 1, .when = LN_IF_ATTENTION},
+    {LINEAR("attn_qkv", k, KEY, DIM), PART_OF(QKV, QUERY), .optional = 1, .when = LN_IF_ATTENTION},
+    {LINEAR("attn_qkv", v, KEY, DIM), PART_OF(QKV, QUERY_KEY), .optional = 1, .when = LN_IF_ATTENTION},
+    {LINEAR("attn_q", q, QUERY, DIM), .when = LN_IF_ATTENTION},
+    {LINEAR("attn_k", k, KEY, DIM), .when = LN_IF_ATTENTION},
+    {LINEAR("attn_v", v, KEY, DIM), .when = LN_IF_ATTENTION},
+    {LINEAR("attn_output", o, DIM, QUERY), .when = LN_IF_ATTENTION},
+    {0},
+};
+
+static const ln_tensor_rule head_norms[] = {
+    {NORM("attn_q_norm", q_norm, ONE, HEAD_DIM), .when = LN_IF_ATTENTION},
+    {NORM("attn_k_norm", k_norm, ONE, HEAD_DIM), .when = LN_IF_ATTENTION},
+    {0},
+};
+
+static const ln_tensor_rule wide_head_norms[] = {
+    {NORM("attn_q_norm", q_norm, ONE, QUERY)},
+    {NORM("attn_k_norm", k_norm, ONE, KEY)},
+    {0},
+};
+
+static const ln_tensor_rule gated_ffn[] = {
+    {LINEAR("ffn_gate", gate, FFN, DIM), .when = LN_IF_DENSE},
+    {LINEAR("ffn_up", up, FFN, DIM), .when = LN_IF_DENSE},
+    {LINEAR("ffn_down", down, DIM, FFN), .when = LN_IF_DENSE},
+    {0},
+};
+
+static const ln_tensor_rule fused_gated_ffn[] = {
+    {LINEAR("ffn_up", gate, FFN, DIM), PART_OF(2_FFN, ZERO)},
+    {LINEAR("ffn_up", up, FFN, DIM), PART_OF(2_FFN, FFN)},
+    {LINEAR("ffn_down", down, DIM, FFN)},
+    {0},
+};
+
 /* ---- the table -------------------------------------------------------------- */
 
-static const ln_tensor_rule llama_globals[] = {
-    {"token_embd.weight", offsetof(ln_globals, embedding), LN_EXTENT_VOCAB, LN_EXTENT_DIM, 0},
-    {"output_norm.weight", offsetof(ln_globals, output_norm), LN_EXTENT_ONE, LN_EXTENT_DIM, 0},
-    {"output.weight", offsetof(ln_globals, output), LN_EXTENT_VOCAB, LN_EXTENT_DIM, 1},
-    {"rope_freqs.weight", offsetof(ln_globals, rope_divisors), LN_EXTENT_ONE, LN_EXTENT_ROPE_PAIRS, 1},
-    {0},
-};
-
-static const ln_tensor_rule llama_layer[] = {
-    {"attn_norm.weight", offsetof(ln_layer, attn_norm), LN_EXTENT_ONE, LN_EXTENT_DIM, 0},
-    {"attn_q.weight", offsetof(ln_layer, q), LN_EXTENT_QUERY, LN_EXTENT_DIM, 0},
-    {"attn_k.weight", offsetof(ln_layer, k), LN_EXTENT_KEY, LN_EXTENT_DIM, 0},
-    {"attn_v.weight", offsetof(ln_layer, v), LN_EXTENT_KEY, LN_EXTENT_DIM, 0},
-    {"attn_output.weight", offsetof(ln_layer, o), LN_EXTENT_DIM, LN_EXTENT_QUERY, 0},
-    {"ffn_norm.weight", offsetof(ln_layer, ffn_norm), LN_EXTENT_ONE, LN_EXTENT_DIM, 0},
-    {"ffn_gate.weight", offsetof(ln_layer, gate), LN_EXTENT_FFN, LN_EXTENT_DIM, 0},
-    {"ffn_up.weight", offsetof(ln_layer, up), LN_EXTENT_FFN, LN_EXTENT_DIM, 0},
-    {"ffn_down.weight", offsetof(ln_layer, down), LN_EXTENT_DIM, LN_EXTENT_FFN, 0},
-    {0},
-};
-
-static const ln_neutral_rule llama_neutral[] = {
-    {"expert_count", 0},
-    {"expert_used_count", 0},
-    {"attention.scale", 0}, /* 0 stands for 1 / sqrt(head_dim) */
-    {"attention.clamp_kqv", 0},
-    {"attention.max_alibi_bias", 0},
-    {"attention.causal", 1},
-    {"attn_logit_softcapping", 0},
-    {"final_logit_softcapping", 0},
-    {"use_parallel_residual", 0},
-    {"embedding_scale", 1},
-    {"residual_scale", 1},
-    {"logit_scale", 1},
-    {"rope.scaling.attn_factor", 1},
-    {0},
-};
-
-/* llama: RMSNorm before each block, rotary on neighbouring pairs, grouped-query attention, SwiGLU
- * (Touvron et al. 2023; Ainslie et al. 2023 for the grouping). */
+/* RMSNorm, SwiGLU and full attention are zero. */
 static const ln_arch archs[] = {
-    {"llama", llama_globals, llama_layer, llama_neutral},
+    /* Touvron et al. 2023, and Mistral: Jiang et al. 2023. */
+    {"llama", {embedding, output_norm, rope_factors}, {pre_norms, attention, gated_ffn},
+     {.rope_pairs = LN_ROPE_NEIGHBOURS}},
+    {"qwen2", {embedding, output_norm, rope_factors}, {pre_norms, attention, gated_ffn},
+     {.rope_pairs = LN_ROPE_HALVES}},
+    {"qwen3", {embedding, output_norm, rope_factors}, {pre_norms, attention, head_norms, gated_ffn},
+     {.rope_pairs = LN_ROPE_HALVES}},
+    {"phi3", {embedding, output_norm, rope_factors}, {pre_norms, attention, fused_gated_ffn},
+     {.rope_pairs = LN_ROPE_HALVES}},
+    {"gemma", {embedding, output_norm}, {pre_norms, attention, gated_ffn},
+     {.rope_pairs = LN_ROPE_HALVES, .activation = LN_GELU_TANH, .scales_embedding = 1}},
+    {"gemma2", {embedding, output_norm}, {pre_norms, attention, post_norms, gated_ffn},
+     {.rope_pairs = LN_ROPE_HALVES, .activation = LN_GELU_TANH, .scales_embedding = 1, .global_interval = 2,
+      .wide_scale_layers = 46}},
+    {"gemma3", {embedding, output_norm}, {pre_norms, attention, head_norms, post_norms, gated_ffn},
+     {.rope_pairs = LN_ROPE_HALVES, .activation = LN_GELU_TANH, .scales_embedding = 1, .global_interval = 6,
+      .rope_base_local = 10000.0f, .wide_scale_layers = 62}},
+    {"olmo2", {embedding, output_norm, rope_factors}, {attention, wide_head_norms, post_norms, gated_ffn},
+     {.rope_pairs = LN_ROPE_HALVES}},
+    {"granite", {embedding, output_norm, rope_factors}, {pre_norms, attention, gated_ffn},
+     {.rope_pairs = LN_ROPE_NEIGHBOURS, .divides_logits = 1}},
+    {"smollm3", {embedding, output_norm, rope_factors}, {pre_norms, attention, gated_ffn},
+     {.rope_pairs = LN_ROPE_NEIGHBOURS, .rope_interval = 4}},
 };
 
 #define N_ARCHS (sizeof archs / sizeof archs[0])
 
-int64_t ln_extent_of(const ln_facts *facts, ln_extent extent) {
+int64_t ln_extent_of(const ln_facts *f, ln_extent extent) {
+    const int64_t query = (int64_t)f->n_heads * f->head_dim;
+    const int64_t key = (int64_t)f->n_kv_heads * f->head_dim;
     switch (extent) {
-    case LN_EXTENT_DIM: return facts->dim;
-    case LN_EXTENT_FFN: return facts->ffn_dim;
-    case LN_EXTENT_QUERY: return (int64_t)facts->n_heads * facts->head_dim;
-    case LN_EXTENT_KEY: return (int64_t)facts->n_kv_heads * facts->head_dim;
-    case LN_EXTENT_VOCAB: return facts->vocab_size;
-    case LN_EXTENT_ROPE_PAIRS: return facts->rope_dims / 2;
+    case LN_EXTENT_ZERO: return 0;
     case LN_EXTENT_ONE: break;
+    case LN_EXTENT_DIM: return f->dim;
+    case LN_EXTENT_3_DIM: return 3 * (int64_t)f->dim;
+    case LN_EXTENT_FFN: return f->ffn_dim;
+    case LN_EXTENT_2_FFN: return 2 * (int64_t)f->ffn_dim;
+    case LN_EXTENT_QUERY: return query;
+    case LN_EXTENT_KEY: return key;
+    case LN_EXTENT_QUERY_KEY: return query + key;
+    case LN_EXTENT_QKV: return query + 2 * key;
+    case LN_EXTENT_HEADS: return f->n_heads;
+    case LN_EXTENT_KV_HEADS: return f->n_kv_heads;
+    case LN_EXTENT_HEAD_DIM: return f->head_dim;
+    case LN_EXTENT_VOCAB: return f->vocab_size;
+    case LN_EXTENT_POSITIONS: return f->max_seq_len;
+    case LN_EXTENT_ROPE_PAIRS: return f->rope_dims / 2;
+    case LN_EXTENT_EXPERTS: return f->n_experts;
+    case LN_EXTENT_EXPERT_FFN: return f->expert_ffn_dim;
+    case LN_EXTENT_CONV: return f->conv_len;
     }
     return 1;
 }
@@ -76,7 +155,7 @@ ln_status ln_arch_of(const ln_gguf *gguf, const ln_arch **out, ln_error *err) {
     if (status != LN_OK) {
         return status;
     }
-    char known[128] = "";
+    char known[400] = "";
     for (size_t i = 0; i < N_ARCHS; i++) {
         if (ln_string_is(name, archs[i].name)) {
             *out = &archs[i];
@@ -87,238 +166,4 @@ ln_status ln_arch_of(const ln_gguf *gguf, const ln_arch **out, ln_error *err) {
     }
     return ln_fail(err, LN_UNSUPPORTED, "the model's architecture is '%.*s'; this core runs: %s",
                    LN_STRING_ARGS(name), known);
-}
-
-/* ---- reading ---------------------------------------------------------------- */
-
-typedef struct key_text {
-    char text[96];
-} key_text;
-
-static key_text key_of(const ln_arch *arch, const char *suffix) {
-    key_text key;
-    snprintf(key.text, sizeof key.text, "%s.%s", arch->name, suffix);
-    return key;
-}
-
-/* A count of 1 or more. *out holds the default, 0 where there is none. */
-static ln_status read_count(const ln_gguf *gguf, const ln_arch *arch, const char *suffix, int32_t *out,
-                            ln_error *err) {
-    key_text key = key_of(arch, suffix);
-    const ln_gguf_pair *pair = ln_gguf_find(gguf, key.text);
-    if (pair == NULL && *out == 0) {
-        return ln_gguf_require(gguf, key.text, err);
-    }
-    if (pair != NULL && pair->type == LN_GGUF_ARRAY) {
-        return ln_fail(err, LN_UNSUPPORTED, "'%s' differs from layer to layer, which this core cannot run", key.text);
-    }
-    ln_status status = ln_gguf_i32(gguf, key.text, out, err);
-    if (status == LN_OK && *out < 1) {
-        return ln_fail(err, LN_BAD_FILE, "'%s' is %d, it must be 1 or more; download or convert the model again",
-                       key.text, (int)*out);
-    }
-    return status;
-}
-
-/* A finite number above zero. *out holds the default, NAN where there is none. */
-static ln_status read_positive(const ln_gguf *gguf, const ln_arch *arch, const char *suffix, float *out,
-                               ln_error *err) {
-    key_text key = key_of(arch, suffix);
-    if (isnan(*out) && ln_gguf_find(gguf, key.text) == NULL) {
-        return ln_gguf_require(gguf, key.text, err);
-    }
-    ln_status status = ln_gguf_f32(gguf, key.text, out, err);
-    if (status == LN_OK && !(isfinite(*out) && *out > 0)) {
-        return ln_fail(err, LN_BAD_FILE, "'%s' is %g, it must be above zero; download or convert the model again",
-                       key.text, (double)*out);
-    }
-    return status;
-}
-
-static ln_status read_number(const ln_gguf *gguf, const ln_gguf_pair *pair, const char *key, double *out,
-                             ln_error *err) {
-    float real = 0;
-    int truth = 0;
-    int32_t whole = 0;
-    ln_status status;
-    if (pair->type == LN_GGUF_F32 || pair->type == LN_GGUF_F64) {
-        status = ln_gguf_f32(gguf, key, &real, err);
-        *out = (double)real;
-    } else if (pair->type == LN_GGUF_BOOL) {
-        status = ln_gguf_bool(gguf, key, &truth, err);
-        *out = truth;
-    } else {
-        status = ln_gguf_i32(gguf, key, &whole, err);
-        *out = whole;
-    }
-    return status;
-}
-
-static ln_status check_neutral(const ln_gguf *gguf, const ln_arch *arch, ln_error *err) {
-    for (const ln_neutral_rule *rule = arch->neutral; rule->key != NULL; rule++) {
-        key_text key = key_of(arch, rule->key);
-        const ln_gguf_pair *pair = ln_gguf_find(gguf, key.text);
-        double value = rule->neutral;
-        ln_status status = pair == NULL ? LN_OK : read_number(gguf, pair, key.text, &value, err);
-        if (status != LN_OK) {
-            return status;
-        }
-        if (value != rule->neutral) {
-            return ln_fail(err, LN_UNSUPPORTED, "the model sets '%s' to %g; this core runs %s models without it",
-                           key.text, value, arch->name);
-        }
-    }
-    return LN_OK;
-}
-
-static ln_status read_rope(const ln_gguf *gguf, const ln_arch *arch, ln_facts *f, ln_error *err) {
-    f->rope_dims = f->head_dim;
-    f->rope_base = 10000.0f; /* Su et al. 2021, and what readers of GGUF assume */
-    ln_status status = read_count(gguf, arch, "rope.dimension_count", &f->rope_dims, err);
-    if (status == LN_OK) {
-        status = read_positive(gguf, arch, "rope.freq_base", &f->rope_base, err);
-    }
-    if (status != LN_OK) {
-        return status;
-    }
-    if (f->rope_dims % 2 != 0 || f->rope_dims > f->head_dim) {
-        return ln_fail(err, LN_BAD_FILE, "%d rotated elements do not go into a head of %d; convert the model again",
-                       (int)f->rope_dims, (int)f->head_dim);
-    }
-    key_text key = key_of(arch, "rope.scaling.type");
-    ln_string scaling = {0};
-    f->rope_divisor = 1.0f;
-    status = ln_gguf_string(gguf, key.text, &scaling, err);
-    if (status != LN_OK || ln_string_is(scaling, "none")) {
-        return status;
-    }
-    if (scaling.data != NULL && !ln_string_is(scaling, "linear")) {
-        return ln_fail(err, LN_UNSUPPORTED, "'%s' is '%.*s'; this core knows none and linear", key.text,
-                       LN_STRING_ARGS(scaling));
-    }
-    status = read_positive(gguf, arch, "rope.scale_linear", &f->rope_divisor, err); /* the key's older name */
-    return status != LN_OK ? status : read_positive(gguf, arch, "rope.scaling.factor", &f->rope_divisor, err);
-}
-
-static ln_status read_window(const ln_gguf *gguf, const ln_arch *arch, ln_facts *f, ln_error *err) {
-    key_text key = key_of(arch, "attention.sliding_window");
-    ln_status status = ln_gguf_i32(gguf, key.text, &f->sliding_window, err);
-    if (status == LN_OK && f->sliding_window < 0) {
-        return ln_fail(err, LN_BAD_FILE, "'%s' is %d, it must not be negative; download or convert the model again",
-                       key.text, (int)f->sliding_window);
-    }
-    return status;
-}
-
-/* Far beyond any model; what is computed of a page or a tile of one head then fits an int32_t. */
-#define MAX_HEAD_DIM 65536
-
-static ln_status read_heads(const ln_gguf *gguf, const ln_arch *arch, ln_facts *f, ln_error *err) {
-    ln_status status = read_count(gguf, arch, "attention.head_count", &f->n_heads, err);
-    f->n_kv_heads = f->n_heads;
-    if (status == LN_OK) {
-        status = read_count(gguf, arch, "attention.head_count_kv", &f->n_kv_heads, err);
-    }
-    if (status != LN_OK) {
-        return status;
-    }
-    if (f->n_heads % f->n_kv_heads != 0) {
-        return ln_fail(err, LN_BAD_FILE, "%d query heads cannot share %d key/value heads; convert the model again",
-                       (int)f->n_heads, (int)f->n_kv_heads);
-    }
-    f->head_dim = f->dim % f->n_heads == 0 ? f->dim / f->n_heads : 0;
-    if (f->head_dim == 0 && ln_gguf_find(gguf, key_of(arch, "attention.key_length").text) == NULL) {
-        return ln_fail(err, LN_BAD_FILE, "an embedding of %d cannot be cut into %d heads; convert the model again",
-                       (int)f->dim, (int)f->n_heads);
-    }
-    status = read_count(gguf, arch, "attention.key_length", &f->head_dim, err);
-    int32_t value_dim = f->head_dim;
-    if (status == LN_OK) {
-        status = read_count(gguf, arch, "attention.value_length", &value_dim, err);
-    }
-    if (status == LN_OK && value_dim != f->head_dim) {
-        return ln_fail(err, LN_UNSUPPORTED, "keys of %d and values of %d elements per head; this core needs them equal",
-                       (int)f->head_dim, (int)value_dim);
-    }
-    if (status == LN_OK && f->head_dim > MAX_HEAD_DIM) {
-        return ln_fail(err, LN_UNSUPPORTED, "heads of %d elements; this core runs models with up to %d",
-                       (int)f->head_dim, MAX_HEAD_DIM);
-    }
-    return status;
-}
-
-static ln_status read_vocab(const ln_gguf *gguf, const ln_arch *arch, ln_facts *f, ln_error *err) {
-    const ln_gguf_tensor *embedding = ln_gguf_find_tensor(gguf, "token_embd.weight");
-    if (embedding == NULL) {
-        return ln_fail(err, gguf->n_tensors == 0 ? LN_UNSUPPORTED : LN_BAD_FILE,
-                       gguf->n_tensors == 0 ? "the file holds a vocabulary but no weights; give the model's file"
-                                            : "tensor 'token_embd.weight' is missing; convert the model again");
-    }
-    int64_t rows = embedding->dims[1];
-    if (rows > INT32_MAX) {
-        return ln_fail(err, LN_BAD_FILE, "the embedding has %.0f rows; convert the model again", (double)rows);
-    }
-    f->vocab_size = (int32_t)rows;
-    ln_status status = read_count(gguf, arch, "vocab_size", &f->vocab_size, err);
-    if (status == LN_OK && f->vocab_size != rows) {
-        return ln_fail(err, LN_BAD_FILE,
-                       "the metadata says %d tokens and the embedding has %d; convert the model again",
-                       (int)f->vocab_size, (int)rows);
-    }
-    ln_gguf_array tokens;
-    if (status == LN_OK) {
-        status = ln_gguf_array_of(gguf, "tokenizer.ggml.tokens", LN_GGUF_STRING, &tokens, err);
-    }
-    if (status == LN_OK && tokens.length > (uint64_t)rows) {
-        return ln_fail(err, LN_BAD_FILE,
-                       "the tokenizer has %.0f tokens and the embedding only %d; convert the model again with its own "
-                       "tokenizer",
-                       (double)tokens.length, (int)rows);
-    }
-    return status;
-}
-
-static ln_status check_whole(const ln_gguf *gguf, ln_error *err) {
-    uint32_t parts = 1;
-    ln_status status = ln_gguf_u32(gguf, "split.count", &parts, err);
-    if (status == LN_OK && parts > 1) {
-        return ln_fail(err, LN_UNSUPPORTED, "the file is one of %u parts; merge them into one file first",
-                       (unsigned)parts);
-    }
-    return status;
-}
-
-ln_status ln_facts_read(const ln_gguf *gguf, const ln_arch *arch, ln_facts *out, ln_error *err) {
-    memset(out, 0, sizeof *out);
-    snprintf(out->arch, sizeof out->arch, "%s", arch->name);
-    out->norm_epsilon = NAN;
-    ln_status status = check_whole(gguf, err);
-    if (status == LN_OK) {
-        status = check_neutral(gguf, arch, err);
-    }
-    if (status == LN_OK) {
-        status = read_count(gguf, arch, "block_count", &out->n_layers, err);
-    }
-    if (status == LN_OK) {
-        status = read_count(gguf, arch, "embedding_length", &out->dim, err);
-    }
-    if (status == LN_OK) {
-        status = read_count(gguf, arch, "feed_forward_length", &out->ffn_dim, err);
-    }
-    if (status == LN_OK) {
-        status = read_count(gguf, arch, "context_length", &out->max_seq_len, err);
-    }
-    if (status == LN_OK) {
-        status = read_positive(gguf, arch, "attention.layer_norm_rms_epsilon", &out->norm_epsilon, err);
-    }
-    if (status == LN_OK) {
-        status = read_window(gguf, arch, out, err);
-    }
-    if (status == LN_OK) {
-        status = read_heads(gguf, arch, out, err);
-    }
-    if (status == LN_OK) {
-        status = read_rope(gguf, arch, out, err);
-    }
-    return status == LN_OK ? read_vocab(gguf, arch, out, err) : status;
 }

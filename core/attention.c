@@ -19,8 +19,7 @@
 
 /* ---- the plan ------------------------------------------------------------------ */
 
-int32_t ln_attention_begin(const ln_facts *facts, int32_t position) {
-    const int32_t window = facts->sliding_window;
+int32_t ln_attention_begin(int32_t window, int32_t position) {
     return window == 0 || position < window ? 0 : position - window + 1;
 }
 
@@ -31,7 +30,7 @@ static int32_t rounded_up(int32_t n, int32_t to) {
 /* Multiply-adds of scores and values of a segment in one layer, about. */
 static int64_t madds_of(const ln_facts *f, const ln_segment *s) {
     const int32_t last = s->position + s->n - 1;
-    return 2 * (int64_t)s->n * f->n_heads * f->head_dim * (last - ln_attention_begin(f, last) + 1);
+    return 2 * (int64_t)s->n * f->n_heads * f->head_dim * (last - ln_attention_begin(f->lookback, last) + 1);
 }
 
 void ln_attention_prepare(ln_workspace *workspace) {
@@ -46,7 +45,7 @@ void ln_attention_prepare(ln_workspace *workspace) {
         ln_attention_share *share = &workspace->segments[i].attention;
         share->n_rows = s->n * (f->n_heads / f->n_kv_heads);
         share->n_tiles = rounded_up(share->n_rows, LN_ATTENTION_ROWS);
-        share->first_chunk = ln_attention_begin(f, s->position) / LN_CHUNK;
+        share->first_chunk = ln_attention_begin(f->lookback, s->position) / LN_CHUNK;
         share->n_chunks = rounded_up(s->position + s->n, LN_CHUNK) - share->first_chunk;
         share->first_partial = n_partials;
         n_tiles += share->n_tiles * f->n_kv_heads;
@@ -146,14 +145,18 @@ static int32_t position_of(const tile *t, int32_t row) {
     return t->segment->position + (t->first_row + row) / (f->n_heads / f->n_kv_heads);
 }
 
+static int32_t window_of(const tile *t) {
+    return t->workspace->model->kinds[t->layer].window;
+}
+
 static int is_quantised(const ln_workspace *workspace) {
     return ln_type_traits_of(workspace->pages.type)->quantized_activations;
 }
 
-/* Copies the tile's queries, times 1 / sqrt(head_dim), next to each other. */
+/* Copies the tile's queries, times attention_scale, next to each other. */
 static void gather_queries(const tile *t, const scratch *own) {
     const int32_t head_dim = t->workspace->model->facts.head_dim;
-    const float scale = 1.0f / sqrtf((float)head_dim);
+    const float scale = t->workspace->model->facts.attention_scale;
     for (int32_t r = 0; r < t->n; r++) {
         const float *q = row_of(t, r);
         float *target = own->q + (int64_t)r * head_dim;
@@ -177,6 +180,7 @@ static void attend_chunk(const tile *t, const scratch *own, int32_t chunk, float
     const ln_workspace *w = t->workspace;
     const ln_facts *f = &w->model->facts;
     const ln_session *session = t->segment->session;
+    const int32_t window = window_of(t);
     ln_attention job = {
         .q = {.f32 = own->q, .q8 = own->q8, .cols = f->head_dim, .n = t->n},
         .begin = own->begin,
@@ -185,6 +189,7 @@ static void attend_chunk(const tile *t, const scratch *own, int32_t chunk, float
         .key_stride = w->pages.key_stride,
         .value_stride = w->pages.value_stride,
         .matmul = w->compute.kernels->matmul[w->pages.type],
+        .cap = f->attention_cap,
         .scores = own->scores,
         .widened = own->widened,
         .partial = partials,
@@ -192,7 +197,7 @@ static void attend_chunk(const tile *t, const scratch *own, int32_t chunk, float
     };
     for (int32_t r = 0; r < t->n; r++) {
         const int32_t position = position_of(t, r);
-        own->begin[r] = within_chunk(ln_attention_begin(f, position), chunk);
+        own->begin[r] = within_chunk(ln_attention_begin(window, position), chunk);
         own->end[r] = within_chunk(position + 1, chunk);
     }
     for (int32_t i = 0; i < LN_CHUNK_PAGES; i++) {
@@ -270,7 +275,7 @@ static void tile_item(const void *job, int32_t item, int32_t worker) {
     for (int32_t r = 0; r < t.n; r++) {
         begin_total(f, own.totals + (size_t)r * stride);
     }
-    chunk = ln_attention_begin(f, position_of(&t, 0)) / LN_CHUNK;
+    chunk = ln_attention_begin(window_of(&t), position_of(&t, 0)) / LN_CHUNK;
     for (; chunk * LN_CHUNK <= position_of(&t, t.n - 1); chunk++) {
         attend_chunk(&t, &own, chunk, own.partials, stride);
         for (int32_t r = 0; r < t.n; r++) {

@@ -10,7 +10,7 @@
 typedef struct ln_attention_share {
     int32_t n_rows;        /* queries per key/value head */
     int32_t n_tiles;
-    int32_t first_chunk;   /* that any of its tokens attends to */
+    int32_t first_chunk;   /* that any of its tokens attends to in any layer */
     int32_t n_chunks;
     int32_t first_item;
     int64_t first_partial; /* of its [n_kv_heads][n_rows][n_chunks] */
@@ -31,8 +31,8 @@ typedef struct ln_attention_plan {
 /* Bytes of scratch memory a thread needs, a multiple of 64. */
 size_t ln_attention_scratch_bytes(const ln_facts *facts);
 
-/* First and one past the last position a token attends to. */
-int32_t ln_attention_begin(const ln_facts *facts, int32_t position);
+/* The first position a token attends to with a window, or without one (0). */
+int32_t ln_attention_begin(int32_t window, int32_t position);
 
 /* Shares out the segments of the workspace's pass. */
 void ln_attention_prepare(ln_workspace *workspace);

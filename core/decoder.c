@@ -1,11 +1,11 @@
-/* decoder.c - the forward pass of a Llama-family decoder: tokens of many sequences in, hidden states and logits
- * out.
+/* decoder.c - the forward pass: tokens of many sequences in, hidden states and logits out. What a layer does is
+ * said by the facts of the model and by which weights it has.
  *
  * The work of each step is cut into items for the thread pool. Which thread does an item, and which
  * tokens run together, changes no bit of the result: an item computes whole outputs, and the
  * kernels compute each output from its own row and vector alone.
  */
-#include <math.h>
+#include <string.h>
 
 #include "panels.h"
 #include "session.h"
@@ -14,37 +14,72 @@ static ln_vectors vectors_of(const float *f32, const ln_q8_block *q8, int64_t co
     return (ln_vectors){.f32 = f32, .q8 = q8, .cols = cols, .n = n};
 }
 
+static ln_product product_of(const ln_linear *of, ln_vectors x, float *y) {
+    return (ln_product){.of = of, .x = x, .y = y, .scale = 1.0f};
+}
+
+/* ---- norms ---------------------------------------------------------------------- */
+
+/* y = x normalised, part by part of norm->cols elements; where there is no norm, y = x. */
+static void normalise(const ln_workspace *w, const ln_norm *norm, const float *x, int64_t n, float *y) {
+    const ln_kernels *kernels = w->compute.kernels;
+    const ln_facts *f = &w->model->facts;
+    if (norm->weight == NULL) {
+        memmove(y, x, (size_t)n * sizeof *y);
+        return;
+    }
+    for (int64_t i = 0; i < n / norm->cols; i++) {
+        const int64_t at = i * norm->cols;
+        const int64_t row = norm->rows > 1 ? at : 0;
+        if (f->norm == LN_NORM_RMS) {
+            kernels->rms_norm(x + at, norm->weight + row, norm->cols, f->norm_epsilon, y + at);
+        } else {
+            kernels->layer_norm(x + at, norm->weight + row, norm->bias != NULL ? norm->bias + row : NULL, norm->cols,
+                                f->norm_epsilon, y + at);
+        }
+    }
+}
+
 /* ---- work on one token each ---------------------------------------------------- */
 
 /* What happens to each token before a matrix: x += add, then y = normalised x, then y quantised. Steps
  * without their operand are left out. */
 typedef struct token_job {
     const ln_workspace *workspace;
-    int32_t n;           /* tokens */
-    const float *add;    /* [n][dim] or NULL */
-    const float *norm;   /* [dim], the weight, or NULL */
-    const int32_t *rows; /* [n], of x, or NULL: token i is row i */
-    float *x;            /* [n][dim] */
-    float *y;            /* [n][cols]; quantised where it lies when norm is NULL */
-    int64_t cols;        /* of y */
-    int quantize;
+    int32_t n;               /* tokens */
+    int64_t cols;
+    float *add;              /* [n][cols] or NULL */
+    const ln_norm *add_norm; /* normalises what is added, or NULL */
+    int adds_late;           /* x += add comes after y was made */
+    const ln_norm *norm;     /* or NULL: y is what it is */
+    const int32_t *rows;     /* [n], of x, or NULL: token i is row i */
+    float *x;                /* [n][cols] */
+    float *y;                /* [n][cols]; may be x */
+    ln_q8_block *q8;         /* y quantised, see ln_vectors, or NULL */
 } token_job;
 
 static void token_item(const void *job, int32_t item, int32_t worker) {
     (void)worker;
     const token_job *j = job;
-    const ln_facts *f = &j->workspace->model->facts;
     const ln_kernels *kernels = j->workspace->compute.kernels;
     const int64_t row = j->rows != NULL ? j->rows[item] : item;
+    float *x = j->x + row * j->cols;
     float *y = j->y + item * j->cols;
-    if (j->add != NULL) {
-        kernels->add(j->x + row * f->dim, j->add + row * f->dim, f->dim);
+    float *add = j->add != NULL ? j->add + row * j->cols : NULL;
+    if (add != NULL && j->add_norm != NULL && j->add_norm->weight != NULL) {
+        normalise(j->workspace, j->add_norm, add, j->cols, add);
+    }
+    if (add != NULL && !j->adds_late) {
+        kernels->add(x, add, j->cols);
     }
     if (j->norm != NULL) {
-        kernels->rms_norm(j->x + row * f->dim, j->norm, f->dim, f->norm_epsilon, y);
+        normalise(j->workspace, j->norm, x, j->cols, y);
     }
-    if (j->quantize) {
-        kernels->quantize_q8(y, j->cols, j->workspace->q8 + ln_q8_first(j->cols, item), ln_q8_tile_width(j->n, item));
+    if (add != NULL && j->adds_late) {
+        kernels->add(x, add, j->cols);
+    }
+    if (j->q8 != NULL) {
+        kernels->quantize_q8(y, j->cols, j->q8 + ln_q8_first(j->cols, item), ln_q8_tile_width(j->n, item));
     }
 }
 
@@ -52,49 +87,91 @@ static void run_tokens(const token_job *job) {
     ln_compute_run(&job->workspace->compute, job->n, 4 * job->n * job->cols, token_item, job);
 }
 
-/* ---- rotary position embedding ---------------------------------------------------- */
+/* ---- attention -------------------------------------------------------------------- */
 
 typedef struct layer_job {
     ln_workspace *workspace;
     int32_t layer;
 } layer_job;
 
-/* Rotates neighbouring pairs by the angles of one position (Su et al. 2021, RoFormer, eq. 34). */
-static void rotate(float *head, const float *cosines, const float *sines, int32_t n_pairs) {
-    for (int32_t i = 0; i < n_pairs; i++) {
-        float a = head[2 * i];
-        float b = head[2 * i + 1];
-        head[2 * i] = a * cosines[i] - b * sines[i];
-        head[2 * i + 1] = a * sines[i] + b * cosines[i];
+static void place_heads(const layer_job *j, const ln_norm *norm, int32_t n_ctx, int32_t token, float *heads,
+                        int32_t n_heads) {
+    ln_workspace *w = j->workspace;
+    if (norm->weight != NULL) {
+        normalise(w, norm, heads, (int64_t)n_heads * w->model->facts.head_dim, heads);
     }
+    ln_rotary_turn(&w->rotary, w->model, j->layer, n_ctx, token, heads, n_heads);
 }
 
-/* Rotates the queries and keys of one token and puts its keys and values into its page. */
-static void rotate_token(const layer_job *j, const ln_segment *segment, int32_t token) {
+/* Readies the queries and keys of one token and puts its keys and values into its page. */
+static void place_token(const layer_job *j, const ln_segment *segment, int32_t token) {
     ln_workspace *w = j->workspace;
     const ln_facts *f = &w->model->facts;
+    const ln_layer *layer = ln_model_layer(w->model, j->layer);
     const int32_t position = w->positions[token];
     const int32_t page = segment->session->pages[position / LN_PAGE];
-    const int32_t pairs = f->rope_dims / 2;
-    const float *cosines = w->cosines + (int64_t)token * pairs;
-    const float *sines = w->sines + (int64_t)token * pairs;
-    for (int64_t i = 0; i < f->n_heads; i++) {
-        rotate(w->q + (token * (int64_t)f->n_heads + i) * f->head_dim, cosines, sines, pairs);
-    }
+    const int64_t first = token * (int64_t)f->n_kv_heads * f->head_dim;
+    place_heads(j, &layer->q_norm, segment->session->n_ctx, token,
+                w->q + token * (int64_t)f->n_heads * f->head_dim, f->n_heads);
+    place_heads(j, &layer->k_norm, segment->session->n_ctx, token, w->k + first, f->n_kv_heads);
     for (int32_t i = 0; i < f->n_kv_heads; i++) {
-        const int64_t at = (token * (int64_t)f->n_kv_heads + i) * f->head_dim;
-        rotate(w->k + at, cosines, sines, pairs);
+        const int64_t at = first + (int64_t)i * f->head_dim;
         ln_pages_store(&w->pages, w->compute.kernels, page, j->layer, i, position % LN_PAGE, w->k + at, w->v + at);
     }
 }
 
-static void rotary_item(const void *job, int32_t item, int32_t worker) {
+static void place_item(const void *job, int32_t item, int32_t worker) {
     (void)worker;
     const layer_job *j = job;
     const ln_neighbours *some = &j->workspace->neighbours[item];
     for (int32_t i = 0; i < some->n; i++) {
-        rotate_token(j, &j->workspace->segments[some->segment], some->first + i);
+        place_token(j, &j->workspace->segments[some->segment], some->first + i);
     }
+}
+
+/* What attention makes of h goes to y. */
+static void run_attention(ln_workspace *w, const ln_layer *layer, const layer_job *job, float *y) {
+    const ln_facts *f = &w->model->facts;
+    const int32_t n = w->n_tokens;
+    const int64_t query_dim = (int64_t)f->n_heads * f->head_dim;
+    const ln_vectors h = vectors_of(w->h, w->q8, f->dim, n);
+    ln_products_run(&w->compute, (ln_product[]){product_of(&layer->q, h, w->q), product_of(&layer->k, h, w->k),
+                                                product_of(&layer->v, h, w->v)}, 3);
+    ln_compute_run(&w->compute, w->n_neighbours, n * query_dim, place_item, job);
+    ln_attention_run(w, job->layer);
+    const int quantize = ln_wants_q8(&layer->o.w);
+    if (quantize || layer->attn_sub_norm.weight != NULL) {
+        run_tokens(&(token_job){.workspace = w, .n = n, .cols = query_dim, .norm = &layer->attn_sub_norm, .x = w->q,
+                                .y = w->q, .q8 = quantize ? w->q8 : NULL});
+    }
+    ln_product out = product_of(&layer->o, vectors_of(w->q, w->q8, query_dim, n), y);
+    out.scale = f->residual_scale;
+    ln_products_run(&w->compute, &out, 1);
+}
+
+/* ---- feed-forward ------------------------------------------------------------------- */
+
+/* What the block makes of h goes to h. */
+static void run_ffn(ln_workspace *w, const ln_layer *layer) {
+    const ln_facts *f = &w->model->facts;
+    const int32_t n = w->n_tokens;
+    const int has_norm = layer->ffn_sub_norm.weight != NULL;
+    const int quantize = ln_wants_q8(&layer->down.w);
+    ln_gated_product inner = {
+        .gate = layer->gate.w.data != NULL ? &layer->gate : NULL,
+        .up = &layer->up,
+        .x = vectors_of(w->h, w->q8, f->dim, n),
+        .f32 = quantize && !has_norm ? NULL : w->inner,
+        .q8 = quantize && !has_norm ? w->ffn_q8 : NULL,
+    };
+    ln_gated_products_run(&w->compute, &inner, 1, f->activation, w->gated_scratch, w->n_batch);
+    if (has_norm) {
+        run_tokens(&(token_job){.workspace = w, .n = n, .cols = f->ffn_dim, .norm = &layer->ffn_sub_norm,
+                                .x = w->inner, .y = w->inner, .q8 = quantize ? w->ffn_q8 : NULL});
+    }
+    ln_product out = product_of(&layer->down, vectors_of(w->inner, w->ffn_q8, f->ffn_dim, n), w->h);
+    out.scale = f->residual_scale;
+    ln_products_run(&w->compute, &out, 1);
 }
 
 /* ---- the pass -------------------------------------------------------------------- */
@@ -105,78 +182,75 @@ static void input_item(const void *job, int32_t item, int32_t worker) {
     const layer_job *j = job;
     ln_workspace *w = j->workspace;
     const ln_facts *f = &w->model->facts;
-    ln_matrix_row(&w->model->globals.embedding, w->ids[item], w->x + (int64_t)item * f->dim);
-    const int32_t pairs = f->rope_dims / 2;
-    for (int32_t i = 0; i < pairs; i++) {
-        /* The angle is a float, as it was in training; its sine and cosine are exact to a float. */
-        float angle = (float)w->positions[item] * w->frequencies[i];
-        w->cosines[(int64_t)item * pairs + i] = (float)cos((double)angle);
-        w->sines[(int64_t)item * pairs + i] = (float)sin((double)angle);
+    const ln_globals *g = &w->model->globals;
+    float *x = w->x + (int64_t)item * f->dim;
+    ln_matrix_row(&g->embedding.w, w->ids[item], x);
+    for (int32_t i = 0; f->embedding_scale != 1.0f && i < f->dim; i++) {
+        x[i] *= f->embedding_scale;
     }
+    if (g->positions.w.data != NULL) {
+        float *position = w->h + (int64_t)item * f->dim;
+        ln_matrix_row(&g->positions.w, w->positions[item], position);
+        w->compute.kernels->add(x, position, f->dim);
+    }
+    ln_rotary_place(&w->rotary, w->model, item, w->positions[item]);
 }
 
-static void run_attention(ln_workspace *w, const ln_layer *layer, const layer_job *job) {
-    const ln_facts *f = &w->model->facts;
-    const int32_t n = w->n_tokens;
-    const int64_t query_dim = (int64_t)f->n_heads * f->head_dim;
-    const ln_vectors h = vectors_of(w->h, w->q8, f->dim, n);
-    ln_products_run(&w->compute, &h, (ln_product[]){{&layer->q, w->q}, {&layer->k, w->k}, {&layer->v, w->v}}, 3);
-    ln_compute_run(&w->compute, w->n_neighbours, n * query_dim, rotary_item, job);
-    ln_attention_run(w, job->layer);
-    if (ln_wants_q8(&layer->o)) {
-        run_tokens(&(token_job){.workspace = w, .n = n, .y = w->q, .cols = query_dim, .quantize = 1});
-    }
-    const ln_vectors attended = vectors_of(w->q, w->q8, query_dim, n);
-    ln_products_run(&w->compute, &attended, &(ln_product){&layer->o, w->h}, 1);
+static int wants_q8(const ln_linear *a, const ln_linear *b, const ln_linear *c) {
+    return ln_wants_q8(&a->w) || ln_wants_q8(&b->w) || ln_wants_q8(&c->w);
 }
 
-static void run_ffn(ln_workspace *w, const ln_layer *layer) {
+/* One layer; h holds what the layer below, unless it is NULL, adds to the stream, and then what this one adds. */
+static void run_layer(ln_workspace *w, const ln_layer *below, const layer_job *job) {
     const ln_facts *f = &w->model->facts;
-    const int32_t n = w->n_tokens;
-    const ln_vectors h = vectors_of(w->h, w->q8, f->dim, n);
-    const int quantize = ln_wants_q8(&layer->down);
-    const ln_gated_output gated = {.f32 = quantize ? NULL : w->gate, .q8 = quantize ? w->ffn_q8 : NULL};
-    ln_gated_product_run(&w->compute, &h, &layer->gate, &layer->up, &gated, w->gated_scratch);
-    const ln_vectors inner = vectors_of(w->gate, w->ffn_q8, f->ffn_dim, n);
-    ln_products_run(&w->compute, &inner, &(ln_product){&layer->down, w->h}, 1);
+    const ln_layer *layer = ln_model_layer(w->model, job->layer);
+    float *attended = f->parallel_residual ? w->parallel : w->h;
+    token_job before = {.workspace = w, .n = w->n_tokens, .cols = f->dim, .x = w->x, .y = w->h};
+    before.add = below != NULL ? w->h : NULL;
+    before.add_norm = below != NULL ? &below->ffn_post_norm : NULL;
+    before.norm = &layer->attn_norm;
+    before.q8 = wants_q8(&layer->q, &layer->k, &layer->v) ? w->q8 : NULL;
+    run_tokens(&before);
+    run_attention(w, layer, job, attended);
+    before.add = attended;
+    before.add_norm = &layer->attn_post_norm;
+    before.adds_late = f->parallel_residual;
+    before.norm = f->parallel_residual && layer->ffn_norm.weight == NULL ? &layer->attn_norm : &layer->ffn_norm;
+    before.q8 = wants_q8(&layer->gate, &layer->up, &layer->up) ? w->q8 : NULL;
+    run_tokens(&before);
+    run_ffn(w, layer);
 }
 
 void ln_decoder_run(ln_workspace *w) {
     const ln_facts *f = &w->model->facts;
     layer_job job = {w, 0};
-    token_job before = {.workspace = w, .n = w->n_tokens, .x = w->x, .y = w->h, .cols = f->dim};
+    const ln_layer *below = NULL;
     ln_attention_prepare(w);
     ln_compute_run(&w->compute, w->n_tokens, (int64_t)w->n_tokens * f->dim, input_item, &job);
-    for (job.layer = 0; job.layer < f->n_layers; job.layer++) {
-        const ln_layer *layer = &w->model->layers[job.layer];
-        before.add = job.layer == 0 ? NULL : w->h; /* what the layer below adds to the stream */
-        before.norm = layer->attn_norm;
-        before.quantize = ln_wants_q8(&layer->q) || ln_wants_q8(&layer->k) || ln_wants_q8(&layer->v);
-        run_tokens(&before);
-        run_attention(w, layer, &job);
-        before.add = w->h;
-        before.norm = layer->ffn_norm;
-        before.quantize = ln_wants_q8(&layer->gate) || ln_wants_q8(&layer->up);
-        run_tokens(&before);
-        run_ffn(w, layer);
+    for (; job.layer < f->n_layers; job.layer++) {
+        run_layer(w, below, &job);
+        below = ln_model_layer(w->model, job.layer);
     }
-    run_tokens(&(token_job){.workspace = w, .n = w->n_tokens, .add = w->h, .x = w->x, .y = w->h, .cols = f->dim});
+    run_tokens(&(token_job){.workspace = w, .n = w->n_tokens, .cols = f->dim, .add = w->h,
+                            .add_norm = &below->ffn_post_norm, .x = w->x, .y = w->h});
 }
 
 void ln_decoder_logits(ln_workspace *w, const int32_t *tokens, int32_t n, float *y) {
     const ln_facts *f = &w->model->facts;
-    const ln_matrix *head = ln_model_head(w->model);
+    const ln_linear *head = ln_model_head(w->model);
     const token_job norm = {
         .workspace = w,
         .n = n,
-        .norm = w->model->globals.output_norm,
+        .cols = f->dim,
+        .norm = &w->model->globals.output_norm,
         .rows = tokens,
         .x = w->x,
         .y = w->h,
-        .cols = f->dim,
-        .quantize = ln_wants_q8(head),
+        .q8 = ln_wants_q8(&head->w) ? w->q8 : NULL,
     };
     run_tokens(&norm);
-    const ln_vectors h = vectors_of(w->h, w->q8, f->dim, n);
-    ln_products_run(&w->compute, &h, &(ln_product){head, y}, 1);
+    ln_product logits = product_of(head, vectors_of(w->h, w->q8, f->dim, n), y);
+    logits.scale = f->logit_scale;
+    logits.cap = f->logit_cap;
+    ln_products_run(&w->compute, &logits, 1);
 }

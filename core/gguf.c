@@ -541,7 +541,8 @@ ln_status ln_gguf_array_of(const ln_gguf *gguf, const char *key, ln_gguf_type ty
         return LN_OK;
     }
     int matches = pair->type == LN_GGUF_ARRAY &&
-                  (pair->array.type == type || (type == LN_GGUF_I32 && pair->array.type == LN_GGUF_U32));
+                  (pair->array.type == type || (type == LN_GGUF_I32 && (pair->array.type == LN_GGUF_U32 ||
+                                                                          pair->array.type == LN_GGUF_BOOL)));
     if (!matches) {
         return wrong_type(key, type == LN_GGUF_STRING ? "an array of strings"
                                : type == LN_GGUF_F32  ? "an array of 32-bit floats"
@@ -552,7 +553,7 @@ ln_status ln_gguf_array_of(const ln_gguf *gguf, const char *key, ln_gguf_type ty
 }
 
 int32_t ln_gguf_array_i32(const ln_gguf_array *array, uint64_t i) {
-    return (int32_t)load_u32(array->data + 4 * i);
+    return array->type == LN_GGUF_BOOL ? array->data[i] : (int32_t)load_u32(array->data + 4 * i);
 }
 
 float ln_gguf_array_f32(const ln_gguf_array *array, uint64_t i) {

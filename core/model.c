@@ -21,159 +21,316 @@ static ln_status check_type(const ln_gguf_tensor *t, ln_error *err) {
                    LN_STRING_ARGS(t->name), ln_gguf_tensor_type_name(t->type), (int)t->type);
 }
 
-static ln_status check_shape(const ln_gguf_tensor *t, int64_t rows, int64_t cols, ln_error *err) {
-    if (t->dims[0] == cols && t->dims[1] == rows && t->dims[2] == 1 && t->dims[3] == 1) {
+/* Dimensions from the contiguous one on. */
+typedef struct shape {
+    int64_t cols, rows, depth;
+} shape;
+
+static ln_status check_shape(const ln_gguf_tensor *t, shape wanted, ln_error *err) {
+    if (t->dims[0] == wanted.cols && t->dims[1] == wanted.rows && t->dims[2] == wanted.depth && t->dims[3] == 1) {
         return LN_OK;
     }
     return ln_fail(err, LN_BAD_FILE,
-                   "tensor '%.*s' is [%" PRId64 "][%" PRId64 "], the metadata asks for [%" PRId64 "][%" PRId64
-                   "]; convert the model again",
-                   LN_STRING_ARGS(t->name), t->dims[1], t->dims[0], rows, cols);
+                   "tensor '%.*s' is [%" PRId64 "][%" PRId64 "][%" PRId64 "], the metadata asks for [%" PRId64
+                   "][%" PRId64 "][%" PRId64 "]; convert the model again",
+                   LN_STRING_ARGS(t->name), t->dims[2], t->dims[1], t->dims[0], wanted.depth, wanted.rows, wanted.cols);
 }
 
-static ln_status fill_vector(const ln_gguf_tensor *t, float **field, ln_error *err) {
-    *field = ln_alloc((size_t)t->dims[0], sizeof **field, "the model", err);
-    if (*field == NULL) {
-        return LN_NO_MEMORY;
-    }
-    ln_type_traits_of(t->type)->unpack(t->data, t->dims[0], *field);
-    return LN_OK;
-}
+/* What a file and its facts are read into, and which tensors were. */
+typedef struct reading {
+    const ln_gguf *gguf;
+    const ln_facts *facts;
+    uint8_t *used; /* [n_tensors] */
+} reading;
 
-static void fill_matrix(const ln_gguf_tensor *t, ln_matrix *field) {
-    *field = (ln_matrix){
-        .data = t->data,
-        .type = t->type,
-        .rows = t->dims[1],
-        .cols = t->dims[0],
-        .stride = t->bytes / (size_t)t->dims[1],
-    };
-}
+typedef struct tensor_name {
+    char text[96];
+} tensor_name;
 
-/* Finds the tensor of a rule and fills its field of target; counts it in *n_used. */
-static ln_status apply_rule(const ln_gguf *gguf, const ln_facts *facts, const ln_tensor_rule *rule, int32_t layer,
-                            void *target, uint64_t *n_used, ln_error *err) {
-    char name[96];
+static tensor_name name_of(int32_t layer, const char *name, const char *suffix) {
+    tensor_name out;
     if (layer < 0) {
-        snprintf(name, sizeof name, "%s", rule->name);
+        snprintf(out.text, sizeof out.text, "%s.%s", name, suffix);
     } else {
-        snprintf(name, sizeof name, "blk.%d.%s", (int)layer, rule->name);
+        snprintf(out.text, sizeof out.text, "blk.%d.%s.%s", (int)layer, name, suffix);
     }
-    const ln_gguf_tensor *t = ln_gguf_find_tensor(gguf, name);
+    return out;
+}
+
+/* The tensor, checked, in *out; NULL when there is none. */
+static ln_status take(const reading *r, const char *name, shape wanted, const ln_gguf_tensor **out, ln_error *err) {
+    const ln_gguf_tensor *t = ln_gguf_find_tensor(r->gguf, name);
+    *out = NULL;
     if (t == NULL) {
-        return rule->optional ? LN_OK
-                              : ln_fail(err, LN_BAD_FILE, "tensor '%s' is missing; download or convert the model again",
-                                        name);
+        return LN_OK;
     }
-    ln_status status = check_shape(t, ln_extent_of(facts, rule->rows), ln_extent_of(facts, rule->cols), err);
+    ln_status status = check_shape(t, wanted, err);
     if (status == LN_OK) {
         status = check_type(t, err);
     }
+    if (status == LN_OK) {
+        r->used[t - r->gguf->tensors] = 1;
+        *out = t;
+    }
+    return status;
+}
+
+/* Elements [first, first + n) of a vector, or of a matrix taken as one. */
+static ln_status fill_vector(const ln_gguf_tensor *t, int64_t first, int64_t n, float **field, ln_error *err) {
+    const ln_type_traits *type = ln_type_traits_of(t->type);
+    if (type->block_elements > 1 && n % type->block_elements != 0) {
+        return ln_fail(err, LN_UNSUPPORTED, "tensor '%.*s' is cut across blocks of %s; take the model in another type",
+                       LN_STRING_ARGS(t->name), type->name);
+    }
+    *field = ln_alloc((size_t)n, sizeof **field, "the model", err);
+    if (*field == NULL) {
+        return LN_NO_MEMORY;
+    }
+    const size_t at = (size_t)(first / type->block_elements) * (size_t)type->block_bytes;
+    type->unpack((const char *)t->data + at, n, *field);
+    return LN_OK;
+}
+
+/* Rows [first, first + rows) of a tensor. */
+static ln_matrix matrix_of(const ln_gguf_tensor *t, int64_t first, int64_t rows) {
+    const size_t stride = t->bytes / (size_t)(t->dims[1] * t->dims[2]);
+    return (ln_matrix){
+        .data = (const char *)t->data + (size_t)first * stride,
+        .type = t->type,
+        .rows = rows,
+        .cols = t->dims[0],
+        .stride = stride,
+    };
+}
+
+/* A rule with its lengths. */
+typedef struct rule_lengths {
+    int64_t rows, cols, first, all;
+} rule_lengths;
+
+static rule_lengths lengths_of(const ln_facts *f, const ln_tensor_rule *rule) {
+    const int64_t rows = ln_extent_of(f, rule->rows);
+    return (rule_lengths){rows, ln_extent_of(f, rule->cols), ln_extent_of(f, rule->first),
+                          rule->all == LN_EXTENT_ZERO ? rows : ln_extent_of(f, rule->all)};
+}
+
+/* The bias and the scale of a linear map. */
+static ln_status fill_extras(const reading *r, const ln_tensor_rule *rule, int32_t layer, ln_linear *field,
+                             ln_error *err) {
+    const rule_lengths n = lengths_of(r->facts, rule);
+    const ln_gguf_tensor *t;
+    ln_status status = take(r, name_of(layer, rule->name, "bias").text, (shape){n.all, 1, 1}, &t, err);
+    if (status == LN_OK && t != NULL) {
+        status = fill_vector(t, n.first, n.rows, &field->bias, err);
+    }
+    if (status == LN_OK) {
+        status = take(r, name_of(layer, rule->name, "scale").text, (shape){1, 1, 1}, &t, err);
+    }
+    if (status == LN_OK && t != NULL) {
+        ln_type_traits_of(t->type)->unpack(t->data, 1, &field->scale);
+    }
+    return status;
+}
+
+static ln_status fill_norm(const reading *r, const ln_tensor_rule *rule, int32_t layer, const ln_gguf_tensor *weight,
+                           ln_norm *field, ln_error *err) {
+    const rule_lengths n = lengths_of(r->facts, rule);
+    const ln_gguf_tensor *t;
+    field->rows = n.rows;
+    field->cols = n.cols;
+    ln_status status = fill_vector(weight, 0, n.rows * n.cols, &field->weight, err);
+    if (status == LN_OK) {
+        status = take(r, name_of(layer, rule->name, "bias").text, (shape){n.cols, n.rows, 1}, &t, err);
+    }
+    if (status == LN_OK && t != NULL) {
+        status = fill_vector(t, 0, n.rows * n.cols, &field->bias, err);
+    }
+    return status;
+}
+
+static ln_status fill_experts(const ln_facts *f, const ln_gguf_tensor *t, ln_linear **field, ln_error *err) {
+    *field = ln_alloc((size_t)f->n_experts, sizeof **field, "the model", err);
+    if (*field == NULL) {
+        return LN_NO_MEMORY;
+    }
+    for (int32_t i = 0; i < f->n_experts; i++) {
+        (*field)[i] = (ln_linear){.w = matrix_of(t, i * t->dims[1], t->dims[1]), .scale = 1.0f};
+    }
+    return LN_OK;
+}
+
+/* Whether a rule's field holds something. */
+static int is_filled(const ln_tensor_rule *rule, const void *field) {
+    switch (rule->kind) {
+    case LN_FIELD_TABLE:
+    case LN_FIELD_LINEAR: return ((const ln_linear *)field)->w.data != NULL;
+    case LN_FIELD_NORM: return ((const ln_norm *)field)->weight != NULL;
+    case LN_FIELD_VECTOR: return *(float *const *)field != NULL;
+    case LN_FIELD_EXPERTS: return *(ln_linear *const *)field != NULL;
+    }
+    return 0;
+}
+
+/* Finds the tensor of a rule and fills its field of target. */
+static ln_status apply_rule(const reading *r, const ln_tensor_rule *rule, int32_t layer, void *target, ln_error *err) {
+    const rule_lengths n = lengths_of(r->facts, rule);
+    const tensor_name name = name_of(layer, rule->name, "weight");
+    void *field = (char *)target + rule->field;
+    const ln_gguf_tensor *t;
+    const int64_t depth = rule->kind == LN_FIELD_EXPERTS ? r->facts->n_experts : 1;
+    ln_status status = take(r, name.text, (shape){n.cols, n.all, depth}, &t, err);
     if (status != LN_OK) {
         return status;
     }
-    ++*n_used;
-    void *field = (char *)target + rule->field;
-    if (rule->rows == LN_EXTENT_ONE) {
-        return fill_vector(t, field, err);
+    if (t == NULL) {
+        return rule->optional || is_filled(rule, field)
+                   ? LN_OK
+                   : ln_fail(err, LN_BAD_FILE, "tensor '%s' is missing; download or convert the model again", name.text);
     }
-    fill_matrix(t, field);
+    if (is_filled(rule, field)) {
+        return ln_fail(err, LN_BAD_FILE, "tensor '%s' holds what a fused tensor holds as well; convert the model again",
+                       name.text);
+    }
+    switch (rule->kind) {
+    case LN_FIELD_TABLE:
+    case LN_FIELD_LINEAR:
+        *(ln_linear *)field = (ln_linear){.w = matrix_of(t, n.first, n.rows), .scale = 1.0f};
+        return rule->kind == LN_FIELD_LINEAR ? fill_extras(r, rule, layer, field, err) : LN_OK;
+    case LN_FIELD_NORM: return fill_norm(r, rule, layer, t, field, err);
+    case LN_FIELD_VECTOR: return fill_vector(t, 0, n.rows * n.cols, field, err);
+    case LN_FIELD_EXPERTS: return fill_experts(r->facts, t, field, err);
+    }
     return LN_OK;
 }
 
 /* ---- the model ---------------------------------------------------------------- */
 
-static int rules_name(const ln_tensor_rule *rules, ln_string name) {
-    for (const ln_tensor_rule *rule = rules; rule->name != NULL; rule++) {
-        if (ln_string_is(name, rule->name)) {
-            return 1;
+/* Calls fn for every rule of lists and its field of target, until one call fails. */
+typedef ln_status rule_fn(const ln_tensor_rule *rule, int32_t layer, void *target, void *context, ln_error *err);
+
+static ln_status each_rule(const ln_tensor_rule *const *lists, int32_t layer, void *target, rule_fn *fn, void *context,
+                           ln_error *err) {
+    ln_status status = LN_OK;
+    for (int i = 0; i < LN_MAX_RULE_LISTS && lists[i] != NULL; i++) {
+        for (const ln_tensor_rule *rule = lists[i]; status == LN_OK && rule->name != NULL; rule++) {
+            status = fn(rule, layer, target, context, err);
         }
+    }
+    return status;
+}
+
+/* The same for all rules of a model: layer is -1 for those outside the layers. */
+static ln_status each_rule_of_all(ln_model *model, rule_fn *fn, void *context, ln_error *err) {
+    ln_status status = each_rule(model->arch->globals, -1, &model->globals, fn, context, err);
+    for (int32_t i = 0; model->blocks != NULL && status == LN_OK && i < model->facts.n_blocks; i++) {
+        status = each_rule(model->arch->layer, i, &model->blocks[i], fn, context, err);
+    }
+    return status;
+}
+
+typedef struct weights_context {
+    const ln_model *model;
+    const reading *reading;
+} weights_context;
+
+static int concerns(const ln_model *model, const ln_tensor_rule *rule, int32_t block) {
+    const int is_conv = block >= 0 && model->kinds[block * model->facts.block_repeat].is_conv;
+    switch (rule->when) {
+    case LN_ALWAYS: return 1;
+    case LN_IF_ATTENTION: return !is_conv;
+    case LN_IF_CONV: return is_conv;
+    case LN_IF_DENSE: return model->facts.n_experts == 0;
+    case LN_IF_EXPERTS: return model->facts.n_experts > 0;
     }
     return 0;
 }
 
-/* Whether name is a tensor of the model: a global one, or "blk.N." and one of a layer. */
-static int rule_covers(const ln_model *model, ln_string name) {
-    if (name.length < 4 || memcmp(name.data, "blk.", 4) != 0) {
-        return rules_name(model->arch->globals, name);
-    }
-    size_t at = 4;
-    int64_t layer = 0;
-    while (at < name.length && name.data[at] >= '0' && name.data[at] <= '9' && layer < model->facts.n_layers) {
-        layer = layer * 10 + (name.data[at] - '0');
-        at++;
-    }
-    int canonical = at > 4 && (name.data[4] != '0' || at == 5);
-    if (!canonical || layer >= model->facts.n_layers || at == name.length || name.data[at] != '.') {
-        return 0;
-    }
-    return rules_name(model->arch->layer, (ln_string){name.data + at + 1, name.length - at - 1});
+static ln_status read_rule(const ln_tensor_rule *rule, int32_t layer, void *target, void *context, ln_error *err) {
+    const weights_context *c = context;
+    return concerns(c->model, rule, layer) ? apply_rule(c->reading, rule, layer, target, err) : LN_OK;
 }
 
-/* A tensor no rule covers (a bias, an expert) would change the result by being left out. */
-static ln_status refuse_unused(const ln_gguf *gguf, const ln_model *model, ln_error *err) {
-    for (uint64_t i = 0; i < gguf->n_tensors; i++) {
-        if (!rule_covers(model, gguf->tensors[i].name)) {
+/* A tensor no rule covers would change the result by being left out. */
+static ln_status refuse_unused(const reading *r, const ln_model *model, ln_error *err) {
+    for (uint64_t i = 0; i < r->gguf->n_tensors; i++) {
+        if (!r->used[i]) {
             return ln_fail(err, LN_UNSUPPORTED, "the model has tensor '%.*s'; this core runs %s models without it",
-                           LN_STRING_ARGS(gguf->tensors[i].name), model->arch->name);
+                           LN_STRING_ARGS(r->gguf->tensors[i].name), model->arch->name);
         }
     }
     return LN_OK;
 }
 
 static ln_status read_weights(const ln_gguf *gguf, ln_model *model, ln_error *err) {
-    uint64_t n_used = 0;
-    ln_status status = LN_OK;
-    for (const ln_tensor_rule *rule = model->arch->globals; status == LN_OK && rule->name != NULL; rule++) {
-        status = apply_rule(gguf, &model->facts, rule, -1, &model->globals, &n_used, err);
-    }
-    if (status != LN_OK) {
-        return status;
-    }
-    if ((uint64_t)model->facts.n_layers > gguf->n_tensors) {
+    if ((uint64_t)model->facts.n_blocks > gguf->n_tensors) {
         return ln_fail(err, LN_BAD_FILE, "the metadata claims %d layers and the file has %" PRIu64
                        " tensors; download or convert the model again",
-                       (int)model->facts.n_layers, gguf->n_tensors);
+                       (int)model->facts.n_blocks, gguf->n_tensors);
     }
-    model->layers = ln_alloc((size_t)model->facts.n_layers, sizeof *model->layers, "the model", err);
-    if (model->layers == NULL) {
-        return LN_NO_MEMORY;
+    model->kinds = ln_alloc((size_t)model->facts.n_layers, sizeof *model->kinds, "the model", err);
+    model->blocks = ln_alloc((size_t)model->facts.n_blocks, sizeof *model->blocks, "the model", err);
+    const reading r = {gguf, &model->facts, ln_alloc((size_t)gguf->n_tensors, 1, "the model", err)};
+    ln_status status = LN_NO_MEMORY;
+    if (model->kinds != NULL && model->blocks != NULL && r.used != NULL) {
+        status = ln_layer_kinds_read(gguf, model->arch, &model->facts, model->kinds, err);
     }
-    for (int32_t i = 0; i < model->facts.n_layers; i++) {
-        for (const ln_tensor_rule *rule = model->arch->layer; status == LN_OK && rule->name != NULL; rule++) {
-            status = apply_rule(gguf, &model->facts, rule, i, &model->layers[i], &n_used, err);
-        }
-        if (status != LN_OK) {
-            return status;
-        }
+    if (status == LN_OK) {
+        status = each_rule_of_all(model, read_rule, &(weights_context){model, &r}, err);
     }
-    return n_used == gguf->n_tensors ? LN_OK : refuse_unused(gguf, model, err);
+    if (status == LN_OK) {
+        status = refuse_unused(&r, model, err);
+    }
+    free(r.used);
+    return status;
 }
 
-static ln_status check_rope_divisors(const ln_model *model, ln_error *err) {
-    for (int32_t i = 0; model->globals.rope_divisors != NULL && i < model->facts.rope_dims / 2; i++) {
-        if (!(model->globals.rope_divisors[i] > 0)) {
-            return ln_fail(err, LN_BAD_FILE, "'rope_freqs.weight' holds %g, it must be above zero; convert the model "
-                           "again",
-                           (double)model->globals.rope_divisors[i]);
+static ln_status check_divisors(const float *divisors, int32_t n, const char *name, ln_error *err) {
+    for (int32_t i = 0; divisors != NULL && i < n; i++) {
+        if (!(divisors[i] > 0)) {
+            return ln_fail(err, LN_BAD_FILE, "'%s.weight' holds %g, it must be above zero; convert the model again", name,
+                           (double)divisors[i]);
         }
     }
     return LN_OK;
 }
 
-/* Parameters are what training sets: everything but the rotary divisors. */
+static ln_status check_rope_divisors(const ln_model *model, ln_error *err) {
+    const ln_globals *g = &model->globals;
+    const ln_facts *f = &model->facts;
+    ln_status status = check_divisors(g->rope_divisors, f->rope_dims / 2, "rope_freqs", err);
+    if (status == LN_OK) {
+        status = check_divisors(g->rope_short, f->rope_dims / 2, "rope_factors_short", err);
+    }
+    if (status == LN_OK) {
+        status = check_divisors(g->rope_long, f->rope_dims / 2, "rope_factors_long", err);
+    }
+    if (status == LN_OK && ((g->rope_long != NULL) != (g->rope_short != NULL) ||
+                            (g->rope_long != NULL && (f->rope_trained_len == 0 || f->rope_base_local > 0)))) {
+        return ln_fail(err, LN_BAD_FILE, "'rope_factors_long.weight' needs 'rope_factors_short.weight' and "
+                       "'%s.rope.scaling.original_context_length'; convert the model again", f->arch);
+    }
+    return status;
+}
+
+/* Parameters are what training sets: everything but the rotary divisors. A token reads one row of an embedding that
+ * is not the head too and of learned positions, and of all experts those it chooses. */
 static void measure(const ln_gguf *gguf, ln_model *model) {
+    const ln_facts *f = &model->facts;
     for (uint64_t i = 0; i < gguf->n_tensors; i++) {
         const ln_gguf_tensor *t = &gguf->tensors[i];
+        const int is_expert = f->n_experts > 0 && t->dims[2] == f->n_experts;
         model->weight_bytes += (int64_t)t->bytes;
-        if (!ln_string_is(t->name, "rope_freqs.weight")) {
+        model->bytes_per_token += is_expert ? (int64_t)t->bytes / f->n_experts * f->n_experts_used : (int64_t)t->bytes;
+        if (t->name.length < 5 || memcmp(t->name.data, "rope_", 5) != 0) {
             model->n_params += t->dims[0] * t->dims[1] * t->dims[2] * t->dims[3];
         }
     }
-    const ln_matrix *embedding = &model->globals.embedding;
-    model->bytes_per_token = model->weight_bytes;
-    if (!model->tied_embeddings) { /* then decoding reads one row of the embedding, not all of it */
-        model->bytes_per_token -= (int64_t)(embedding->stride * (size_t)(embedding->rows - 1));
+    const ln_matrix *tables[] = {model->tied_embeddings ? NULL : &model->globals.embedding.w,
+                                 &model->globals.positions.w};
+    for (int i = 0; i < 2; i++) {
+        if (tables[i] != NULL && tables[i]->data != NULL) {
+            model->bytes_per_token -= (int64_t)(tables[i]->stride * (size_t)(tables[i]->rows - 1));
+        }
     }
 }
 
@@ -182,27 +339,46 @@ static void measure(const ln_gguf *gguf, ln_model *model) {
 /* Source bytes packed in one step: few enough that a process never holds much of the file twice. */
 #define STEP_BYTES ((size_t)16 << 20)
 
-/* Calls fn for every matrix that is there. */
-static void for_each_matrix(ln_model *model, void (*fn)(ln_model *, ln_matrix *)) {
-    for (int32_t i = -1; i < model->facts.n_layers; i++) {
-        const ln_tensor_rule *rules = i < 0 ? model->arch->globals : model->arch->layer;
-        char *target = i < 0 ? (char *)&model->globals : (char *)&model->layers[i];
-        for (const ln_tensor_rule *rule = rules; rule->name != NULL; rule++) {
-            ln_matrix *w = (ln_matrix *)(void *)(target + rule->field);
-            if (rule->rows != LN_EXTENT_ONE && w->data != NULL && ln_panel_bytes(w->type, w->cols) != 0) {
-                fn(model, w);
-            }
-        }
+typedef void matrix_fn(ln_model *model, ln_matrix *w);
+
+typedef struct matrices_context {
+    ln_model *model;
+    matrix_fn *fn;
+} matrices_context;
+
+static ln_status visit_matrices(const ln_tensor_rule *rule, int32_t layer, void *target, void *context,
+                                ln_error *err) {
+    (void)layer, (void)err;
+    const matrices_context *c = context;
+    void *field = (char *)target + rule->field;
+    const int is_alternative = rule->optional && rule->all != LN_EXTENT_ZERO; /* another rule names the field */
+    if (!is_filled(rule, field) || is_alternative || rule->kind == LN_FIELD_NORM || rule->kind == LN_FIELD_VECTOR) {
+        return LN_OK;
     }
+    if (rule->kind != LN_FIELD_EXPERTS) {
+        c->fn(c->model, &((ln_linear *)field)->w);
+        return LN_OK;
+    }
+    for (int32_t i = 0; i < c->model->facts.n_experts; i++) {
+        c->fn(c->model, &(*(ln_linear **)field)[i].w);
+    }
+    return LN_OK;
+}
+
+/* Calls fn for every matrix that is there. */
+static void each_matrix(ln_model *model, matrix_fn *fn) {
+    each_rule_of_all(model, visit_matrices, &(matrices_context){model, fn}, NULL);
 }
 
 static void count_packing(ln_model *model, ln_matrix *w) {
-    (void)w;
-    model->n_packings++;
+    model->has_type[w->type] = 1;
+    model->n_packings += ln_panel_bytes(w->type, w->cols) != 0;
 }
 
 static void add_packing(ln_model *model, ln_matrix *w) {
-    model->packings[model->n_packings++] = (ln_packing){.matrix = w, .source = w->data, .source_stride = w->stride};
+    if (ln_panel_bytes(w->type, w->cols) != 0) {
+        model->packings[model->n_packings++] = (ln_packing){.matrix = w, .source = w->data, .source_stride = w->stride};
+    }
 }
 
 static int in_file_order(const void *a, const void *b) {
@@ -213,13 +389,13 @@ static int in_file_order(const void *a, const void *b) {
 
 /* Finds what is to be packed and the memory for it. */
 static ln_status plan_packing(ln_model *model, ln_error *err) {
-    for_each_matrix(model, count_packing);
+    each_matrix(model, count_packing);
     model->packings = ln_alloc((size_t)model->n_packings, sizeof *model->packings, "the model", err);
     if (model->packings == NULL) {
         return LN_NO_MEMORY;
     }
     model->n_packings = 0;
-    for_each_matrix(model, add_packing);
+    each_matrix(model, add_packing);
     qsort(model->packings, (size_t)model->n_packings, sizeof *model->packings, in_file_order);
     size_t total = 0;
     for (int32_t i = 0; i < model->n_packings; i++) {
@@ -356,7 +532,7 @@ int32_t ln_model_open(const void *data, size_t size, ln_model **out, ln_error *e
         status = check_rope_divisors(model, err);
     }
     if (status == LN_OK) {
-        model->tied_embeddings = model->globals.output.data == NULL;
+        model->tied_embeddings = model->globals.output.w.data == NULL;
         model->data = data;
         model->size = size;
         measure(&gguf, model);
@@ -371,20 +547,41 @@ int32_t ln_model_open(const void *data, size_t size, ln_model **out, ln_error *e
     return status;
 }
 
+static ln_status free_field(const ln_tensor_rule *rule, int32_t layer, void *target, void *context, ln_error *err) {
+    (void)layer, (void)context, (void)err;
+    void *field = (char *)target + rule->field;
+    switch (rule->kind) {
+    case LN_FIELD_TABLE:
+    case LN_FIELD_LINEAR:
+        free(((ln_linear *)field)->bias);
+        ((ln_linear *)field)->bias = NULL; /* fields of several rules are visited once for each */
+        break;
+    case LN_FIELD_NORM:
+        free(((ln_norm *)field)->weight);
+        free(((ln_norm *)field)->bias);
+        *(ln_norm *)field = (ln_norm){0};
+        break;
+    case LN_FIELD_VECTOR:
+    case LN_FIELD_EXPERTS:
+        free(*(void **)field);
+        *(void **)field = NULL;
+        break;
+    }
+    return LN_OK;
+}
+
 void ln_model_close(ln_model *model) {
     if (model == NULL) {
         return;
     }
-    for (int32_t i = 0; model->layers != NULL && i < model->facts.n_layers; i++) {
-        free(model->layers[i].attn_norm);
-        free(model->layers[i].ffn_norm);
+    if (model->arch != NULL) {
+        each_rule_of_all(model, free_field, NULL, NULL);
     }
     ln_threads_close(model->loaders);
     ln_free_pages(model->panels);
     free(model->packings);
-    free(model->layers);
-    free(model->globals.output_norm);
-    free(model->globals.rope_divisors);
+    free(model->blocks);
+    free(model->kinds);
     free(model);
 }
 
@@ -411,6 +608,6 @@ int32_t ln_model_describe(const ln_model *model, ln_model_info *out) {
     return LN_OK;
 }
 
-const ln_matrix *ln_model_head(const ln_model *model) {
+const ln_linear *ln_model_head(const ln_model *model) {
     return model->tied_embeddings ? &model->globals.embedding : &model->globals.output;
 }

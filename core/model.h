@@ -18,7 +18,8 @@ struct ln_model {
     const ln_arch *arch;
     ln_facts facts;
     ln_globals globals;
-    ln_layer *layers; /* [n_layers] */
+    ln_layer *blocks;     /* [n_blocks] */
+    ln_layer_kind *kinds; /* [n_layers] */
     int32_t tied_embeddings;
     const char *data;  /* the file */
     size_t size;
@@ -26,16 +27,22 @@ struct ln_model {
     ln_packing *packings; /* [n_packings] */
     int32_t n_packings;
     int32_t n_packed;  /* how many are done */
+    uint8_t has_type[LN_TYPE_LIMIT]; /* whether a matrix is of the type */
     ln_threads *loaders; /* while weights are packed */
     int64_t n_params;
     int64_t weight_bytes;
     int64_t bytes_per_token;
 };
 
+/* The weights of a layer. */
+static inline const ln_layer *ln_model_layer(const ln_model *model, int32_t layer) {
+    return &model->blocks[layer / model->facts.block_repeat];
+}
+
 /* Whether all weights are packed. */
 int ln_model_is_loaded(const ln_model *model);
 
-/* The matrix that turns the last hidden state into logits, [vocab_size][dim]. */
-const ln_matrix *ln_model_head(const ln_model *model);
+/* What turns the last hidden state into logits, [vocab_size][dim]. */
+const ln_linear *ln_model_head(const ln_model *model);
 
 #endif

@@ -48,9 +48,10 @@ static int64_t rows_of_a_tile(const ln_compute *compute, const ln_matrix *w, int
     return TILE_ROWS * (even < cached ? even : cached > 1 ? cached : 1);
 }
 
-static void multiply(const ln_compute *compute, const ln_matrix *w, int64_t begin, int64_t end, const ln_vectors *x,
-                     float *y, int64_t y_stride) {
-    compute->kernels->matmul[w->type](w, begin, end, x, y, y_stride);
+static void multiply_all(float *x, int64_t n, float by) {
+    for (int64_t i = 0; by != 1.0f && i < n; i++) {
+        x[i] *= by;
+    }
 }
 
 static int64_t smaller(int64_t a, int64_t b) {
@@ -59,51 +60,75 @@ static int64_t smaller(int64_t a, int64_t b) {
 
 /* ---- products side by side --------------------------------------------------------- */
 
+/* Rows [begin, end) of the linear map, of all vectors; y's rows are y_stride apart. */
+static void apply(const ln_compute *compute, const ln_linear *of, int64_t begin, int64_t end, const ln_vectors *x,
+                  float *y, int64_t y_stride) {
+    compute->kernels->matmul[of->w.type](&of->w, begin, end, x, y, y_stride);
+    if (of->scale == 1.0f && of->bias == NULL) {
+        return;
+    }
+    for (int32_t v = 0; v < x->n; v++, y += y_stride) {
+        multiply_all(y, end - begin, of->scale);
+        if (of->bias != NULL) {
+            compute->kernels->add(y, of->bias + begin, end - begin);
+        }
+    }
+}
+
 typedef struct product_job {
     const ln_compute *compute;
-    const ln_vectors *x;
     const ln_product *products;
-    int64_t tile_rows[LN_MAX_PRODUCTS];
-    int32_t first_tile[LN_MAX_PRODUCTS + 1]; /* of each product, and one past the last */
+    int32_t n_products;
 } product_job;
 
 static void product_item(const void *job, int32_t item, int32_t worker) {
     (void)worker;
     const product_job *j = job;
     int32_t i = 0;
-    while (item >= j->first_tile[i + 1]) {
+    while (i + 1 < j->n_products && item >= j->products[i + 1].first_tile) {
         i++;
     }
-    const ln_matrix *w = j->products[i].w;
-    const int64_t begin = (item - j->first_tile[i]) * j->tile_rows[i];
-    const int64_t end = smaller(begin + j->tile_rows[i], w->rows);
-    multiply(j->compute, w, begin, end, j->x, j->products[i].y + begin, w->rows);
+    const ln_product *p = &j->products[i];
+    const int64_t rows = p->of->w.rows;
+    const int64_t begin = (item - p->first_tile) * p->tile_rows;
+    const int64_t end = smaller(begin + p->tile_rows, rows);
+    apply(j->compute, p->of, begin, end, &p->x, p->y + begin, rows);
+    for (int32_t v = 0; v < p->x.n && (p->scale != 1.0f || p->cap > 0); v++) {
+        float *y = p->y + v * rows + begin;
+        multiply_all(y, end - begin, p->scale);
+        if (p->cap > 0) {
+            j->compute->kernels->soft_cap(y, end - begin, p->cap);
+        }
+    }
 }
 
-void ln_products_run(const ln_compute *compute, const ln_vectors *x, const ln_product *products, int32_t n_products) {
-    product_job job = {.compute = compute, .x = x, .products = products};
+void ln_products_run(const ln_compute *compute, ln_product *products, int32_t n_products) {
+    const product_job job = {compute, products, n_products};
     int64_t rows = 0;
+    int64_t n_madds = 0;
     for (int32_t i = 0; i < n_products; i++) {
-        rows += products[i].w->rows;
+        rows += products[i].of->w.rows;
+        n_madds += products[i].of->w.rows * products[i].x.cols * products[i].x.n;
     }
+    int32_t n_tiles = 0;
     for (int32_t i = 0; i < n_products; i++) {
-        const ln_matrix *w = products[i].w;
-        job.tile_rows[i] = rows_of_a_tile(compute, w, rows);
-        job.first_tile[i + 1] = job.first_tile[i] + (int32_t)((w->rows + job.tile_rows[i] - 1) / job.tile_rows[i]);
+        const ln_matrix *w = &products[i].of->w;
+        products[i].tile_rows = rows_of_a_tile(compute, w, rows);
+        products[i].first_tile = n_tiles;
+        n_tiles += (int32_t)((w->rows + products[i].tile_rows - 1) / products[i].tile_rows);
     }
-    ln_compute_run(compute, job.first_tile[n_products], rows * x->cols * x->n, product_item, &job);
+    ln_compute_run(compute, n_tiles, n_madds, product_item, &job);
 }
 
 /* ---- gated products ------------------------------------------------------------------ */
 
 typedef struct gated_job {
     const ln_compute *compute;
-    const ln_vectors *x;
-    const ln_matrix *gate;
-    const ln_matrix *up;
-    const ln_gated_output *out;
+    const ln_gated_product *products;
+    int32_t n_products;
+    ln_activation activation;
     float *scratch;
-    int64_t tile_rows;
+    int32_t n_vectors;
 } gated_job;
 
 size_t ln_gated_scratch(int32_t n) {
@@ -113,30 +138,48 @@ size_t ln_gated_scratch(int32_t n) {
 static void gated_item(const void *job, int32_t item, int32_t worker) {
     const gated_job *j = job;
     const ln_kernels *kernels = j->compute->kernels;
-    const int32_t n = j->x->n;
-    const int64_t rows = j->gate->rows;
-    const int64_t begin = item * j->tile_rows;
-    const int64_t end = smaller(begin + j->tile_rows, rows);
-    float *gate = j->scratch + (size_t)worker * ln_gated_scratch(n);
-    float *up = gate + (int64_t)n * j->tile_rows;
-    multiply(j->compute, j->gate, begin, end, j->x, gate, j->tile_rows);
-    multiply(j->compute, j->up, begin, end, j->x, up, j->tile_rows);
-    for (int32_t v = 0; v < n; v++) {
-        float *gate_v = gate + v * j->tile_rows;
-        float *y = j->out->q8 != NULL ? gate_v : j->out->f32 + v * rows + begin;
-        kernels->swiglu(gate_v, up + v * j->tile_rows, end - begin, y);
-        if (j->out->q8 != NULL) {
-            const int64_t stride = ln_q8_tile_width(n, v);
-            ln_q8_block *q8 = j->out->q8 + ln_q8_first(rows, v) + begin / LN_Q8_GROUP * stride;
+    int32_t i = 0;
+    while (i + 1 < j->n_products && item >= j->products[i + 1].first_tile) {
+        i++;
+    }
+    const ln_gated_product *p = &j->products[i];
+    const int64_t rows = p->up->w.rows;
+    const int64_t begin = (item - p->first_tile) * p->tile_rows;
+    const int64_t end = smaller(begin + p->tile_rows, rows);
+    float *inner = j->scratch + (size_t)worker * ln_gated_scratch(j->n_vectors);
+    float *up = p->gate != NULL ? inner + (int64_t)p->x.n * p->tile_rows : NULL;
+    apply(j->compute, p->gate != NULL ? p->gate : p->up, begin, end, &p->x, inner, p->tile_rows);
+    if (up != NULL) {
+        apply(j->compute, p->up, begin, end, &p->x, up, p->tile_rows);
+    }
+    for (int32_t v = 0; v < p->x.n; v++) {
+        float *inner_v = inner + v * p->tile_rows;
+        float *y = p->q8 != NULL ? inner_v : p->f32 + v * rows + begin;
+        kernels->activate[j->activation](inner_v, up != NULL ? up + v * p->tile_rows : NULL, end - begin, y);
+        if (p->q8 != NULL) {
+            const int64_t stride = ln_q8_tile_width(p->x.n, v);
+            ln_q8_block *q8 = p->q8 + ln_q8_first(rows, v) + begin / LN_Q8_GROUP * stride;
             kernels->quantize_q8(y, end - begin, q8, stride);
         }
     }
 }
 
-void ln_gated_product_run(const ln_compute *compute, const ln_vectors *x, const ln_matrix *gate, const ln_matrix *up,
-                          const ln_gated_output *out, float *scratch) {
-    gated_job job = {compute, x, gate, up, out, scratch, 0};
-    job.tile_rows = smaller(rows_of_a_tile(compute, gate, gate->rows), GATED_ROWS);
-    const int32_t tiles = (int32_t)((gate->rows + job.tile_rows - 1) / job.tile_rows);
-    ln_compute_run(compute, tiles, 2 * gate->rows * x->cols * x->n, gated_item, &job);
+void ln_gated_products_run(const ln_compute *compute, ln_gated_product *products, int32_t n_products,
+                           ln_activation activation, float *scratch, int32_t n_vectors) {
+    const gated_job job = {compute, products, n_products, activation, scratch, n_vectors};
+    int64_t rows = 0;
+    int64_t n_madds = 0;
+    for (int32_t i = 0; i < n_products; i++) {
+        const ln_gated_product *p = &products[i];
+        rows += p->up->w.rows;
+        n_madds += (p->gate != NULL ? 2 : 1) * p->up->w.rows * p->x.cols * p->x.n;
+    }
+    int32_t n_tiles = 0;
+    for (int32_t i = 0; i < n_products; i++) {
+        const ln_matrix *w = &products[i].up->w;
+        products[i].tile_rows = smaller(rows_of_a_tile(compute, w, rows), GATED_ROWS);
+        products[i].first_tile = n_tiles;
+        n_tiles += (int32_t)((w->rows + products[i].tile_rows - 1) / products[i].tile_rows);
+    }
+    ln_compute_run(compute, n_tiles, n_madds, gated_item, &job);
 }

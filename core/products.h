@@ -14,31 +14,50 @@ typedef struct ln_compute {
 /* Does the items of a job of about n_madds multiply-adds: on all threads, or here where that is quicker. */
 void ln_compute_run(const ln_compute *compute, int32_t n_items, int64_t n_madds, ln_item_fn *fn, const void *job);
 
-/* y[n][w->rows] = w x */
+/* scale * w x + bias */
+typedef struct ln_linear {
+    ln_matrix w;
+    float *bias; /* [w.rows], or NULL */
+    float scale;
+} ln_linear;
+
+/* y[x.n][rows] = scale * of(x), then cap * tanh(y / cap) unless cap is 0. */
 typedef struct ln_product {
-    const ln_matrix *w;
+    const ln_linear *of;
+    ln_vectors x;
     float *y;
+    float scale;
+    float cap;
+    /* filled in by ln_products_run */
+    int64_t tile_rows;
+    int32_t first_tile;
 } ln_product;
 
 /* Whether products with w read x quantised (ln_vectors.q8) rather than as floats. */
 int ln_wants_q8(const ln_matrix *w);
 
-/* Up to three matrices over the same vectors, as one job. */
-#define LN_MAX_PRODUCTS 3
-void ln_products_run(const ln_compute *compute, const ln_vectors *x, const ln_product *products, int32_t n_products);
+/* All of them as one job. */
+void ln_products_run(const ln_compute *compute, ln_product *products, int32_t n_products);
 
-/* Where the result of a gated product goes, [n][gate->rows]: quantised when the matrix that reads it wants
- * that, else as floats. One of the two is NULL. */
-typedef struct ln_gated_output {
+/* activation(gate(x)) * up(x), or activation(up(x)) where gate is NULL: [x.n][rows], quantised when the matrix
+ * that reads it wants that, else as floats. One of f32 and q8 is NULL. */
+typedef struct ln_gated_product {
+    const ln_linear *gate;
+    const ln_linear *up;
+    ln_vectors x;
     float *f32;
     ln_q8_block *q8;
-} ln_gated_output;
+    /* filled in by ln_gated_products_run */
+    int64_t tile_rows;
+    int32_t first_tile;
+} ln_gated_product;
 
-/* Floats of scratch memory each thread needs for gated products of n vectors. */
+/* Floats of scratch memory each thread needs for gated products of up to n vectors. */
 size_t ln_gated_scratch(int32_t n);
 
-/* silu(gate x) * (up x). scratch[ln_threads_count][ln_gated_scratch(x->n)], each thread's part aligned to 64 bytes. */
-void ln_gated_product_run(const ln_compute *compute, const ln_vectors *x, const ln_matrix *gate, const ln_matrix *up,
-                          const ln_gated_output *out, float *scratch);
+/* All of them as one job. scratch[ln_threads_count][ln_gated_scratch(n_vectors)], each thread's part aligned to 64
+ * bytes; n_vectors is the largest x.n of any call. */
+void ln_gated_products_run(const ln_compute *compute, ln_gated_product *products, int32_t n_products,
+                           ln_activation activation, float *scratch, int32_t n_vectors);
 
 #endif

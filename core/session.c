@@ -68,7 +68,7 @@ static int32_t pages_of(int32_t n_tokens) {
 
 /* The first page a timeline of this length needs: its last token may be evaluated once more (renew_logits). */
 static int32_t first_page_of(const ln_session *s, int32_t length) {
-    return length == 0 ? 0 : ln_attention_begin(&s->workspace->model->facts, length - 1) / LN_PAGE;
+    return length == 0 ? 0 : ln_attention_begin(s->workspace->model->facts.lookback, length - 1) / LN_PAGE;
 }
 
 static int is_last_page_shared(const ln_session *s) {
@@ -88,8 +88,8 @@ static int32_t pages_of_its_own(const ln_session *s) {
 static int32_t pages_needed(const ln_session *s, int32_t n) {
     const ln_facts *f = &s->workspace->model->facts;
     int32_t needed = pages_of(s->length + n) - s->n_held;
-    if (f->sliding_window > 0) {
-        const int64_t live = (int64_t)f->sliding_window + LN_PAGE + s->workspace->n_batch;
+    if (f->lookback > 0) {
+        const int64_t live = (int64_t)f->lookback + LN_PAGE + s->workspace->n_batch;
         const int64_t most = live / LN_PAGE + 2 - pages_of_its_own(s);
         needed = needed < most ? needed : most > 0 ? (int32_t)most : 0;
     }

@@ -1,7 +1,6 @@
 /* workspace.c - opens workspaces, and evaluates spans of many sessions in passes over the weights. */
 #include "workspace.h"
 
-#include <math.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,29 +38,19 @@ static ln_status check_options(const ln_workspace_options *o, ln_error *err) {
     return LN_OK;
 }
 
-static ln_status check_kernel(const ln_kernels *kernels, const ln_matrix *w, ln_error *err) {
-    if (w->data == NULL || kernels->matmul[w->type] != NULL) {
-        return LN_OK;
-    }
-    return ln_fail(err, LN_UNSUPPORTED, "the model has %s weights, which the %s kernels cannot multiply",
-                   ln_type_traits_of(w->type)->name, kernels->name);
-}
-
 static ln_status choose_kernels(ln_workspace *w, const char *isa, ln_error *err) {
     const ln_kernels *kernels = ln_kernels_select(isa);
     if (kernels == NULL) {
         return ln_fail(err, LN_BAD_ARGUMENT, "this processor cannot run '%s'; it runs: %s", isa, ln_isa_list());
     }
     w->compute.kernels = kernels;
-    ln_status status = check_kernel(kernels, ln_model_head(w->model), err);
-    for (int32_t i = 0; status == LN_OK && i < w->model->facts.n_layers; i++) {
-        const ln_layer *l = &w->model->layers[i];
-        const ln_matrix *all[] = {&l->q, &l->k, &l->v, &l->o, &l->gate, &l->up, &l->down};
-        for (size_t j = 0; status == LN_OK && j < sizeof all / sizeof all[0]; j++) {
-            status = check_kernel(kernels, all[j], err);
+    for (int32_t type = 0; type < LN_TYPE_LIMIT; type++) {
+        if (w->model->has_type[type] && kernels->matmul[type] == NULL) {
+            return ln_fail(err, LN_UNSUPPORTED, "the model has %s weights, which the %s kernels cannot multiply",
+                           ln_type_traits_of(type)->name, kernels->name);
         }
     }
-    return status;
+    return LN_OK;
 }
 
 /* An array of the workspace: where its pointer is, and the factors of its size. */
@@ -71,7 +60,7 @@ typedef struct part {
     int64_t factors[2];
 } part;
 
-#define N_PARTS 17
+#define N_PARTS 18
 
 static int64_t larger(int64_t a, int64_t b) {
     return a > b ? a : b;
@@ -86,20 +75,22 @@ static void plan_memory(const ln_workspace *w, part parts[N_PARTS]) {
     const int64_t query = ln_extent_of(f, LN_EXTENT_QUERY);
     const int64_t key = ln_extent_of(f, LN_EXTENT_KEY);
     const int64_t pairs = ln_extent_of(f, LN_EXTENT_ROPE_PAIRS);
+    const int64_t tables = ln_rotary_tables(w->model);
     const int64_t n = w->n_batch;
     const int64_t n_threads = ln_threads_count(w->compute.threads);
     const int64_t scratch = (int64_t)ln_attention_scratch_bytes(f);
     const part all[N_PARTS] = {
-        {offsetof(ln_workspace, frequencies), sizeof(float), {pairs, 1}},
+        {offsetof(ln_workspace, rotary.frequencies), sizeof(float), {tables, pairs}},
         {offsetof(ln_workspace, segments), sizeof(ln_segment), {n, 1}},
         {offsetof(ln_workspace, neighbours), sizeof(ln_neighbours), {n, 1}},
         {offsetof(ln_workspace, ids), sizeof(int32_t), {n, 1}},
         {offsetof(ln_workspace, positions), sizeof(int32_t), {n, 1}},
         {offsetof(ln_workspace, wanted), sizeof(int32_t), {n, 1}},
-        {offsetof(ln_workspace, cosines), sizeof(float), {n, pairs}},
-        {offsetof(ln_workspace, sines), sizeof(float), {n, pairs}},
+        {offsetof(ln_workspace, rotary.cosines), sizeof(float), {n * tables, pairs}},
+        {offsetof(ln_workspace, rotary.sines), sizeof(float), {n * tables, pairs}},
         {offsetof(ln_workspace, x), sizeof(float), {n, f->dim}},
         {offsetof(ln_workspace, h), sizeof(float), {n, f->dim}},
+        {offsetof(ln_workspace, parallel), sizeof(float), {f->parallel_residual ? n : 0, f->dim}},
         {offsetof(ln_workspace, block), sizeof(float), {n, larger(query + 2 * key, f->ffn_dim)}},
         {offsetof(ln_workspace, q8), sizeof(ln_q8_block), {n, groups_of(larger(query, f->dim))}},
         {offsetof(ln_workspace, ffn_q8), sizeof(ln_q8_block), {n, groups_of(f->ffn_dim)}},
@@ -154,19 +145,8 @@ static ln_status allocate(ln_workspace *w, ln_error *err) {
     w->q = w->block;
     w->k = w->q + w->n_batch * ln_extent_of(f, LN_EXTENT_QUERY);
     w->v = w->k + w->n_batch * ln_extent_of(f, LN_EXTENT_KEY);
-    w->gate = w->block;
+    w->inner = w->block;
     return LN_OK;
-}
-
-/* Radians per position of each rotated pair: base^(-2i / rope_dims), rounded to float and divided
- * as float, which is how models of this family were trained. */
-static void fill_frequencies(ln_workspace *w) {
-    const ln_facts *f = &w->model->facts;
-    const float *divisors = w->model->globals.rope_divisors;
-    for (int32_t i = 0; i < f->rope_dims / 2; i++) {
-        float frequency = (float)pow((double)f->rope_base, -2.0 * i / f->rope_dims) / f->rope_divisor;
-        w->frequencies[i] = divisors != NULL ? frequency / divisors[i] : frequency;
-    }
 }
 
 static int32_t batch_of(const ln_facts *f, const ln_workspace_options *o) {
@@ -211,7 +191,7 @@ int32_t ln_workspace_open(const ln_model *model, const ln_workspace_options *opt
         ln_workspace_close(w);
         return status;
     }
-    fill_frequencies(w);
+    ln_rotary_fill(&w->rotary, w->model);
     *out = w;
     return LN_OK;
 }

@@ -7,6 +7,7 @@
 #include "model.h"
 #include "pages.h"
 #include "products.h"
+#include "rotary.h"
 
 /* Tokens whose logits are computed in one pass over the head, where each goes to a place of its own. */
 #define LN_HEAD_BATCH 16
@@ -38,7 +39,7 @@ struct ln_workspace {
     int32_t is_closed;  /* by its owner: the last session to close frees it */
     size_t bytes;    /* of memory */
     char *memory;    /* the one block everything below lies in */
-    float *frequencies; /* [rope_dims / 2], radians per position */
+    ln_rotary rotary;
 
     /* The pass: at most n_batch tokens. */
     int32_t n_tokens;
@@ -51,18 +52,17 @@ struct ln_workspace {
     ln_attention_plan attention;
 
     /* Of the tokens in flight. */
-    float *cosines;     /* [n_batch][rope_dims / 2] */
-    float *sines;
     float *x;           /* [n_batch][dim], the residual stream */
     float *h;           /* [n_batch][dim], normalised, or the output of a block */
+    float *parallel;    /* [n_batch][dim], the output of attention where the residual is parallel */
     float *block;       /* [n_batch] of the wider of these, of which a layer needs one after the other */
     float *q;           /*   [n_batch][n_heads * head_dim], then what they attended to */
     float *k;           /*   [n_batch][n_kv_heads * head_dim] */
     float *v;
-    float *gate;        /*   [n_batch][ffn_dim], silu(gate) * up where floats are wanted */
+    float *inner;       /*   [n_batch][ffn_dim], what the feed-forward block has inside, where floats are wanted */
     ln_q8_block *q8;    /* [n_batch][the wider of dim and n_heads * head_dim], see ln_vectors */
     ln_q8_block *ffn_q8; /* [n_batch][ffn_dim] */
-    float *gated_scratch; /* see ln_gated_product_run */
+    float *gated_scratch; /* see ln_gated_products_run */
     int32_t *wanted;    /* [n_batch], tokens whose logits are wanted */
     float *head;        /* [LN_HEAD_BATCH][vocab_size] */
 };

@@ -6,7 +6,9 @@
  *   vec_load_f32(p), vec_load_f16(p), vec_load_i8(p)   VEC_LANES values at any address, as floats
  *   vec_set_f16(p)           the one f16 at p in all lanes
  *   vec_store(p, a)
+ *   vec_div(a, b)
  *   exp_nonpositive(a)       exp of lanes <= 0; 0 of -infinity
+ *   tanh_of(a)
  *
  * and gets the kernels attend and merge. The softmax is taken chunk by chunk (Milakov & Gimelshein 2018,
  * "Online normalizer calculation for softmax"; Dao et al. 2022, "FlashAttention").
@@ -170,6 +172,15 @@ static void score_page_blocks(const ln_attention *job, int32_t page, int32_t fir
 static inline vec weight_of(vec below_largest) {
     const vec weight = exp_nonpositive(below_largest);
     return vec_if_negative(vec_add(below_largest, vec_set(NEGLIGIBLE)), vec_set(0.0f), weight);
+}
+
+/* scores[begin, end) become cap * tanh(score / cap), and what lies round them in the same vectors something. */
+static void cap_scores(float *scores, int32_t begin, int32_t end, float cap) {
+    const vec size = vec_set(cap);
+    for (int32_t p = begin / VEC_LANES * VEC_LANES; p < end; p += VEC_LANES) {
+        const vec score = vec_load_f32((const uint8_t *)(scores + p));
+        vec_store(scores + p, vec_mul(tanh_of(vec_div(score, size)), size));
+    }
 }
 
 /* scores[begin, end) become exp(score - largest); returns their sum. What lies round them in the same vectors
@@ -376,6 +387,9 @@ static void attend(const ln_attention *job) {
         float *partial = job->partial + (size_t)r * job->partial_stride;
         memset(partial, 0, (size_t)ln_partial_floats(head_dim) * sizeof *partial);
         if (job->begin[r] < job->end[r]) {
+            if (job->cap > 0) {
+                cap_scores(job->scores + r * LN_CHUNK, job->begin[r], job->end[r], job->cap);
+            }
             partial[ln_partial_sum(head_dim)] = weigh(job->scores + r * LN_CHUNK, job->begin[r], job->end[r],
                                                       &partial[ln_partial_largest(head_dim)]);
         }

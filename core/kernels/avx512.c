@@ -39,9 +39,9 @@ static LN_ALWAYS_INLINE vec dot(ln_panel_format f, const ivec *codes, int n, con
 
 /* What both tables have in common. */
 #define FLOAT_MATMULS [LN_TYPE_F32] = matmul_f32, [LN_TYPE_F16] = matmul_f16, [LN_TYPE_BF16] = matmul_bf16
-#define SHARED_KERNELS                                                                                          \
-    .quantize_q8 = ln_quantize_q8_avx2, .rms_norm = rms_norm, .swiglu = swiglu, .add = add,                     \
-    .f32_to_f16 = f32_to_f16, .attend = attend, .merge = merge
+#define SHARED_KERNELS                                                                                               \
+    .quantize_q8 = ln_quantize_q8_avx2, .rms_norm = rms_norm, .layer_norm = layer_norm, .activate = ACTIVATIONS,     \
+    .soft_cap = soft_cap, .add = add, .f32_to_f16 = f32_to_f16, .attend = attend, .merge = merge
 
 const ln_kernels ln_avx512_kernels = {
     .name = "avx512",

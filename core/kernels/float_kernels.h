@@ -1,6 +1,6 @@
 /* float_kernels.h - the float kernels, written once over a vector type. An instruction set's file defines
  * what is below, then includes this; it gets static kernels named matmul_f32, matmul_f16, matmul_bf16,
- * rms_norm, swiglu, add and f32_to_f16.
+ * rms_norm, layer_norm, soft_cap, add and f32_to_f16, and ACTIVATIONS, the entries of `activate`.
  *
  *   vec, VEC_LANES           the type and how many floats it holds
  *   VEC_TILE                 vectors a matrix product keeps in registers beside 4 rows
@@ -191,21 +191,97 @@ static inline vec exp_nonpositive(vec x) {
     return vec_scale2(vec_add(p, vec_set(1.0f)), n);
 }
 
-/* x / (1 + exp(-x)), written with exp(-|x|), which cannot overflow. */
-static inline vec silu(vec x) {
+/* 1 / (1 + exp(-x)), written with exp(-|x|), which cannot overflow. */
+static inline vec sigmoid(vec x) {
     vec decay = exp_nonpositive(vec_sub(vec_set(0.0f), vec_abs(x)));
     vec numerator = vec_if_negative(x, decay, vec_set(1.0f));
-    return vec_mul(x, vec_div(numerator, vec_add(vec_set(1.0f), decay)));
+    return vec_div(numerator, vec_add(vec_set(1.0f), decay));
 }
 
-static void swiglu(const float *gate, const float *up, int64_t n, float *out) {
+/* Near 0 the polynomial of Cephes' tanhf, elsewhere (1 - exp(-2|x|)) / (1 + exp(-2|x|)) with the sign of x. */
+static inline vec tanh_of(vec x) {
+    vec size = vec_abs(x);
+    vec decay = exp_nonpositive(vec_mul(size, vec_set(-2.0f)));
+    vec far = vec_div(vec_sub(vec_set(1.0f), decay), vec_add(vec_set(1.0f), decay));
+    far = vec_if_negative(x, vec_sub(vec_set(0.0f), far), far);
+    vec square = vec_mul(x, x);
+    vec p = vec_set(-5.70498872745e-3f);
+    p = vec_fma(p, square, vec_set(2.06390887954e-2f));
+    p = vec_fma(p, square, vec_set(-5.37397155531e-2f));
+    p = vec_fma(p, square, vec_set(1.33314422036e-1f));
+    p = vec_fma(p, square, vec_set(-3.33332819422e-1f));
+    vec near = vec_fma(vec_mul(p, square), x, x);
+    return vec_if_negative(vec_sub(size, vec_set(0.625f)), near, far);
+}
+
+static inline vec silu(vec x) {
+    return vec_mul(x, sigmoid(x));
+}
+
+/* x / 2 (1 + tanh(a)) = x sigmoid(2 a) with a = sqrt(2 / pi) (x + 0.044715 x^3). */
+static inline vec gelu_tanh(vec x) {
+    vec cubic = vec_fma(vec_mul(vec_mul(x, x), vec_set(0.044715f)), x, x);
+    return vec_mul(x, sigmoid(vec_mul(cubic, vec_set(1.59576912f))));
+}
+
+/* x times the normal distribution function of x; its tail by Abramowitz & Stegun 7.1.26, within 1e-7. */
+static inline vec gelu_erf(vec x) {
+    vec size = vec_mul(vec_abs(x), vec_set(0.707106781f));
+    vec t = vec_div(vec_set(1.0f), vec_fma(size, vec_set(0.3275911f), vec_set(1.0f)));
+    vec p = vec_set(0.5f * 1.061405429f);
+    p = vec_fma(p, t, vec_set(0.5f * -1.453152027f));
+    p = vec_fma(p, t, vec_set(0.5f * 1.421413741f));
+    p = vec_fma(p, t, vec_set(0.5f * -0.284496736f));
+    p = vec_fma(p, t, vec_set(0.5f * 0.254829592f));
+    vec tail = vec_mul(vec_mul(p, t), exp_nonpositive(vec_sub(vec_set(0.0f), vec_mul(size, size))));
+    return vec_mul(x, vec_if_negative(x, tail, vec_sub(vec_set(1.0f), tail)));
+}
+
+static inline vec relu(vec x) {
+    return vec_max(vec_set(0.0f), x);
+}
+
+static inline vec relu2(vec x) {
+    return vec_mul(relu(x), relu(x));
+}
+
+static LN_ALWAYS_INLINE void activate(vec (*f)(vec), const float *x, const float *up, int64_t n, float *out) {
     int64_t i = 0;
     for (; i + VEC_LANES <= n; i += VEC_LANES) {
-        vec_store(out + i, vec_mul(silu(load_floats(gate + i)), load_floats(up + i)));
+        vec result = f(load_floats(x + i));
+        vec_store(out + i, up != NULL ? vec_mul(result, load_floats(up + i)) : result);
     }
     if (i < n) {
-        vec result = vec_mul(silu(load_floats_part(gate + i, n - i)), load_floats_part(up + i, n - i));
-        vec_store_part(out + i, result, n - i);
+        vec result = f(load_floats_part(x + i, n - i));
+        vec_store_part(out + i, up != NULL ? vec_mul(result, load_floats_part(up + i, n - i)) : result, n - i);
+    }
+}
+
+#define ACTIVATION(f)                                                                     \
+    static void activate_##f(const float *x, const float *up, int64_t n, float *out) {    \
+        activate(f, x, up, n, out);                                                       \
+    }
+ACTIVATION(silu)
+ACTIVATION(gelu_tanh)
+ACTIVATION(gelu_erf)
+ACTIVATION(relu)
+ACTIVATION(relu2)
+#undef ACTIVATION
+
+#define ACTIVATIONS                                                                                   \
+    {                                                                                                 \
+        [LN_SILU] = activate_silu, [LN_GELU_TANH] = activate_gelu_tanh, [LN_GELU_ERF] = activate_gelu_erf, \
+        [LN_RELU] = activate_relu, [LN_RELU2] = activate_relu2,                                       \
+    }
+
+static void soft_cap(float *x, int64_t n, float cap) {
+    const vec size = vec_set(cap);
+    int64_t i = 0;
+    for (; i + VEC_LANES <= n; i += VEC_LANES) {
+        vec_store(x + i, vec_mul(tanh_of(vec_div(load_floats(x + i), size)), size));
+    }
+    if (i < n) {
+        vec_store_part(x + i, vec_mul(tanh_of(vec_div(load_floats_part(x + i, n - i), size)), size), n - i);
     }
 }
 
@@ -236,6 +312,40 @@ static void rms_norm(const float *x, const float *weight, int64_t n, float eps, 
     }
     if (i < n) {
         vec value = vec_mul(vec_mul(load_floats_part(x + i, n - i), inverse), load_floats_part(weight + i, n - i));
+        vec_store_part(y + i, value, n - i);
+    }
+}
+
+static void layer_norm(const float *x, const float *weight, const float *bias, int64_t n, float eps, float *y) {
+    vec total = vec_set(0.0f);
+    int64_t i = 0;
+    for (; i + VEC_LANES <= n; i += VEC_LANES) {
+        total = vec_add(total, load_floats(x + i));
+    }
+    if (i < n) {
+        total = vec_add(total, load_floats_part(x + i, n - i));
+    }
+    const float average = vec_sum(total) / (float)n;
+    const vec mean = vec_set(average);
+    vec squares = vec_set(0.0f);
+    for (i = 0; i + VEC_LANES <= n; i += VEC_LANES) {
+        vec value = vec_sub(load_floats(x + i), mean);
+        squares = vec_fma(value, value, squares);
+    }
+    float rest = 0.0f; /* of the last elements: the lanes past them would not be 0 */
+    for (; i < n; i++) {
+        const float value = x[i] - average;
+        rest += value * value;
+    }
+    vec inverse = vec_set(1.0f / sqrtf((vec_sum(squares) + rest) / (float)n + eps));
+    for (i = 0; i + VEC_LANES <= n; i += VEC_LANES) {
+        vec value = vec_mul(vec_mul(vec_sub(load_floats(x + i), mean), inverse), load_floats(weight + i));
+        vec_store(y + i, bias != NULL ? vec_add(value, load_floats(bias + i)) : value);
+    }
+    if (i < n) {
+        vec value = vec_mul(vec_sub(load_floats_part(x + i, n - i), mean), inverse);
+        value = vec_mul(value, load_floats_part(weight + i, n - i));
+        value = bias != NULL ? vec_add(value, load_floats_part(bias + i, n - i)) : value;
         vec_store_part(y + i, value, n - i);
     }
 }

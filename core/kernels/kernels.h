@@ -25,6 +25,16 @@
 #define LN_PANEL_ROWS 16 /* rows of a block type that lie interleaved */
 #define LN_TILE 16       /* quantised vectors whose groups lie next to each other */
 
+/* What a feed-forward block does to its inner elements. */
+typedef enum ln_activation {
+    LN_SILU,
+    LN_GELU_TANH, /* the approximation by a tanh (Hendrycks & Gimpel 2016) */
+    LN_GELU_ERF,
+    LN_RELU,
+    LN_RELU2,     /* its square (So et al. 2021, "Primer") */
+    LN_ACTIVATIONS
+} ln_activation;
+
 /* A weight matrix: rows x cols of a GGUF type. */
 typedef struct ln_matrix {
     const void *data;
@@ -111,6 +121,7 @@ typedef struct ln_attention {
     size_t key_stride;    /* bytes of 16 positions */
     size_t value_stride;  /* bytes of one */
     ln_matmul_fn *matmul; /* of a block type */
+    float cap;            /* scores become cap * tanh(score / cap); 0 = they stay */
     float *scores;        /* [n][LN_CHUNK], scratch */
     float *widened;       /* [LN_PAGE][padded head_dim], scratch */
     float *partial;       /* row i's result is at partial + i * partial_stride */
@@ -128,8 +139,13 @@ typedef struct ln_kernels {
     void (*quantize_q8)(const float *x, int64_t cols, ln_q8_block *out, int64_t stride);
     /* y = x / sqrt(mean(x^2) + eps) * weight; x and y may be the same. */
     void (*rms_norm)(const float *x, const float *weight, int64_t n, float eps, float *y);
-    /* out = silu(gate) * up */
-    void (*swiglu)(const float *gate, const float *up, int64_t n, float *out);
+    /* y = (x - mean(x)) / sqrt(variance(x) + eps) * weight + bias, or without where bias is NULL; x and y may be the
+     * same. */
+    void (*layer_norm)(const float *x, const float *weight, const float *bias, int64_t n, float eps, float *y);
+    /* out = activation(x) * up, or without where up is NULL; out may be x. */
+    void (*activate[LN_ACTIVATIONS])(const float *x, const float *up, int64_t n, float *out);
+    /* x = cap * tanh(x / cap) */
+    void (*soft_cap)(float *x, int64_t n, float cap);
     /* x += y */
     void (*add)(float *x, const float *y, int64_t n);
     void (*f32_to_f16)(const float *x, int64_t n, uint16_t *y);

@@ -254,7 +254,9 @@ static void quantize_q8(const float *x, int64_t cols, ln_q8_block *out, int64_t 
             },                                  \
         .quantize_q8 = quantize_q8,             \
         .rms_norm = rms_norm,                   \
-        .swiglu = swiglu,                       \
+        .layer_norm = layer_norm,               \
+        .activate = ACTIVATIONS,                \
+        .soft_cap = soft_cap,                   \
         .add = add,                             \
         .f32_to_f16 = f32_to_f16,               \
         .attend = attend,                       \

@@ -134,9 +134,58 @@ static void rms_norm(const float *x, const float *weight, int64_t n, float eps, 
     }
 }
 
-static void swiglu(const float *gate, const float *up, int64_t n, float *out) {
+static void layer_norm(const float *x, const float *weight, const float *bias, int64_t n, float eps, float *y) {
+    float mean = 0.0f;
     for (int64_t i = 0; i < n; i++) {
-        out[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
+        mean += x[i];
+    }
+    mean /= (float)n;
+    float variance = 0.0f;
+    for (int64_t i = 0; i < n; i++) {
+        variance += (x[i] - mean) * (x[i] - mean);
+    }
+    const float inverse = 1.0f / sqrtf(variance / (float)n + eps);
+    for (int64_t i = 0; i < n; i++) {
+        y[i] = (x[i] - mean) * inverse * weight[i] + (bias != NULL ? bias[i] : 0.0f);
+    }
+}
+
+static float silu(float x) {
+    return x / (1.0f + expf(-x));
+}
+
+static float gelu_tanh(float x) {
+    return 0.5f * x * (1.0f + tanhf(0.79788456f * (x + 0.044715f * x * x * x)));
+}
+
+static float gelu_erf(float x) {
+    return 0.5f * x * erfcf(-0.707106781f * x);
+}
+
+static float relu(float x) {
+    return 0.0f > x ? 0.0f : x; /* NaN stays */
+}
+
+static float relu2(float x) {
+    return relu(x) * relu(x);
+}
+
+#define ACTIVATION(f)                                                                  \
+    static void activate_##f(const float *x, const float *up, int64_t n, float *out) { \
+        for (int64_t i = 0; i < n; i++) {                                              \
+            out[i] = up != NULL ? f(x[i]) * up[i] : f(x[i]);                           \
+        }                                                                              \
+    }
+ACTIVATION(silu)
+ACTIVATION(gelu_tanh)
+ACTIVATION(gelu_erf)
+ACTIVATION(relu)
+ACTIVATION(relu2)
+#undef ACTIVATION
+
+static void soft_cap(float *x, int64_t n, float cap) {
+    for (int64_t i = 0; i < n; i++) {
+        x[i] = tanhf(x[i] / cap) * cap;
     }
 }
 
@@ -220,8 +269,16 @@ static inline void vec_store(float *p, vec a) {
     *p = a;
 }
 
+static inline vec vec_div(vec a, vec b) {
+    return a / b;
+}
+
 static inline vec exp_nonpositive(vec a) {
     return expf(a);
+}
+
+static inline vec tanh_of(vec a) {
+    return tanhf(a);
 }
 
 #include "attention_kernels.h"
@@ -244,7 +301,16 @@ const ln_kernels ln_scalar_kernels = {
         },
     .quantize_q8 = quantize_q8,
     .rms_norm = rms_norm,
-    .swiglu = swiglu,
+    .layer_norm = layer_norm,
+    .activate =
+        {
+            [LN_SILU] = activate_silu,
+            [LN_GELU_TANH] = activate_gelu_tanh,
+            [LN_GELU_ERF] = activate_gelu_erf,
+            [LN_RELU] = activate_relu,
+            [LN_RELU2] = activate_relu2,
+        },
+    .soft_cap = soft_cap,
     .add = add,
     .f32_to_f16 = f32_to_f16,
     .attend = attend,
