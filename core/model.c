@@ -30,10 +30,16 @@ static ln_status check_shape(const ln_gguf_tensor *t, shape wanted, ln_error *er
     if (t->dims[0] == wanted.cols && t->dims[1] == wanted.rows && t->dims[2] == wanted.depth && t->dims[3] == 1) {
         return LN_OK;
     }
+    if (wanted.depth > 1 || t->dims[2] > 1) {
+        return ln_fail(err, LN_BAD_FILE, "tensor '%.*s' is %" PRId64 " times [%" PRId64 "][%" PRId64
+                       "], the metadata asks for %" PRId64 " times [%" PRId64 "][%" PRId64 "]; convert the model again",
+                       LN_STRING_ARGS(t->name), t->dims[2], t->dims[1], t->dims[0], wanted.depth, wanted.rows,
+                       wanted.cols);
+    }
     return ln_fail(err, LN_BAD_FILE,
-                   "tensor '%.*s' is [%" PRId64 "][%" PRId64 "][%" PRId64 "], the metadata asks for [%" PRId64
-                   "][%" PRId64 "][%" PRId64 "]; convert the model again",
-                   LN_STRING_ARGS(t->name), t->dims[2], t->dims[1], t->dims[0], wanted.depth, wanted.rows, wanted.cols);
+                   "tensor '%.*s' is [%" PRId64 "][%" PRId64 "], the metadata asks for [%" PRId64 "][%" PRId64
+                   "]; convert the model again",
+                   LN_STRING_ARGS(t->name), t->dims[1], t->dims[0], wanted.rows, wanted.cols);
 }
 
 /* What a file and its facts are read into, and which tensors were. */

@@ -356,7 +356,7 @@ static void test_refused_tensors(void) {
     m = tiny;
     m.odd_type = "blk.0.attn_v.weight";
     expect_refusal(&m, LN_UNSUPPORTED, "'blk.0.attn_v.weight' is of type iq2_xxs (16)");
-    const char *const extras[] = {"blk.0.attn_q.bias", "blk.2.attn_norm.weight", "blk.00.attn_norm.weight",
+    const char *const extras[] = {"blk.0.attn_q.odd", "blk.0.attn_q_norm.weight", "blk.2.attn_norm.weight", "blk.00.attn_norm.weight",
                                   "blk..attn_norm.weight", "blk.1", "more"};
     for (size_t i = 0; i < sizeof extras / sizeof extras[0]; i++) {
         m = tiny;
@@ -386,7 +386,10 @@ static void test_refused_facts(void) {
         {"llama.rope.dimension_count", 15, LN_BAD_FILE, "15 rotated"},
         {"llama.rope.dimension_count", 18, LN_BAD_FILE, "18 rotated"},
         {"llama.vocab_size", 51, LN_BAD_FILE, "51 tokens and the embedding has 50"},
-        {"llama.expert_count", 8, LN_UNSUPPORTED, "'llama.expert_count' to 8"},
+        {"llama.expert_count", 8, LN_BAD_FILE, "'llama.expert_used_count' is missing"},
+        {"llama.expert_shared_count", 1, LN_UNSUPPORTED, "'llama.expert_shared_count' to 1"},
+        {"llama.block_repeat", 65, LN_UNSUPPORTED, "65 times"},
+        {"llama.attention.sliding_window_pattern", UINT32_MAX, LN_BAD_FILE, "sliding_window_pattern"},
         {"llama.attention.sliding_window", 1u << 31, LN_BAD_FILE, "sliding_window"},
         {"split.count", 2, LN_UNSUPPORTED, "2 parts"},
     };
@@ -399,7 +402,12 @@ static void test_refused_facts(void) {
     m = tiny;
     m.string_key = "llama.rope.scaling.type";
     m.string_value = "yarn";
-    expect_refusal(&m, LN_UNSUPPORTED, "'yarn'");
+    expect_refusal(&m, LN_BAD_FILE, "'llama.rope.scaling.original_context_length' is missing");
+    m.string_value = "dynamic";
+    expect_refusal(&m, LN_UNSUPPORTED, "'dynamic'");
+    m.string_key = "llama.hidden_act";
+    m.string_value = "mish";
+    expect_refusal(&m, LN_UNSUPPORTED, "'mish'");
 }
 
 static void test_describe(void) {

@@ -1,0 +1,203 @@
+"""Tiny models with random weights, of the architectures the core runs, laid out as llama.cpp has them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+VOCAB, CONTEXT = 96, 256
+DIM, FFN, LAYERS = 64, 96, 4
+HEADS, KV_HEADS, HEAD = 4, 2, 16
+QUERY, KEY = HEADS * HEAD, KV_HEADS * HEAD
+EXPERTS, USED, EXPERT_FFN = 8, 3, 40
+
+Shapes = dict[str, tuple[int, ...]]
+
+RMS = {"attention.layer_norm_rms_epsilon": 1e-5}
+LAYER_NORM = {"attention.layer_norm_epsilon": 1e-5}
+EMBEDDING: Shapes = {
+    "token_embd.weight": (VOCAB, DIM),
+    "output_norm.weight": (DIM,),
+    "output.weight": (VOCAB, DIM),
+}
+TIED: Shapes = {"token_embd.weight": (VOCAB, DIM), "output_norm.weight": (DIM,)}
+PRE_NORMS: Shapes = {"attn_norm.weight": (DIM,), "ffn_norm.weight": (DIM,)}
+POST_NORMS: Shapes = {"post_attention_norm.weight": (DIM,), "post_ffw_norm.weight": (DIM,)}
+HEAD_NORMS: Shapes = {"attn_q_norm.weight": (HEAD,), "attn_k_norm.weight": (HEAD,)}
+OUT: Shapes = {"attn_output.weight": (DIM, QUERY)}
+ATTENTION: Shapes = {
+    "attn_q.weight": (QUERY, DIM), "attn_k.weight": (KEY, DIM), "attn_v.weight": (KEY, DIM), **OUT,
+}  # fmt: skip
+FUSED_ATTENTION: Shapes = {"attn_qkv.weight": (QUERY + 2 * KEY, DIM), **OUT}
+GATED: Shapes = {"ffn_gate.weight": (FFN, DIM), "ffn_up.weight": (FFN, DIM), "ffn_down.weight": (DIM, FFN)}
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a file of it holds: keys after ``arch.``, tensors outside the layers, tensors of layer i."""
+
+    arch: str
+    keys: dict[str, Any]
+    layer: Callable[[int], Shapes]
+    outside: Shapes = field(default_factory=lambda: EMBEDDING)
+    type: str = "F32"  # of matrices
+    llama_cpp: bool = True  # can llama.cpp run the same file?
+
+
+def _biased(shapes: Shapes, *names: str) -> Shapes:
+    biases = {f"{name}.bias": shapes[f"{name}.weight"][:1] for name in names}
+    return {**shapes, **biases}
+
+
+LLAMA: Shapes = {**PRE_NORMS, **ATTENTION, **GATED}
+GEMMA2: Shapes = {**LLAMA, **POST_NORMS}
+
+FAMILIES: dict[str, Family] = {
+    "llama": Family("llama", RMS, lambda _: LLAMA),
+    "llama3": Family(
+        "llama",
+        {**RMS, "rope.freq_base": 5e5},
+        lambda _: LLAMA,
+        {**EMBEDDING, "rope_freqs.weight": (HEAD // 2,)},
+    ),
+    "llama_yarn": Family(
+        "llama",
+        {
+            **RMS,
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": 4.0,
+            "rope.scaling.original_context_length": 64,
+        },
+        lambda _: LLAMA,
+    ),
+    # llama.cpp knows no window of this architecture.
+    "mistral": Family("llama", {**RMS, "attention.sliding_window": 24}, lambda _: LLAMA, llama_cpp=False),
+    "qwen2": Family("qwen2", RMS, lambda _: _biased(LLAMA, "attn_q", "attn_k", "attn_v"), TIED),
+    "qwen3": Family("qwen3", RMS, lambda _: {**LLAMA, **HEAD_NORMS}),
+    "phi3": Family(
+        "phi3",
+        {**RMS, "rope.dimension_count": 12},
+        lambda _: {
+            **PRE_NORMS,
+            **FUSED_ATTENTION,
+            "ffn_up.weight": (2 * FFN, DIM),
+            "ffn_down.weight": (DIM, FFN),
+        },
+    ),
+    "phi3_longrope": Family(
+        "phi3",
+        {
+            **RMS,
+            "rope.scaling.type": "longrope",
+            "rope.scaling.attn_factor": 1.19,
+            "rope.scaling.original_context_length": 64,
+        },
+        lambda _: {
+            **PRE_NORMS,
+            **FUSED_ATTENTION,
+            "ffn_up.weight": (2 * FFN, DIM),
+            "ffn_down.weight": (DIM, FFN),
+        },
+        {**EMBEDDING, "rope_factors_long.weight": (HEAD // 2,), "rope_factors_short.weight": (HEAD // 2,)},
+    ),
+    "gemma": Family("gemma", RMS, lambda _: LLAMA, TIED),
+    "gemma2": Family(
+        "gemma2",
+        {
+            **RMS,
+            "attention.sliding_window": 24,
+            "attn_logit_softcapping": 5.0,
+            "final_logit_softcapping": 3.0,
+        },
+        lambda _: GEMMA2,
+        TIED,
+    ),
+    "gemma3": Family(
+        "gemma3",
+        {**RMS, "attention.sliding_window": 24, "rope.freq_base": 1e6, "block_count": 7},
+        lambda _: {**GEMMA2, **HEAD_NORMS},
+        TIED,
+    ),
+    "olmo2": Family(
+        "olmo2",
+        RMS,
+        lambda _: {
+            **ATTENTION,
+            **POST_NORMS,
+            "attn_q_norm.weight": (QUERY,),
+            "attn_k_norm.weight": (KEY,),
+            **GATED,
+        },
+    ),
+    "granite": Family(
+        "granite",
+        {**RMS, "embedding_scale": 12.0, "residual_scale": 0.22, "attention.scale": 0.3, "logit_scale": 8.0},
+        lambda _: LLAMA,
+        TIED,
+    ),
+    "smollm3": Family("smollm3", RMS, lambda _: LLAMA, TIED),
+}
+
+
+def _values(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    if name.startswith("rope_"):
+        return (1 + np.arange(shape[0]) * rng.uniform(0.1, 1)).astype(np.float32)
+    if len(shape) == 1 or "norm" in name:
+        centre = 0.0 if name.endswith(".bias") else 1.0
+        return (centre + 0.3 * rng.standard_normal(shape)).astype(np.float32)
+    return (rng.standard_normal(shape) * 1.2 / np.sqrt(shape[-1])).astype(np.float32)
+
+
+def _vocabulary(writer: Any) -> None:
+    special = ["<unk>", "<s>", "</s>"]
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(special + [f"t{i}" for i in range(len(special), VOCAB)])
+    writer.add_token_scores([0.0] * VOCAB)
+    writer.add_token_types([2, 3, 3] + [1] * (VOCAB - 3))
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+
+
+def _pair(writer: Any, key: str, value: Any) -> None:
+    if isinstance(value, list):
+        writer.add_array(key, value)
+        return
+    kinds = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+    kinds[type(value)](key, value)
+
+
+def write_family(family: Family, path: Path, seed: int = 0) -> Path:
+    """Writes a model of ``family`` with weights that ``seed`` gives."""
+    import gguf
+
+    rng = np.random.default_rng(seed)
+    writer = gguf.GGUFWriter(path, family.arch)
+    keys: dict[str, Any] = {
+        "context_length": CONTEXT, "embedding_length": DIM, "feed_forward_length": FFN, "block_count": LAYERS,
+        "attention.head_count": HEADS, "attention.head_count_kv": KV_HEADS,
+        "attention.key_length": HEAD, "attention.value_length": HEAD, "rope.dimension_count": HEAD,
+        "vocab_size": VOCAB,
+        **family.keys,
+    }  # fmt: skip
+    for key, value in keys.items():
+        _pair(writer, f"{family.arch}.{key}", value)
+    _vocabulary(writer)
+    shapes = dict(family.outside)
+    for i in range(keys["block_count"]):
+        shapes.update({f"blk.{i}.{name}": shape for name, shape in family.layer(i).items()})
+    type = gguf.GGMLQuantizationType[family.type]
+    for name, shape in shapes.items():
+        values = _values(name, shape, rng)
+        if family.type != "F32" and values.ndim > 1 and "norm" not in name:
+            writer.add_tensor(name, gguf.quants.quantize(values, type), raw_dtype=type)
+        else:
+            writer.add_tensor(name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
