@@ -450,7 +450,8 @@ static ln_status read_experts(const ln_gguf *gguf, const ln_arch *arch, ln_facts
         status = read_optional_count(gguf, arch, "expert_gating_func", &gating, err);
     }
     if (status == LN_OK && gating > 1) {
-        return ln_fail(err, LN_UNSUPPORTED, "experts are chosen by function %d; this core knows 1, softmax", (int)gating);
+        return ln_fail(err, LN_UNSUPPORTED, "experts are chosen by function %d; this core knows 1, softmax",
+                       (int)gating);
     }
     return status;
 }

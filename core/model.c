@@ -191,7 +191,8 @@ static ln_status apply_rule(const reading *r, const ln_tensor_rule *rule, int32_
     if (t == NULL) {
         return rule->optional || is_filled(rule, field)
                    ? LN_OK
-                   : ln_fail(err, LN_BAD_FILE, "tensor '%s' is missing; download or convert the model again", name.text);
+                   : ln_fail(err, LN_BAD_FILE, "tensor '%s' is missing; download or convert the model again",
+                             name.text);
     }
     if (is_filled(rule, field)) {
         return ln_fail(err, LN_BAD_FILE, "tensor '%s' holds what a fused tensor holds as well; convert the model again",
@@ -293,8 +294,8 @@ static ln_status read_weights(const ln_gguf *gguf, ln_model *model, ln_error *er
 static ln_status check_divisors(const float *divisors, int32_t n, const char *name, ln_error *err) {
     for (int32_t i = 0; divisors != NULL && i < n; i++) {
         if (!(divisors[i] > 0)) {
-            return ln_fail(err, LN_BAD_FILE, "'%s.weight' holds %g, it must be above zero; convert the model again", name,
-                           (double)divisors[i]);
+            return ln_fail(err, LN_BAD_FILE, "'%s.weight' holds %g, it must be above zero; convert the model again",
+                           name, (double)divisors[i]);
         }
     }
     return LN_OK;

@@ -1,4 +1,4 @@
-"""Every architecture the core runs: cut up, gone back and forked with the same bits, and the logits of llama.cpp."""
+"""Every architecture the core runs: the same bits however it is cut up, and the logits of llama.cpp."""
 
 from __future__ import annotations
 

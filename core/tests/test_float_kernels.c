@@ -102,7 +102,8 @@ static void check_far_arguments(const ln_kernels *table) {
                   (double)far[i], (double)y);
             const float negative = -far[i];
             table->activate[a](&negative, NULL, 1, &y);
-            CHECK(y == 0 || isinf(far[i]), "%s: activation %d of %g is %g", table->name, a, (double)negative, (double)y);
+            CHECK(y == 0 || isinf(far[i]), "%s: activation %d of %g is %g", table->name, a, (double)negative,
+                  (double)y);
         }
         const float nan = NAN;
         float y = 0;
