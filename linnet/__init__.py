@@ -14,10 +14,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from linnet.run.chat import chat
     from linnet.run.model import LanguageModel, load
 
 __version__ = "0.1.0"
-__all__ = ["LanguageModel", "__version__", "load"]
+__all__ = ["LanguageModel", "__version__", "chat", "load"]
 
 
 def __dir__() -> list[str]:
@@ -29,4 +30,8 @@ def __getattr__(name: str) -> Any:
         from linnet.run import model
 
         return getattr(model, name)
+    if name == "chat":
+        from linnet.run.chat import chat
+
+        return chat
     raise AttributeError(f"module 'linnet' has no attribute '{name}'")

@@ -26,6 +26,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
+from linnet.run.template import MARK
+
 MOST_WORK = 1 << 25  # characters and items that one rendering may make, intermediate ones included
 MOST_SECONDS = 3.0
 MOST_BITS = 100_000  # of a whole number
@@ -238,9 +240,10 @@ def _to_json(
     sort_keys: bool = False,
 ) -> str:
     """As ``transformers`` defines the filter: jinja's own would escape the signs of HTML."""
-    return json.dumps(
+    text = json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
+    return text.replace("\\ufdd0", MARK) if ensure_ascii else text
 
 
 class _TemplateNamespace(Namespace):

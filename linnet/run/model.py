@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import codecs
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
@@ -22,6 +23,10 @@ from linnet.types import TensorType
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from linnet.run.chat import Answer, ChatOptions, ChatStream
+    from linnet.run.chat_format import ChatFormat
+    from linnet.run.template import Message
 
 BUNDLED_MODEL = Path(__file__).parent.parent / "models" / "linnet-stories.gguf"
 
@@ -135,7 +140,7 @@ class TextStream:
         sampler: Sampler,
         max_tokens: int,
         drafter: Drafter | None,
-    ) -> Iterator[int]:
+    ) -> Generator[int]:
         """The tokens of the text, each evaluated only when the one after it is wanted."""
         made = self.generation
         started = time.perf_counter()
@@ -212,6 +217,7 @@ class LanguageModel:
             kv_type=TensorType.parse(kv_type),
             isa=isa,
         )
+        self._idle: list[Timeline] = []  # that of the last conversation
         self.session = self.open_session()
         self.draft: LanguageModel | None = None
         if draft is not None:
@@ -220,6 +226,8 @@ class LanguageModel:
 
     def open_session(self) -> Session:
         """A new, empty timeline of :attr:`n_ctx` tokens."""
+        if self.workspace.n_free_pages * PAGE_TOKENS < self._n_ctx:
+            self._idle.clear()
         return Session(self.workspace, self._n_ctx)
 
     @property
@@ -289,6 +297,38 @@ class LanguageModel:
         for _ in stream:
             pass
         return stream.generation
+
+    def chat(self, messages: Sequence[Message], **options: Unpack[ChatOptions]) -> Answer:
+        """The answer to a conversation; see :func:`linnet.run.chat.stream_chat`."""
+        return self.stream_chat(messages, **options).answer()
+
+    def stream_chat(self, messages: Sequence[Message], **options: Unpack[ChatOptions]) -> ChatStream:
+        """As :meth:`chat`, piece by piece."""
+        from linnet.run.chat import stream_chat
+
+        return stream_chat(self, messages, **options)
+
+    @cached_property
+    def chat_format(self) -> ChatFormat:
+        """How this model writes conversations."""
+        from linnet.run.chat_format import ChatFormat
+        from linnet.run.template import ChatTemplate
+
+        metadata = self.model.metadata
+        return ChatFormat(ChatTemplate.of(metadata, self.tokenizer), self.tokenizer, metadata)
+
+    @property
+    def has_template(self) -> bool:
+        """Was this model made for conversations, as its file says?"""
+        return any(key.startswith("tokenizer.chat_template") for key in self.model.metadata)
+
+    def take_timeline(self) -> Timeline:
+        """That of the last conversation, or a new one while that is in use."""
+        return self._idle.pop() if self._idle else Timeline(self.open_session())
+
+    def give_timeline(self, timeline: Timeline) -> None:
+        """Keeps the timeline of a conversation that has paused for the next one."""
+        self._idle[:] = [timeline]
 
     def _open_drafter(self, prompt: Sequence[int]) -> Drafter:
         if self.draft is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Message = Mapping[str, Any]
 
 MOST_SOURCE = 1 << 20  # characters of a template; the largest known have 20,000
+MARK = "\ufdd0"  # may be put into texts that a template is given, and comes out of it again
 _KEY = "tokenizer.chat_template"
 _SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}  # of a template: of GGUF
 _REASONING = ("reasoning_content", "thinking", "reasoning")  # names in use, the usual one first
@@ -84,23 +85,26 @@ class ChatTemplate:
         documents: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
         variables: Mapping[str, Any] | None = None,
+        guard: Callable[[str, Any], Any] | None = None,
     ) -> str:
         """The text of a conversation in the shape of OpenAI's ``messages``.
 
         ``add_generation_prompt`` ends it with what begins an answer; ``variables``, such
-        as ``enable_thinking``, are what this template knows beside. Raises TemplateError
+        as ``enable_thinking``, are what this template knows beside; ``guard`` changes what
+        the caller gives under each name. Raises TemplateError
         with the template's own words where it refuses the conversation, UsageError for
         messages that are none.
         """
         given = {
-            **self.tokens,
             **_plain(variables or {}),
             "messages": prepared(messages),
             "tools": _plain(tools) if tools else None,
             "documents": _plain(documents) if documents else None,
-            "add_generation_prompt": add_generation_prompt,
         }
-        return render(self.choose(tools), given)
+        if guard is not None:
+            given = {name: guard(name, value) for name, value in given.items()}
+        given |= {"add_generation_prompt": add_generation_prompt}
+        return render(self.choose(tools), {**self.tokens, **given})
 
 
 def prepared(messages: Sequence[Message]) -> list[dict[str, Any]]:

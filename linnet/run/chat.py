@@ -1,0 +1,256 @@
+"""Conversations with a model: messages in, an answer out, in the shapes that OpenAI gave them.
+
+A stream of an answer tells reasoning, text and calls of tools apart as they come. What a
+model was asked before is not evaluated again: the timeline of the last conversation is kept,
+and only what follows the common beginning is new.
+"""
+
+from __future__ import annotations
+
+import codecs
+import functools
+import secrets
+import string
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Unpack
+
+from linnet.errors import LinnetError, UsageError
+from linnet.run.answer import AnswerReader, Delta, Signs
+from linnet.run.model import Generation, LanguageModel, StreamOptions, TextStream, load
+from linnet.run.template import Message
+from linnet.run.tool_formats import ToolCall
+from linnet.run.tools import Tools
+
+_ID_SIGNS = string.ascii_letters + string.digits
+_ID_LENGTH = 9  # Mistral's templates take no other
+
+
+class ChatOptions(StreamOptions, total=False):
+    """The options of :func:`stream_chat` and of the sampling."""
+
+    tools: Sequence[Callable[..., Any] | Mapping[str, Any]] | None
+    documents: Sequence[Mapping[str, Any]] | None
+    enable_thinking: bool | None
+    variables: Mapping[str, Any] | None
+    stop: Sequence[str] | str
+
+
+@dataclass
+class Answer:
+    """What a model answered: the ``message``, why it ended, and what it cost.
+
+    ``finish_reason`` is that of the generation, or ``tool_calls``. ``messages`` is the
+    conversation with the answer at its end.
+    """
+
+    message: dict[str, Any]
+    finish_reason: str
+    generation: Generation
+    messages: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """The text of the answer, without reasoning and calls."""
+        return str(self.message.get("content") or "")
+
+    @property
+    def tool_calls(self) -> list[dict[str, Any]]:
+        """The functions the model wants called."""
+        return list(self.message.get("tool_calls", ()))
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """Tokens: of the prompt, of them those that were on the timeline already, and made."""
+        made = self.generation
+        return {
+            "prompt_tokens": made.prompt_tokens,
+            "cached_tokens": made.prompt_tokens - made.prefilled_tokens,
+            "completion_tokens": len(made.ids),
+            "total_tokens": made.prompt_tokens + len(made.ids),
+        }
+
+
+class ChatStream:
+    """Iterates over what an answer brings, as :class:`Delta`; :meth:`answer` is complete at the end.
+
+    Close it, or leave it as a context manager, to stop early; what was answered until then
+    stays in :attr:`message`.
+    """
+
+    def __init__(
+        self,
+        stream: TextStream,
+        reader: AnswerReader,
+        special: Mapping[int, str],
+        decode: Callable[[int], bytes],
+    ) -> None:
+        self.message: dict[str, Any] = {"role": "assistant", "content": ""}
+        self.generation = stream.generation
+        self.on_close: Callable[[], None] = lambda: None
+        self._stream, self._reader, self._special, self._decode = stream, reader, special, decode
+        self._deltas = self._run()
+
+    def __iter__(self) -> Iterator[Delta]:
+        return self
+
+    def __next__(self) -> Delta:
+        return next(self._deltas)
+
+    def __enter__(self) -> ChatStream:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the answer here."""
+        self._deltas.close()
+        self._end()
+
+    def answer(self) -> Answer:
+        """The answer, all of it."""
+        for _ in self:
+            pass
+        reason = self.generation.finish_reason
+        calls = self.message.get("tool_calls")
+        return Answer(self.message, "tool_calls" if calls and reason == "stop" else reason, self.generation)
+
+    def _run(self) -> Generator[Delta]:
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        try:
+            for token in self._stream.tokens:
+                sign = self._special.get(token)
+                if sign is not None:
+                    piece = decoder.decode(b"", final=True) + (sign if self._reader.signs.holds(sign) else "")
+                    decoder.reset()
+                else:
+                    piece = decoder.decode(self._decode(token))
+                yield from map(self._noted, self._reader.feed(piece))
+                if self._reader.stopped:
+                    self.generation.finish_reason = "stop"
+                    break
+            self._reader.feed(decoder.decode(b"", final=True))
+            yield from map(self._noted, self._reader.finish())
+        except GeneratorExit:
+            self.generation.finish_reason = "interrupted"
+            raise
+        except KeyboardInterrupt:
+            self.generation.finish_reason = "interrupted"
+            for delta in self._reader.finish():
+                self._noted(delta)
+            raise
+        finally:
+            self._end()
+
+    def _noted(self, delta: Delta) -> Delta:
+        """``delta``, entered into the message; calls get their ids."""
+        calls = tuple(replace(call, id=_new_id()) for call in delta.tool_calls)
+        delta = replace(delta, tool_calls=calls)
+        self.message["content"] += delta.content
+        if delta.reasoning_content:
+            before = self.message.get("reasoning_content", "")
+            self.message["reasoning_content"] = before + delta.reasoning_content
+        if calls:
+            self.message.setdefault("tool_calls", []).extend(call.as_message() for call in calls)
+        self.generation.text += delta.content
+        return delta
+
+    def _end(self) -> None:
+        self._stream.tokens.close()
+        self.on_close()
+        self.on_close = lambda: None
+
+
+def stream_chat(
+    model: LanguageModel,
+    messages: Sequence[Message],
+    *,
+    tools: Sequence[Callable[..., Any] | Mapping[str, Any]] | None = None,
+    documents: Sequence[Mapping[str, Any]] | None = None,
+    enable_thinking: bool | None = None,
+    variables: Mapping[str, Any] | None = None,
+    stop: Sequence[str] | str = (),
+    **options: Unpack[StreamOptions],
+) -> ChatStream:
+    """Begins the answer to ``messages``.
+
+    ``tools`` are Python functions or schemas in OpenAI's shape, which the model may call;
+    nothing is called here. ``documents``, ``enable_thinking`` and ``variables`` go to the
+    template; ``stop`` are texts that end the answer; ``options`` are those of
+    :meth:`LanguageModel.stream`. Raises UsageError, TemplateError, ContextFullError.
+    """
+    given = dict(variables or {})
+    if enable_thinking is not None:
+        given["enable_thinking"] = enable_thinking
+    offered = Tools(tools or ())
+    chat = model.chat_format
+    prompt = chat.prompt(messages, tools=offered.schemas or None, documents=documents, variables=given)
+    stops = [stop] if isinstance(stop, str) else list(stop)
+    signs = Signs(
+        reasoning=chat.reasoning,
+        tools=chat.tool_format if offered.schemas else None,
+        schemas=offered.parameters,
+        stops=(*chat.stop_texts, *(text for text in stops if text)),
+    )
+    timeline = options.get("timeline")
+    own = timeline or model.take_timeline()
+    done: Callable[[], None] = (lambda: None) if timeline else (lambda: model.give_timeline(own))
+    chosen: StreamOptions = {"ends": chat.ends, **options, "timeline": own}
+    try:
+        text = model.stream(prompt.ids, **chosen)
+    except LinnetError:
+        done()
+        raise
+    reader = AnswerReader(signs, thinking=prompt.thinking)
+    decode = functools.partial(model.tokenizer.decode, at_start=False)
+    answer = ChatStream(text, reader, chat.special, lambda token: decode([token]))
+    answer.on_close = done
+    return answer
+
+
+def chat(
+    messages: str | Sequence[Message],
+    model: LanguageModel | str | Path | None = None,
+    *,
+    max_rounds: int = 8,
+    **options: Unpack[ChatOptions],
+) -> Answer:
+    """Asks a model, calls the functions it wants called, and returns its last answer.
+
+    ``messages`` may be one question. ``model`` is a loaded one or what
+    :func:`linnet.load` takes (kept for the next call). Python functions among ``tools``
+    are called with the arguments the model gives, and what they return, or the error
+    they raise, is told to it, at most ``max_rounds`` times. Calls of tools that are mere
+    schemas end the loop and are for the caller to answer. The whole conversation is in
+    :attr:`Answer.messages`.
+    """
+    if max_rounds < 1:
+        raise UsageError(f"max_rounds is {max_rounds}; it must be at least 1")
+    loaded = model if isinstance(model, LanguageModel) else _loaded(model)
+    if isinstance(messages, str):
+        messages = [{"role": "user", "content": messages}]
+    spoken = [dict(message) for message in messages]
+    tools = Tools(options.get("tools") or ())
+    while True:
+        answer = stream_chat(loaded, spoken, **options).answer()
+        spoken.append(answer.message)
+        answer.messages = spoken
+        calls = answer.tool_calls
+        max_rounds -= 1
+        if not calls or max_rounds < 1 or not all(tools.can_run(call) for call in calls):
+            return answer
+        spoken += [tools.run(call) for call in calls]
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(path: str | Path | None) -> LanguageModel:
+    return load(path)
+
+
+def _new_id() -> str:
+    return "".join(secrets.choice(_ID_SIGNS) for _ in range(_ID_LENGTH))
+
+
+__all__ = ["Answer", "ChatStream", "Delta", "ToolCall", "chat", "stream_chat"]

@@ -1,0 +1,229 @@
+"""What the formats of tool calls have in common: a call, a format, careful readers of values."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Schemas = Mapping[str, Mapping[str, Any]]  # of the arguments of each function that may be called
+
+MOST_NESTING = 100  # brackets within brackets in the arguments of a call
+
+
+class NotACall(Exception):
+    """What looked like a call is none: it stays text."""
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A function that the model wants called; ``arguments`` is a JSON object, as text."""
+
+    name: str
+    arguments: str
+    id: str = ""
+
+    def as_message(self) -> dict[str, Any]:
+        """The shape OpenAI gave it."""
+        function = {"name": self.name, "arguments": self.arguments}
+        return {"id": self.id, "type": "function", "function": function}
+
+
+@dataclass(frozen=True)
+class Read:
+    """Calls, and how many characters they took."""
+
+    calls: tuple[ToolCall, ...]
+    length: int
+
+
+@dataclass(frozen=True)
+class ToolFormat:
+    """How a family of models writes calls.
+
+    ``read(text, final, schemas)`` reads what begins with one of ``starts``: the calls;
+    None while more of the text is needed, which there is unless ``final``; or it raises
+    NotACall. Of ``bare`` formats the starts count at the beginning of an answer only.
+    ``inside`` are further signs that are special tokens. ``write`` shows calls to models
+    whose template cannot. ``matches`` tells from a template whether it is of this format.
+    ``shape`` names what constrains a call: see :mod:`linnet.run.tool_grammar`.
+    """
+
+    name: str
+    starts: tuple[str, ...]
+    matches: Callable[[str], bool]
+    read: Callable[[str, bool, Schemas], Read | None]
+    write: Callable[[Sequence[ToolCall]], str]
+    inside: tuple[str, ...] = ()
+    bare: bool = False
+
+
+# ---- readers ------------------------------------------------------------------------------
+
+
+def make_call(name: Any, arguments: Any) -> ToolCall:
+    """A call of these parts, as parsed. Raises NotACall."""
+    if isinstance(arguments, str) and arguments.lstrip()[:1] == "{":
+        arguments = parse_value(arguments)
+    if arguments is None or arguments == "":
+        arguments = {}
+    if not isinstance(name, str) or not name.strip() or not isinstance(arguments, dict):
+        raise NotACall
+    return ToolCall(name.strip(), json.dumps(arguments, ensure_ascii=False))
+
+
+def call_from_json(value: Any) -> ToolCall:
+    """A call written as a JSON object, in any of the usual keys. Raises NotACall."""
+    if not isinstance(value, dict):
+        raise NotACall
+    if isinstance(value.get("function"), dict):
+        value = value["function"]
+    name = next((value[key] for key in ("name", "tool_name", "function") if key in value), None)
+    keys = ("arguments", "parameters", "args", "input")
+    return make_call(name, next((value[key] for key in keys if key in value), {}))
+
+
+def calls_from_json(value: Any) -> tuple[ToolCall, ...]:
+    """One call, or a list of them. Raises NotACall for anything else, and for none."""
+    calls = tuple(map(call_from_json, value if isinstance(value, list) else [value]))
+    if not calls:
+        raise NotACall
+    return calls
+
+
+def parse_value(text: str) -> Any:
+    """A JSON value, or the same as Python writes it. Raises NotACall."""
+    if deepest(text) > MOST_NESTING:
+        raise NotACall
+    try:
+        return json.loads(text, strict=False)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return plain(literal(ast.parse(text.strip(), mode="eval").body))
+    except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+        raise NotACall from None
+
+
+_NAMES = {
+    "true": True,
+    "false": False,
+    "null": None,
+    "none": None,
+    "True": True,
+    "False": False,
+    "None": None,
+}
+
+
+def literal(node: ast.expr) -> Any:
+    """The value of a Python literal, in which JSON's words count too. Raises ValueError."""
+    if isinstance(node, ast.Name) and node.id in _NAMES:
+        return _NAMES[node.id]
+    if isinstance(node, ast.List | ast.Tuple | ast.Set):
+        return [literal(item) for item in node.elts]
+    if isinstance(node, ast.Dict):
+        if None in node.keys:
+            raise ValueError("not a literal")
+        return {literal(key): literal(item) for key, item in zip(node.keys, node.values, strict=True) if key}
+    return ast.literal_eval(node)
+
+
+def plain(value: Any) -> Any:
+    """``value`` if JSON can hold it. Raises NotACall."""
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (ValueError, TypeError, RecursionError):
+        raise NotACall from None
+
+
+def value_end(text: str, at: int) -> int | None:
+    """Where the bracketed value that begins at ``at`` ends; None when the text ends before.
+
+    Raises NotACall where no bracket begins there.
+    """
+    if text[at : at + 1] not in ("{", "["):
+        raise NotACall
+    depth, quote, skip = 0, "", False
+    for index in range(at, len(text)):
+        sign = text[index]
+        if skip:
+            skip = False
+        elif quote:
+            skip = sign == "\\"
+            quote = "" if sign == quote else quote
+        elif sign == '"' or (sign == "'" and text[index - 1] in "{[(:, ="):
+            quote = sign
+        elif sign in "{[(":
+            depth += 1
+        elif sign in "}])":
+            depth -= 1
+            if not depth:
+                return index + 1
+    return None
+
+
+def deepest(text: str) -> int:
+    """How deep brackets lie in brackets, those in strings counted too."""
+    depth = most = 0
+    for sign in text:
+        depth += (sign in "{[(") - (sign in "}])")
+        most = max(most, depth)
+    return most
+
+
+def read_bracketed(text: str, at: int, final: bool) -> tuple[Any, int] | None:
+    """The value that begins at the next bracket, and where it ends; None when more is needed.
+
+    A value that the end of the answer cut off is none. Raises NotACall.
+    """
+    at = skip_space(text, at)
+    if at == len(text) and not final:
+        return None
+    end = value_end(text, at)
+    if end is None:
+        if final:
+            raise NotACall
+        return None
+    return parse_value(text[at:end]), end
+
+
+def skip_space(text: str, at: int) -> int:
+    """The next place that is no white space."""
+    while at < len(text) and text[at].isspace():
+        at += 1
+    return at
+
+
+def skip(text: str, at: int, sign: str) -> int:
+    """The place after ``sign``, if it is the next thing at ``at``."""
+    after = skip_space(text, at)
+    return after + len(sign) if text.startswith(sign, after) else at
+
+
+def typed(text: str, schema: Mapping[str, Any] | None) -> Any:
+    """An argument written without quotes, as its schema wants it; a text where nothing else fits."""
+    kind = (schema or {}).get("type")
+    kinds = kind if isinstance(kind, list) else [kind]
+    if "string" in kinds and not (len(kinds) > 1 and text.strip() == "null"):
+        return text
+    try:
+        return plain(parse_value(text))
+    except NotACall:
+        return text
+
+
+def properties(schemas: Schemas, name: str) -> Mapping[str, Any]:
+    """The schemas of the arguments of a function; {} where nothing is known."""
+    found = schemas.get(name, {}).get("properties")
+    return found if isinstance(found, Mapping) else {}
+
+
+def as_json(calls: Sequence[ToolCall], arguments: str = "arguments") -> list[str]:
+    """Each call as a JSON object with the keys ``name`` and ``arguments``."""
+    return [
+        f'{{"name": {json.dumps(call.name, ensure_ascii=False)}, "{arguments}": {call.arguments}}}'
+        for call in calls
+    ]

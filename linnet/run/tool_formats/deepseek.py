@@ -1,0 +1,43 @@
+"""DeepSeek V3 and R1: ``<｜tool▁call▁begin｜>function<｜tool▁sep｜>name`` and a fence; V3.1 without both."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from linnet.run.tool_formats.call import NotACall, Read, Schemas, ToolCall, ToolFormat, make_call, parse_value
+
+SECTION, SECTION_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
+START, SEPARATOR, END = "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"
+_CALL = re.compile(
+    f"{START}(?:function{SEPARATOR})?\\s*([^\\s<｜]+?)\\s*(?:{SEPARATOR})?\\s*"
+    f"(?:```(?:json)?\\s*)?(\\{{.*?\\}})\\s*(?:```)?\\s*{END}",
+    re.DOTALL,
+)
+
+
+def read(text: str, final: bool, schemas: Schemas) -> Read | None:
+    """All calls of a section; those without a section one at a time."""
+    closing = SECTION_END if text.startswith(SECTION) else END
+    if closing not in text and not final:
+        return None
+    end = text.index(closing) + len(closing) if closing in text else len(text)
+    calls = tuple(make_call(name, parse_value(body)) for name, body in _CALL.findall(text[:end]))
+    if not calls:
+        raise NotACall
+    return Read(calls, end)
+
+
+def write(calls: Sequence[ToolCall]) -> str:
+    """As V3.1."""
+    return SECTION + "".join(f"{START}{c.name}{SEPARATOR}{c.arguments}{END}" for c in calls) + SECTION_END
+
+
+FORMAT = ToolFormat(
+    name="deepseek",
+    starts=(SECTION, START),
+    inside=(SECTION_END, SEPARATOR, END),
+    matches=lambda source: START in source,
+    read=read,
+    write=write,
+)

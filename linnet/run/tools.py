@@ -1,0 +1,264 @@
+"""Tools: Python functions as JSON schemas, and their calls carried out.
+
+A schema says what the type hints say; the descriptions are those of the docstring (its
+first paragraph, and ``Args:`` or ``:param name:`` for each argument).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import inspect
+import json
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Literal, Union
+
+from linnet.errors import UnsupportedError, UsageError
+
+_PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
+# Names of types in schemas that are not JSON Schema's own but are meant as these.
+_SYNONYMS = {
+    "dict": "object", "float": "number", "int": "integer", "bool": "boolean", "str": "string",
+    "tuple": "array", "list": "array", "any": None, "String": "string", "Boolean": "boolean",
+}  # fmt: skip
+_SECTION = re.compile(r"^\s*(?:Args|Arguments|Parameters):\s*$", re.MULTILINE)
+_OTHER_SECTION = re.compile(r"^\s*(?:Returns|Yields|Raises|Example|Examples|Note|Notes):", re.MULTILINE)
+_ARGUMENT = re.compile(r"^\s*\*{0,2}(\w+)\s*(?:\([^)]*\))?\s*:\s*(.*)$")
+_PARAM = re.compile(r"^\s*:param\s+(?:[\w\[\], .|]+\s+)?(\w+)\s*:\s*(.*)$")
+
+
+# ---- a function as a schema -----------------------------------------------------------------
+
+
+def schema_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """The schema of a function, in OpenAI's shape. Raises UsageError for what JSON cannot say."""
+    name = getattr(function, "__name__", "")
+    try:
+        signature = inspect.signature(function)
+        hints = typing.get_type_hints(function, include_extras=True)
+    except (TypeError, ValueError, NameError) as error:
+        raise UsageError(f"the function {name or function!r} cannot be a tool: {error}") from None
+    about, arguments = _described(inspect.getdoc(function) or "")
+    properties: dict[str, Any] = {}
+    for parameter in signature.parameters.values():
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise UsageError(f"the function {name} cannot be a tool: '{parameter}' cannot be given by name")
+        schema = _schema(hints.get(parameter.name, Any), f"{name}({parameter.name})")
+        if parameter.name in arguments:
+            schema["description"] = arguments[parameter.name]
+        if parameter.default is not parameter.empty and _is_plain(parameter.default):
+            schema["default"] = parameter.default
+        properties[parameter.name] = schema
+    required = [p.name for p in signature.parameters.values() if p.default is p.empty]
+    parameters = {"type": "object", "properties": properties, "required": required}
+    return {"type": "function", "function": {"name": name, "description": about, "parameters": parameters}}
+
+
+def _schema(hint: Any, where: str) -> dict[str, Any]:
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if hint in (Any, inspect.Parameter.empty):
+        return {}
+    if hint in _PLAIN:
+        return {"type": _PLAIN[hint]}
+    if origin is typing.Annotated:
+        notes = [note for note in inner[1:] if isinstance(note, str)]
+        return {**_schema(inner[0], where), **({"description": notes[0]} if notes else {})}
+    if origin is Literal:
+        kinds = {_PLAIN.get(type(value)) for value in inner}
+        kind = {"type": kinds.pop()} if len(kinds) == 1 else {}
+        return {**kind, "enum": list(inner)}
+    if origin in (Union, types.UnionType):
+        return _union([_schema(part, where) for part in inner])
+    if origin in (list, Sequence, set, frozenset) or hint in (list, set, frozenset):
+        items = _schema(inner[0], where) if inner else {}
+        unique = {"uniqueItems": True} if set in (origin, hint) or frozenset in (origin, hint) else {}
+        return {"type": "array", "items": items, **unique}
+    if origin is tuple and inner:
+        if inner[-1] is Ellipsis:
+            return {"type": "array", "items": _schema(inner[0], where)}
+        parts = [_schema(part, where) for part in inner]
+        return {"type": "array", "prefixItems": parts, "minItems": len(parts), "maxItems": len(parts)}
+    if origin in (dict, Mapping) or hint is dict:
+        return {"type": "object", "additionalProperties": _schema(inner[1], where) if inner else {}}
+    if isinstance(hint, type):
+        return _class_schema(hint, where)
+    raise UsageError(f"the type {hint} of {where} has no JSON schema; use plain types, Literal, list or dict")
+
+
+def _class_schema(kind: type, where: str) -> dict[str, Any]:
+    if issubclass(kind, enum.Enum):
+        return _schema(Literal[tuple(member.value for member in kind)], where)
+    if dataclasses.is_dataclass(kind) or typing.is_typeddict(kind):
+        hints = typing.get_type_hints(kind)
+        if dataclasses.is_dataclass(kind):
+            fields = [field for field in dataclasses.fields(kind) if field.init]
+            missing = dataclasses.MISSING
+            required = [f.name for f in fields if f.default is missing and f.default_factory is missing]
+            names = [field.name for field in fields]
+        else:
+            names, required = list(hints), sorted(getattr(kind, "__required_keys__", hints))
+        properties = {name: _schema(hints[name], f"{where}.{name}") for name in names}
+        return {
+            "type": "object",
+            "properties": properties,
+            "required": required,
+            "additionalProperties": False,
+        }
+    describe = getattr(kind, "model_json_schema", None)  # pydantic
+    if callable(describe):
+        return dict(describe())
+    raise UsageError(
+        f"the type {kind.__name__} of {where} has no JSON schema; use plain types, Literal, list or dict"
+    )
+
+
+def _union(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    simple = all(set(part) == {"type"} for part in parts)
+    return {"type": [part["type"] for part in parts]} if simple else {"anyOf": parts}
+
+
+def _is_plain(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _described(text: str) -> tuple[str, dict[str, str]]:
+    """What a docstring says about its function, and about each argument."""
+    section = _SECTION.search(text)
+    head, tail = (text[: section.start()], text[section.end() :]) if section else (text, "")
+    other = _OTHER_SECTION.search(tail)
+    tail = tail[: other.start()] if other else tail
+    lines, found, name = head.splitlines(), {}, ""
+    for pattern, group in ((_ARGUMENT, tail.splitlines()), (_PARAM, lines)):
+        name = ""
+        for line in group:
+            match = pattern.match(line)
+            if match:
+                name = match[1]
+                found[name] = match[2].strip()
+            elif name and line.strip() and not line.lstrip().startswith(":"):
+                found[name] += " " + line.strip()
+            else:
+                name = ""
+    fields = next((i for i, line in enumerate(lines) if line.lstrip().startswith(":")), len(lines))
+    about = _OTHER_SECTION.split("\n".join(lines[:fields]).strip())[0]
+    return " ".join(about.split("\n\n")[0].split()), {key: value.strip() for key, value in found.items()}
+
+
+# ---- tools ----------------------------------------------------------------------------------
+
+
+class Tools:
+    """What a model may call: Python functions, and schemas of functions that somebody else calls."""
+
+    def __init__(self, given: Sequence[Callable[..., Any] | Mapping[str, Any]]) -> None:
+        self.functions: dict[str, Callable[..., Any]] = {}
+        self.schemas: list[dict[str, Any]] = []
+        for tool in given:
+            if callable(tool):
+                schema = schema_of(tool)
+                self.functions[schema["function"]["name"]] = tool
+            else:
+                schema = checked_schema(tool)
+            self.schemas.append(schema)
+        names = [schema["function"]["name"] for schema in self.schemas]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise UsageError(f"two tools are called '{twice}'; give each its own name")
+
+    @cached_property
+    def parameters(self) -> dict[str, dict[str, Any]]:
+        """The schema of the arguments of each function."""
+        return {s["function"]["name"]: s["function"].get("parameters") or {} for s in self.schemas}
+
+    def can_run(self, call: Mapping[str, Any]) -> bool:
+        """Is this call one of a Python function, or of none at all (the model is told so)?"""
+        name = call["function"]["name"]
+        return name in self.functions or name not in self.parameters
+
+    def run(self, call: Mapping[str, Any]) -> dict[str, Any]:
+        """Calls a function and returns the message with what it said: its result, or the error it raised."""
+        name = call["function"]["name"]
+        function = self.functions.get(name)
+        if function is None:
+            content = f"Error: there is no function '{name}'; there are {', '.join(self.functions)}"
+        else:
+            content = _outcome(function, call["function"]["arguments"])
+        return {"role": "tool", "tool_call_id": call.get("id", ""), "name": name, "content": content}
+
+
+def _outcome(function: Callable[..., Any], arguments: str) -> str:
+    try:
+        hints = typing.get_type_hints(function)
+        given = {key: _as_hinted(value, hints.get(key)) for key, value in json.loads(arguments).items()}
+        result = function(**given)
+        return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, default=str)
+    except Exception as error:  # whatever it is, the model has to know
+        return f"Error: {type(error).__name__}: {error}"
+
+
+def _as_hinted(value: Any, hint: Any) -> Any:
+    """A JSON value as the class that a function wants; as it is where it wants none."""
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return hint(value)
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        hints = typing.get_type_hints(hint)
+        return hint(**{key: _as_hinted(item, hints.get(key)) for key, item in value.items()})
+    inner = typing.get_args(hint)
+    if typing.get_origin(hint) is list and isinstance(value, list):
+        return [_as_hinted(item, inner[0]) for item in value]
+    if typing.get_origin(hint) in (Union, types.UnionType) and value is not None:
+        others = [part for part in inner if part is not type(None)]
+        return _as_hinted(value, others[0]) if len(others) == 1 else value
+    return value
+
+
+# ---- schemas of others ----------------------------------------------------------------------
+
+
+def checked_schema(tool: Any) -> dict[str, Any]:
+    """A tool in OpenAI's shape, with or without its outer table. Raises UsageError.
+
+    Words that are not JSON Schema's own, such as ``dict`` and ``float``, are read as what
+    they mean.
+    """
+    function = tool.get("function", tool) if isinstance(tool, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str) or not function["name"]:
+        raise UsageError("a tool is a function or {'type': 'function', 'function': {'name': ..., ...}}")
+    parameters = function.get("parameters") or {"type": "object", "properties": {}}
+    try:
+        parameters = _standard(parameters)
+    except RecursionError:
+        raise UnsupportedError(f"the schema of the tool '{function['name']}' is nested too deep") from None
+    if not isinstance(parameters, dict) or parameters.get("type", "object") != "object":
+        raise UsageError(f"the parameters of the tool '{function['name']}' are not an object with properties")
+    if not isinstance(parameters.get("properties", {}), dict):
+        raise UsageError(f"the properties of the tool '{function['name']}' are not an object")
+    return {"type": "function", "function": {**function, "parameters": {"type": "object", **parameters}}}
+
+
+def _standard(schema: Any) -> Any:
+    """``schema`` in the words of JSON Schema."""
+    if isinstance(schema, list):
+        return [_standard(item) for item in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    plain = {}
+    for key, value in schema.items():
+        if key == "type" and isinstance(value, str):
+            value = _SYNONYMS.get(value, value)
+            if value is None:
+                continue
+        elif key in ("properties", "$defs", "definitions") and isinstance(value, Mapping):
+            value = {name: _standard(item) for name, item in value.items()}
+        elif key not in ("default", "enum", "const", "examples"):
+            value = _standard(value)
+        plain[key] = value
+    return plain
