@@ -25,6 +25,11 @@ VERBS: dict[str, tuple[type, str]] = {  # verb: (its options, "module:function")
     "evaluate": (options.EvaluateOptions, "linnet.evaluate.evaluate:evaluate"),
     "show": (options.ShowOptions, "linnet.run.show:show"),
     "bench": (options.BenchOptions, "linnet.run.bench:bench"),
+    "pull": (options.PullOptions, "linnet.run.pull:pull"),
+    "list": (options.ListOptions, "linnet.run.list:list_models"),
+    "rm": (options.RmOptions, "linnet.run.rm:rm"),
+    "cp": (options.CpOptions, "linnet.run.cp:cp"),
+    "completion": (options.CompletionOptions, "linnet.completion:completion"),
 }
 
 USAGE_ERROR = 2  # exit code of every error that the user can mend

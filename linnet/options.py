@@ -271,7 +271,7 @@ class MemoryOptions(EnergyOptions):
         None,
         short="-m",
         metavar="MODEL",
-        help="a GGUF file or a checkpoint folder (default: the bundled model)",
+        help="a GGUF file, a checkpoint folder, or a name that linnet list knows (default: the bundled model)",
     )
     type: str | None = option(
         None,
@@ -357,7 +357,9 @@ class ConvertOptions(VerbOptions):
     """Convert between checkpoints, GGUF and llama2.c files."""
 
     source: Path = option(
-        positional=True, metavar="SOURCE", help="a checkpoint folder, a GGUF or a llama2.c .bin file"
+        positional=True,
+        metavar="MODEL",
+        help="a checkpoint folder, a GGUF or a llama2.c .bin file, or a name",
     )
     output: Path = option(
         short="-o", metavar="OUT", help="a file ending in .gguf, or a folder for a checkpoint"
@@ -376,7 +378,11 @@ class ConvertOptions(VerbOptions):
 class QuantizeOptions(VerbOptions):
     """Store the weights of a model in fewer bits."""
 
-    source: Path = option(positional=True, metavar="SOURCE", help="a GGUF file or a checkpoint folder")
+    source: Path = option(
+        positional=True,
+        metavar="SOURCE",
+        help="a GGUF file, a checkpoint folder, or a name that linnet list knows",
+    )
     output: Path = option(short="-o", metavar="OUT.gguf", help="the GGUF file to write")
     type: str = option("q8_0", metavar="TYPE", help="how to store them: f16, q8_0, q6_k, q4_k, q4_0, ...")
 
@@ -385,7 +391,9 @@ class QuantizeOptions(VerbOptions):
 class EvaluateOptions(VerbOptions):
     """Measure how well a model predicts a text."""
 
-    model: Path = option(short="-m", metavar="MODEL", help="a GGUF file or a checkpoint folder")
+    model: Path = option(
+        short="-m", metavar="MODEL", help="a GGUF file, a checkpoint folder, or a name that linnet list knows"
+    )
     text: Path = option(
         metavar="FILE", help="a text file is one stream; each row of a .jsonl file is a document"
     )
@@ -444,6 +452,51 @@ class ShowOptions(VerbOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PullOptions(VerbOptions):
+    """Get a model from the Hugging Face Hub."""
+
+    name: str = option(
+        positional=True,
+        metavar="ORG/NAME[:TYPE]",
+        help="the repository, and the type where it has several (q4_k_m, ...)",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListOptions(VerbOptions):
+    """Name the models that were pulled."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RmOptions(VerbOptions):
+    """Remove models that were pulled."""
+
+    names: tuple[str, ...] = option(positional=True, metavar="MODEL", help="names, as linnet list has them")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CpOptions(VerbOptions):
+    """Copy a model to another name, or to a file."""
+
+    source: str = option(positional=True, metavar="MODEL", help="a name, a GGUF file or a checkpoint folder")
+    target: str = option(
+        positional=True, metavar="TARGET", help="a new name; a path begins with . or / or ends in .gguf"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompletionOptions(VerbOptions):
+    """Print what makes a shell complete verbs, options and names of models."""
+
+    shell: str = option(
+        positional=True,
+        metavar="SHELL",
+        choices=("bash", "zsh", "fish", "names"),
+        help="bash, zsh or fish; names: those of the models, which the scripts ask for",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class BenchOptions(EnergyOptions):
     """Measure speed and memory, and how near they come to the limit of this machine."""
 
@@ -451,7 +504,7 @@ class BenchOptions(EnergyOptions):
         None,
         short="-m",
         metavar="MODEL",
-        help="a GGUF file or a checkpoint folder (default: the bundled model)",
+        help="a GGUF file, a checkpoint folder, or a name that linnet list knows (default: the bundled model)",
     )
     prompt_tokens: int = option(128, metavar="N", help="tokens of the prefill measurement")
     decode_tokens: int = option(64, metavar="N", help="tokens of the decode measurement")

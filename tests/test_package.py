@@ -13,7 +13,9 @@ import pytest
 import linnet
 
 ROOT = Path(__file__).resolve().parent.parent
-EXTRAS_ONLY = ("torch", "tokenizers", "transformers", "pyarrow", "matplotlib", "safetensors")
+EXTRAS_ONLY = (
+    "torch", "tokenizers", "transformers", "pyarrow", "matplotlib", "safetensors", "huggingface_hub",
+)  # fmt: skip
 ROOMS_OF_EXTRAS = ("linnet.train", "linnet.data")
 
 

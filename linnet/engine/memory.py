@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from linnet.errors import FormatError, SourceError
 from linnet.formats.inputs import check_regular, is_checkpoint
+from linnet.formats.store import locate
 
 if TYPE_CHECKING:
     from linnet.engine.assembly import Assembly
@@ -43,11 +44,12 @@ class Image:
 
     @classmethod
     def open(cls, path: Path, type: str | None = None) -> Image:
-        """Maps a GGUF file, or builds the image of a checkpoint folder.
+        """Maps a GGUF file, or builds the image of a checkpoint folder; ``path`` may be a name of the store.
 
         ``type`` is how to store its weights instead, as ``linnet quantize`` would. Raises SourceError
         when ``path`` cannot be read and FormatError when it is damaged or neither of the two.
         """
+        path = locate(path)
         if type is not None or is_checkpoint(path):
             return cls.of_parts(_read_parts(path, type))
         check_regular(path)

@@ -22,6 +22,7 @@ from linnet.formats.llama2c import (
 )
 from linnet.formats.parts import ModelParts, TokenizerParts
 from linnet.formats.sentencepiece import parse_sentencepiece
+from linnet.formats.store import locate
 from linnet.formats.tokenizer_json import vocabulary_from_json
 
 _HEAD = 256  # bytes that tell the formats apart
@@ -29,6 +30,7 @@ _HEAD = 256  # bytes that tell the formats apart
 
 def source_kind(path: Path) -> str:
     """``checkpoint``, ``gguf`` or ``llama2.c``. Raises SourceError, FormatError."""
+    path = locate(path)
     if is_checkpoint(path):
         return "checkpoint"
     head = map_bytes(path)[:_HEAD].tobytes()
@@ -50,6 +52,7 @@ def read_model(path: Path, tokenizer: Path | None = None) -> ModelParts:
 
     Raises SourceError, FormatError or UnsupportedError.
     """
+    path = locate(path)
     kind = source_kind(path)
     if kind == "llama2.c":
         given = open_tokenizer(tokenizer, llama2c_vocab_size(path)) if tokenizer else None
@@ -70,6 +73,7 @@ def open_tokenizer(path: Path, n_tokens: int) -> TokenizerParts:
     Knows ``tokenizer.json``, SentencePiece ``.model`` and ``.vocab``, the tokenizer of
     llama2.c, GGUF, and folders. Raises SourceError, FormatError or UnsupportedError.
     """
+    path = locate(path)
     if os.path.isdir(path):
         return read_tokenizer(path, n_tokens)
     data = read_bytes(path)

@@ -13,6 +13,7 @@ from linnet.formats.corpus import MANIFEST, Corpus
 from linnet.formats.gguf import GgufFile, model_in, open_gguf
 from linnet.formats.inputs import check_regular
 from linnet.formats.parts import ModelParts
+from linnet.formats.store import locate
 from linnet.options import ShowOptions
 from linnet.types import TensorType
 
@@ -27,7 +28,7 @@ def show(options: ShowOptions) -> dict[str, object]:
     version can run is described as far as the format tells, with the reason under
     ``problem``.
     """
-    path = options.source
+    path = locate(options.source)
     if not path.is_dir():
         check_regular(path)
     if (path / MANIFEST).exists():

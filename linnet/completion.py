@@ -1,0 +1,100 @@
+"""``linnet completion``: scripts that make a shell complete verbs, options and names of models.
+
+Made from the table of verbs, so that they know what this version knows. The names are asked
+for when they are completed (``linnet completion names``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from typing import Any
+
+from linnet.cli import VERBS
+from linnet.formats.store import stored_models
+from linnet.options import CompletionOptions, fields_of, flags_of
+
+_BASH = """\
+_linnet() {{
+    local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD-1]}} verb=${{COMP_WORDS[1]}}
+    local words="" models=""
+    if [ "$COMP_CWORD" -eq 1 ]; then
+        words={verbs}
+    else
+        case "$verb $prev" in
+{after}
+        *) case "$verb" in
+{flags}
+            esac ;;
+        esac
+    fi
+    [ -z "$models" ] || words="$words $(linnet completion names 2>/dev/null)"
+    COMPREPLY=($(compgen -W "$words" -- "$cur"))
+    [ "$COMP_CWORD" -eq 1 ] || [ "${{#COMPREPLY[@]}}" -gt 0 ] || COMPREPLY=($(compgen -f -- "$cur"))
+}}
+COMP_WORDBREAKS=${{COMP_WORDBREAKS//:}} # names hold colons
+complete -F _linnet linnet
+"""
+
+
+def completion(options: CompletionOptions) -> dict[str, object]:
+    """Prints the script, or the names; returns what ``--json`` prints."""
+    writers = {"bash": _bash, "zsh": _zsh, "fish": _fish, "names": _names}
+    text = writers[options.shell]()
+    if not options.json:
+        print(text, end="")
+    return {"shell": options.shell, "text": text}
+
+
+def _names() -> str:
+    return "".join(f"{model.name}\n" for model in stored_models())
+
+
+def _is_model(field: dataclasses.Field[Any]) -> bool:
+    return field.metadata["metavar"] == "MODEL"
+
+
+def _bash() -> str:
+    after, flags = [], []
+    for verb, (config, _) in VERBS.items():
+        fields = fields_of(config)
+        named = [flag for field in fields if not field.metadata["positional"] for flag in flags_of(field)]
+        positional = [field for field in fields if field.metadata["positional"]]
+        named = [*named, *(choice for field in positional for choice in field.metadata["choices"])]
+        takes_model = any(map(_is_model, positional))
+        models = " models=1" if takes_model else ""
+        flags.append(
+            f"            {verb}) words={shlex.quote(' '.join([*named, '--config', '--help']))}{models} ;;"
+        )
+        for field in fields:
+            if field.metadata["positional"]:
+                continue
+            cases = "|".join(f'"{verb} {flag}"' for flag in flags_of(field))
+            if field.metadata["choices"]:
+                after.append(f"        {cases}) words={shlex.quote(' '.join(field.metadata['choices']))} ;;")
+            elif _is_model(field):
+                after.append(f"        {cases}) models=1 ;;")
+    return _BASH.format(verbs=shlex.quote(" ".join(VERBS)), after="\n".join(after), flags="\n".join(flags))
+
+
+def _zsh() -> str:
+    return "autoload -U +X bashcompinit && bashcompinit\n" + _bash()
+
+
+def _fish() -> str:
+    lines = ["complete -c linnet -f -n __fish_use_subcommand -s h -l help"]
+    for verb, (config, _) in VERBS.items():
+        about = shlex.quote((config.__doc__ or "").strip().rstrip("."))
+        lines.append(f"complete -c linnet -f -n __fish_use_subcommand -a {verb} -d {about}")
+        seen = f"complete -c linnet -n '__fish_seen_subcommand_from {verb}'"
+        for field in fields_of(config):
+            values = " -r -a '(linnet completion names)'" if _is_model(field) else ""
+            if field.metadata["choices"]:
+                values = f" -x -a {shlex.quote(' '.join(field.metadata['choices']))}"
+            if field.metadata["positional"]:
+                lines += [seen + values.replace(" -r", "")] if values else []
+                continue
+            short, long = [*flags_of(field)] if field.metadata["short"] else ["", flags_of(field)[0]]
+            flag = (f" -s {short[1:]}" if short else "") + f" -l {long[2:]}"
+            lines.append(f"{seen}{flag}{values} -d {shlex.quote(str(field.metadata['help']))}")
+    return "\n".join(lines) + "\n"

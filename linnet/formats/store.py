@@ -1,0 +1,214 @@
+"""The store: models on this machine that have names, usable wherever a path to a model is.
+
+A name is ``NAME`` or ``ORG/NAME``, with ``:TYPE`` where several types of one model are
+here. The store is a folder (``LINNET_HOME``, else the user's data directory) in which
+``models/<name, with -- for />/<type>/`` holds one GGUF file or the files of a checkpoint,
+and ``linnet.json``, which says where they came from. What the cache of the Hugging Face
+Hub holds can be named as well, and is run where it lies.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from linnet.errors import SourceError, UsageError
+
+ABOUT = "linnet.json"
+CHECKPOINT = "safetensors"  # what stands for the type of a checkpoint folder
+_PART = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+_NAME = re.compile(rf"(?P<repo>{_PART}(?:/{_PART})?)(?::(?P<type>{_PART}))?")
+
+
+@dataclass(frozen=True)
+class ModelName:
+    """``repo`` is ``NAME`` or ``ORG/NAME``; ``type`` is lower case, or None where any will do."""
+
+    repo: str
+    type: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> ModelName:
+        """Reads ``ORG/NAME:TYPE``. Raises UsageError."""
+        match = _NAME.fullmatch(text)
+        if match is None or "--" in text or ".." in text:
+            raise UsageError(f"'{text[:80]}' is not the name of a model; write ORG/NAME or ORG/NAME:TYPE")
+        return cls(match["repo"], match["type"].lower() if match["type"] else None)
+
+    def __str__(self) -> str:
+        return f"{self.repo}:{self.type}" if self.type else self.repo
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A model in the store. ``folder`` is all of it, ``path`` what is run: a GGUF file or the folder."""
+
+    name: ModelName
+    folder: Path
+
+    @property
+    def path(self) -> Path:
+        """The GGUF file, or the folder of a checkpoint."""
+        return next(iter(sorted(self.folder.glob("*.gguf"))), self.folder)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all its files."""
+        return sum(file.stat().st_size for file in self.folder.iterdir() if file.is_file())
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Where it came from; empty where that is not known any more."""
+        try:
+            about = json.loads((self.folder / ABOUT).read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return about if isinstance(about, dict) else {}
+
+
+def store_folder() -> Path:
+    """Where the store is, whether it exists or not."""
+    home = os.environ.get("LINNET_HOME")
+    if home:
+        return Path(home)
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "linnet"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "linnet"
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "linnet"
+
+
+def folder_of(name: ModelName) -> Path:
+    """Where the store keeps a model, whose type is known."""
+    assert name.type is not None
+    return store_folder() / "models" / name.repo.replace("/", "--") / name.type
+
+
+def stored_models() -> Iterator[StoredModel]:
+    """The models of the store, by name."""
+    for repo in _folders(store_folder() / "models"):
+        for folder in _folders(repo):
+            yield StoredModel(ModelName(repo.name.replace("--", "/"), folder.name), folder)
+
+
+def _folders(path: Path) -> list[Path]:
+    try:
+        return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    except OSError:
+        return []
+
+
+def find_stored(name: ModelName) -> StoredModel:
+    """The model of that name. Raises SourceError when there is none, UsageError when there are several."""
+    found = [model for model in stored_models() if model.name.repo.lower() == name.repo.lower()]
+    matching = [model for model in found if name.type in (None, model.name.type)]
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
+        types = ", ".join(str(model.name) for model in matching)
+        raise UsageError(f"there are several: {types}; say which")
+    if found:
+        types = ", ".join(str(model.name) for model in found)
+        raise SourceError(f"there is no model '{name}' here, but {types}")
+    raise SourceError(f"there is no model '{name}' here; 'linnet list' names those that are")
+
+
+def locate(path: Path) -> Path:
+    """``path``, or the model that goes by that name, in the store or in the cache of the Hub.
+
+    Raises SourceError for a name of which there is no model, UsageError where there are several.
+    """
+    if os.path.lexists(path):
+        return _snapshot_of(path, None) or path
+    try:
+        name = ModelName.parse(path.as_posix())
+    except UsageError:
+        return path  # whoever opens it says that it does not exist
+    try:
+        return find_stored(name).path
+    except SourceError as error:
+        cached = _in_hub_cache(name)
+        if cached is not None:
+            return cached
+        if "/" in name.repo and not path.parent.exists() and not path.suffix:
+            raise SourceError(f"{error}; 'linnet pull {name}' gets it") from None
+        return path
+
+
+# ---- the cache of the Hub ---------------------------------------------------------------
+
+
+def hub_cache() -> Path:
+    """The folder in which huggingface_hub keeps what it downloads."""
+    home = (
+        os.environ.get("HF_HOME")
+        or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
+    )
+    return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub")
+
+
+def _in_hub_cache(name: ModelName) -> Path | None:
+    return _snapshot_of(hub_cache() / f"models--{name.repo.replace('/', '--')}", name.type)
+
+
+def _snapshot_of(repo: Path, type: str | None) -> Path | None:
+    """What can be run of a repository in the cache: its only GGUF file of that type, or a checkpoint."""
+    if not repo.name.startswith("models--"):
+        return None
+    try:
+        commit = (repo / "refs" / "main").read_text().strip()
+    except OSError:
+        return None
+    snapshot = repo / "snapshots" / commit
+    files = [file for file in sorted(snapshot.glob("*.gguf")) if type in (None, type_in_file_name(file.name))]
+    if len(files) == 1:
+        return files[0]
+    if type in (None, CHECKPOINT) and (snapshot / "config.json").exists():
+        return snapshot
+    return None
+
+
+# ---- types in file names ------------------------------------------------------------------
+
+_TYPE = re.compile(
+    r"(?:^|[._-])((?:ud-)?(?:i?q\d\w*|tq\d_\d|f16|bf16|f32|fp16|fp32|mxfp4\w*))$", re.IGNORECASE
+)
+
+
+def type_in_file_name(file: str) -> str | None:
+    """``q4_k_m`` for ``model-Q4_K_M.gguf``; None where the name of a GGUF file tells no type."""
+    match = _TYPE.search(file.removesuffix(".gguf").removesuffix(".GGUF"))
+    return match[1].lower() if match else None
+
+
+# ---- changes --------------------------------------------------------------------------------
+
+
+def remove(model: StoredModel) -> None:
+    """Takes a model out of the store. Raises OSError."""
+    import shutil  # its own imports take time, which every verb that opens a model would pay
+
+    doomed = model.folder.with_name(f".{model.folder.name}.{os.getpid()}")
+    os.replace(model.folder, doomed)  # at once: half a model must not be found
+    shutil.rmtree(doomed)
+    try:
+        model.folder.parent.rmdir()
+    except OSError:
+        pass  # other types are left
+
+
+def adopt(folder: Path, name: ModelName) -> StoredModel:
+    """Moves a finished folder into the store; takes the place of one that is there."""
+    target = folder_of(name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        remove(StoredModel(name, target))
+        target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(folder, target)
+    return StoredModel(name, target)

@@ -1,0 +1,27 @@
+"""``linnet list``: the models of the store."""
+
+from __future__ import annotations
+
+from linnet.formats.store import store_folder, stored_models
+from linnet.options import ListOptions
+
+
+def list_models(options: ListOptions) -> dict[str, object]:
+    """Prints name and size of every model; returns what ``--json`` prints."""
+    models = [
+        {
+            "name": str(model.name),
+            "bytes": model.n_bytes,
+            "path": str(model.path),
+            "repository": model.about.get("repository"),
+            "commit": model.about.get("commit"),
+        }
+        for model in stored_models()
+    ]
+    if not options.json:
+        if not models:
+            print(f"no models in {store_folder()}; linnet pull ORG/NAME gets one")
+        width = max((len(str(model["name"])) for model in models), default=0)
+        for model in models:
+            print(f"{model['name']:<{width}}  {model['bytes']:>16,} bytes")
+    return {"store": str(store_folder()), "models": models}
