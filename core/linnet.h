@@ -280,6 +280,12 @@ LN_API const float *ln_session_logits(const ln_session *session);
 /* Number of tokens on the timeline. */
 LN_API int32_t ln_session_length(const ln_session *session);
 
+/* The tokens of the timeline, [ln_session_length]; valid until the next call on this session. */
+LN_API const int32_t *ln_session_ids(const ln_session *session);
+
+/* How many of the first n ids are the first tokens of the timeline, too. */
+LN_API int32_t ln_session_common(const ln_session *session, const int32_t *ids, int32_t n);
+
 /* Number of tokens the timeline can hold. */
 LN_API int32_t ln_session_capacity(const ln_session *session);
 

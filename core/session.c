@@ -302,6 +302,18 @@ int32_t ln_session_length(const ln_session *session) {
     return session->length;
 }
 
+const int32_t *ln_session_ids(const ln_session *session) {
+    return session->ids;
+}
+
+int32_t ln_session_common(const ln_session *session, const int32_t *ids, int32_t n) {
+    int32_t common = 0;
+    while (common < n && common < session->length && session->ids[common] == ids[common]) {
+        common++;
+    }
+    return common;
+}
+
 int32_t ln_session_capacity(const ln_session *session) {
     return session->n_ctx;
 }

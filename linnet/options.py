@@ -440,6 +440,14 @@ class RunOptions(MemoryOptions):
         metavar="MODEL",
         help="a smaller model with the same tokenizer that guesses (default: what the text itself suggests)",
     )
+    overflow: str = option(
+        "error",
+        choices=("error", "slide"),
+        help="a text longer than the context: stop, or leave out its middle and go on",
+    )
+    n_keep: int = option(
+        0, metavar="N", help="first tokens that are never left out; that of the beginning always stays"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -175,7 +175,7 @@ def test_a_conversation_evaluates_only_what_is_new(model: linnet.LanguageModel) 
     second = model.chat(messages, max_tokens=10, seed=1)
     shared = len(model.chat_format.prompt([USER]).ids)
     assert second.usage["cached_tokens"] >= shared
-    model._idle.clear()
+    model.cache.clear()
     again = model.chat(messages, max_tokens=10, seed=1)
     assert again.usage["cached_tokens"] == 0
     assert again.message == second.message
@@ -212,7 +212,7 @@ def test_stop_texts_and_limits_are_told(model: linnet.LanguageModel) -> None:
 def test_a_conversation_that_does_not_fit_is_refused_with_the_counts(model: linnet.LanguageModel) -> None:
     with pytest.raises(ContextFullError, match="context holds 512"):
         model.chat([{**USER, "content": "x" * 600}])
-    assert model.chat([USER], max_tokens=2).text is not None  # the timeline was given back
+    assert model.chat([USER], max_tokens=2).text is not None
 
 
 def test_the_words_of_a_template_that_refuses_reach_the_user(tmp_path: Path) -> None:

@@ -333,6 +333,12 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     # int32_t ln_session_length(const ln_session *session)
     # Number of tokens on the timeline.
     "ln_session_length": (c_int32, (POINTER(ln_session),)),
+    # const int32_t *ln_session_ids(const ln_session *session)
+    # The tokens of the timeline, [ln_session_length]; valid until the next call on this session.
+    "ln_session_ids": (POINTER(c_int32), (POINTER(ln_session),)),
+    # int32_t ln_session_common(const ln_session *session, const int32_t *ids, int32_t n)
+    # How many of the first n ids are the first tokens of the timeline, too.
+    "ln_session_common": (c_int32, (POINTER(ln_session), c_void_p, c_int32)),
     # int32_t ln_session_capacity(const ln_session *session)
     # Number of tokens the timeline can hold.
     "ln_session_capacity": (c_int32, (POINTER(ln_session),)),

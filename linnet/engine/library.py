@@ -70,7 +70,7 @@ class Handle:
     def __init__(self, kind: str, function: str, *arguments: Any, uses: object = None) -> None:
         self._uses = uses
         self._n_users = 0  # handles whose objects refer to this one's
-        self._ended = False
+        self.ended = False
         self._as_parameter_ = ctypes.POINTER(getattr(_bindings, kind))()
         call(function, *arguments, ctypes.byref(self._as_parameter_))
         self._close = getattr(library(), f"{kind}_close")  # kept: at exit library() may be gone
@@ -79,11 +79,11 @@ class Handle:
 
     def __del__(self) -> None:
         if hasattr(self, "_close"):
-            self._ended = True
+            self.ended = True
             self._close_unused()
 
     def _close_unused(self) -> None:
-        if not self._ended or self._n_users:
+        if not self.ended or self._n_users:
             return
         self._close(self._as_parameter_)
         if isinstance(self._uses, Handle):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from linnet.engine import _bindings
@@ -13,7 +13,7 @@ from linnet.engine.library import Handle, call, describe, int32, int32_array, li
 from linnet.engine.model import Model
 from linnet.engine.processors import available_processors
 from linnet.engine.sampler import Sampler
-from linnet.errors import UnsupportedError, UsageError
+from linnet.errors import ContextFullError, UnsupportedError, UsageError
 from linnet.types import TensorType
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class Workspace:
         self.kv_type = kv_type
         # Taken again by a session that is collected while its own thread is about to call the core.
         self.turn = threading.RLock()
+        self.give_up: Callable[[], bool] | None = None  # closes a session nobody needs; False: there is none
         wanted = isa if isa is not None else os.environ.get("LINNET_ISA", "")
         known = library().ln_isa_list().decode().split()
         if wanted and wanted not in known:
@@ -84,8 +85,22 @@ class Workspace:
             span.session = session.handle._as_parameter_
             span.ids = ctypes.addressof(ids)
             span.n = len(ids)
+        fits = all(session.has_room(len(ids)) for session, ids in spans)
+        self.call(fits, "ln_workspace_eval", self.handle, packed, len(spans))
+
+    def call(self, fits: bool, function: str, *arguments: object) -> None:
+        """Calls ``function`` of the core when it is this caller's turn.
+
+        Where pages are missing, and the tokens would otherwise fit (``fits``), sessions
+        nobody needs are given up, one after the other.
+        """
         with self.turn:
-            call("ln_workspace_eval", self.handle, packed, len(spans))
+            try:
+                return call(function, *arguments)
+            except ContextFullError:
+                if not fits or self.give_up is None or not self.give_up():
+                    raise
+            return self.call(fits, function, *arguments)
 
     @property
     def n_free_pages(self) -> int:
@@ -148,6 +163,12 @@ class Session:
             raise UsageError("this session is closed; open another one")
         return self._handle
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be used: neither closed nor ended by the garbage collector, which ends a cycle's
+        objects before those that use them."""
+        return self._handle is not None and not self._handle.ended
+
     def close(self) -> None:
         """Gives the pages back; the session cannot be used any more."""
         self._handle = None
@@ -167,6 +188,19 @@ class Session:
         """Tokens the timeline can hold."""
         return int(library().ln_session_capacity(self.handle))
 
+    @property
+    def ids(self) -> list[int]:
+        """The tokens of the timeline."""
+        return list(library().ln_session_ids(self.handle)[: len(self)])
+
+    def has_room(self, n: int) -> bool:
+        """Whether ``n`` more tokens fit the timeline; the pages are another matter."""
+        return n <= self.n_ctx - len(self)
+
+    def common(self, ids: Sequence[int]) -> int:
+        """How many of the first of ``ids`` are the first tokens of the timeline, too."""
+        return int(library().ln_session_common(self.handle, int32_array(ids), len(ids)))
+
     def eval(self, ids: Sequence[int], all_logits: int | None = None) -> None:
         """Appends ``ids`` to the timeline; the logits of the last are then available.
 
@@ -174,8 +208,8 @@ class Session:
         logits of every token are written. Raises ContextFullError when the ids do not
         fit and UsageError for one outside the vocabulary; the timeline is then as before.
         """
-        with self.workspace.turn:
-            call("ln_session_eval", self.handle, int32_array(ids), len(ids), all_logits)
+        arguments = self.handle, int32_array(ids), len(ids), all_logits
+        self.workspace.call(self.has_room(len(ids)), "ln_session_eval", *arguments)
 
     def eval_all(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """As :meth:`eval`, and returns the logits of every token, [len(ids), vocab_size]."""
@@ -193,8 +227,8 @@ class Session:
         import numpy as np
 
         log_probs = np.empty(len(ids), dtype=np.float32)
-        with self.workspace.turn:
-            call("ln_session_score", self.handle, int32_array(ids), len(ids), log_probs.ctypes.data)
+        arguments = self.handle, int32_array(ids), len(ids), log_probs.ctypes.data
+        self.workspace.call(self.has_room(len(ids)), "ln_session_score", *arguments)
         return log_probs
 
     @property

@@ -1,8 +1,7 @@
 """Conversations with a model: messages in, an answer out, in the shapes that OpenAI gave them.
 
 A stream of an answer tells reasoning, text and calls of tools apart as they come. What a
-model was asked before is not evaluated again: the timeline of the last conversation is kept,
-and only what follows the common beginning is new.
+model was asked before is not evaluated again: only what follows the common beginning is new.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Unpack
 
-from linnet.errors import LinnetError, UsageError
+from linnet.errors import UsageError
 from linnet.run.answer import AnswerReader, Delta, Signs
 from linnet.run.model import Generation, LanguageModel, StreamOptions, TextStream, load
 from linnet.run.template import Message
@@ -62,11 +61,11 @@ class Answer:
 
     @property
     def usage(self) -> dict[str, int]:
-        """Tokens: of the prompt, of them those that were on the timeline already, and made."""
+        """Tokens: of the prompt, of them those that were known from earlier texts, and made."""
         made = self.generation
         return {
             "prompt_tokens": made.prompt_tokens,
-            "cached_tokens": made.prompt_tokens - made.prefilled_tokens,
+            "cached_tokens": made.cached_tokens,
             "completion_tokens": len(made.ids),
             "total_tokens": made.prompt_tokens + len(made.ids),
         }
@@ -88,7 +87,6 @@ class ChatStream:
     ) -> None:
         self.message: dict[str, Any] = {"role": "assistant", "content": ""}
         self.generation = stream.generation
-        self.on_close: Callable[[], None] = lambda: None
         self._stream, self._reader, self._special, self._decode = stream, reader, special, decode
         self._deltas = self._run()
 
@@ -107,7 +105,7 @@ class ChatStream:
     def close(self) -> None:
         """Ends the answer here."""
         self._deltas.close()
-        self._end()
+        self._stream.close()
 
     def answer(self) -> Answer:
         """The answer, all of it."""
@@ -142,7 +140,7 @@ class ChatStream:
                 self._noted(delta)
             raise
         finally:
-            self._end()
+            self._stream.close()
 
     def _noted(self, delta: Delta) -> Delta:
         """``delta``, entered into the message; calls get their ids."""
@@ -156,11 +154,6 @@ class ChatStream:
             self.message.setdefault("tool_calls", []).extend(call.as_message() for call in calls)
         self.generation.text += delta.content
         return delta
-
-    def _end(self) -> None:
-        self._stream.tokens.close()
-        self.on_close()
-        self.on_close = lambda: None
 
 
 def stream_chat(
@@ -194,20 +187,11 @@ def stream_chat(
         schemas=offered.parameters,
         stops=(*chat.stop_texts, *(text for text in stops if text)),
     )
-    timeline = options.get("timeline")
-    own = timeline or model.take_timeline()
-    done: Callable[[], None] = (lambda: None) if timeline else (lambda: model.give_timeline(own))
-    chosen: StreamOptions = {"ends": chat.ends, **options, "timeline": own}
-    try:
-        text = model.stream(prompt.ids, **chosen)
-    except LinnetError:
-        done()
-        raise
+    chosen: StreamOptions = {"ends": chat.ends, **options}
+    text = model.stream(prompt.ids, **chosen)
     reader = AnswerReader(signs, thinking=prompt.thinking)
     decode = functools.partial(model.tokenizer.decode, at_start=False)
-    answer = ChatStream(text, reader, chat.special, lambda token: decode([token]))
-    answer.on_close = done
-    return answer
+    return ChatStream(text, reader, chat.special, lambda token: decode([token]))
 
 
 def chat(

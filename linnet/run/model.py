@@ -15,7 +15,8 @@ from linnet.engine.model import Model
 from linnet.engine.sampler import Sampler
 from linnet.engine.session import PAGE_TOKENS, Session, Workspace
 from linnet.engine.tokenizer import Tokenizer
-from linnet.errors import ContextFullError, UsageError
+from linnet.errors import UsageError
+from linnet.run.context import PromptCache, check_prompt, cut_middle
 from linnet.run.speculate import Continuation, Drafter, ModelDrafter, TextDrafter, check_same_tokenizer
 from linnet.run.timeline import Timeline
 from linnet.types import TensorType
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 BUNDLED_MODEL = Path(__file__).parent.parent / "models" / "linnet-stories.gguf"
 
 DEFAULT_N_CTX = 4096  # at most, unless asked for: a key/value cache for a model's whole context may not fit
+OVERFLOWS = ("error", "slide")  # what happens to a text that does not fit into the context
 TIMELINES = 4  # contexts that fit into memory at once, long ones as far as they are used
 
 
@@ -43,6 +45,7 @@ def load(
     threads: int | None = None,
     kv_type: str = "f16",
     isa: str | None = None,
+    cache_tokens: int | None = None,
 ) -> LanguageModel:
     """Loads a GGUF file or a checkpoint folder; without ``path`` the bundled model.
 
@@ -50,13 +53,22 @@ def load(
     ``draft_model`` is a smaller one with the same tokenizer, which drafts for it.
     ``n_ctx`` is the context in tokens (default: what the model was made for, at most
     4096), ``threads`` defaults to the processors this process may use, ``kv_type`` is
-    ``f16``, ``q8_0``, ``q4_0`` or ``f32``, ``isa`` forces an instruction set. Raises
-    SourceError, FormatError or UnsupportedError, UsageError for a draft model whose
-    tokens are others.
+    ``f16``, ``q8_0``, ``q4_0`` or ``f32``, ``isa`` forces an instruction set,
+    ``cache_tokens`` of earlier texts are kept for later ones that begin alike (default: as
+    many as one context holds). Raises SourceError, FormatError or UnsupportedError,
+    UsageError for a draft model whose tokens are others.
     """
     model = Model.open(Path(path) if path is not None else BUNDLED_MODEL, type)
     draft = Model.open(Path(draft_model)) if draft_model is not None else None
-    return LanguageModel(model, draft=draft, n_ctx=n_ctx, threads=threads, kv_type=kv_type, isa=isa)
+    return LanguageModel(
+        model,
+        draft=draft,
+        n_ctx=n_ctx,
+        threads=threads,
+        kv_type=kv_type,
+        isa=isa,
+        cache_tokens=cache_tokens,
+    )
 
 
 @dataclass
@@ -64,8 +76,9 @@ class Generation:
     """A text and what it cost.
 
     ``finish_reason`` is ``stop`` (end of text), ``length``, ``context`` (full) or
-    ``interrupted`` (by whoever read the stream). Of the ``prompt_tokens`` those not on
-    the timeline before were evaluated (``prefilled_tokens``). ``drafted`` counts the guesses that
+    ``interrupted`` (by whoever read the stream). Of the ``prompt_tokens`` those not known
+    from earlier texts were evaluated (``prefilled_tokens``). ``dropped_tokens`` of the
+    text are no longer in the context, which slid. ``drafted`` counts the guesses that
     were checked, ``accepted`` those of them that were right.
     """
 
@@ -78,6 +91,12 @@ class Generation:
     decode_s: float = 0.0
     drafted: int = 0
     accepted: int = 0
+    dropped_tokens: int = 0
+
+    @property
+    def cached_tokens(self) -> int:
+        """Prompt tokens that were known from earlier texts."""
+        return self.prompt_tokens - self.prefilled_tokens
 
     @property
     def prefill_tok_s(self) -> float | None:
@@ -107,7 +126,7 @@ class TextStream:
         drafter: Drafter | None = None,
         ends: Collection[int] | None = None,
     ) -> None:
-        self.generation = Generation(prompt_tokens=len(prompt))
+        self.generation = Generation(prompt_tokens=len(prompt), dropped_tokens=timeline.dropped_tokens)
         self.seed = sampler.seed
         tokenizer = timeline.session.model.tokenizer
         self._ends = (tokenizer.eos_id,) if ends is None else ends
@@ -120,7 +139,12 @@ class TextStream:
     def __next__(self) -> str:
         return next(self._pieces)
 
-    def _generate(self, tokenizer: Tokenizer, prompt: Sequence[int], tokens: Iterator[int]) -> Iterator[str]:
+    def close(self) -> None:
+        """Ends the text early. What was evaluated is left to later calls."""
+        self._pieces.close()
+        self.tokens.close()
+
+    def _generate(self, tokenizer: Tokenizer, prompt: Sequence[int], tokens: Iterator[int]) -> Generator[str]:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         for token in tokens:
             at_start = len(self.generation.ids) == 1 and list(prompt) == [tokenizer.bos_id]
@@ -148,18 +172,22 @@ class TextStream:
         for token in prompt:
             sampler.accept(token)
         made.prefill_s = time.perf_counter() - started
-        continuation = Continuation(timeline.session, sampler, drafter)
-        with timeline.following(prompt, made.ids):
+        slide = timeline.slide if timeline.n_keep is not None else None
+        continuation = Continuation(timeline.session, sampler, drafter, slide)
+        try:
             for token in continuation.tokens(max_tokens):
                 if made.ids:
                     made.decode_s += time.perf_counter() - started
                 made.drafted, made.accepted = continuation.drafted, continuation.accepted
+                made.dropped_tokens = timeline.dropped_tokens
                 if token in self._ends:
                     made.finish_reason = "stop"
                     return
                 made.ids.append(token)
                 yield token
                 started = time.perf_counter()
+        finally:
+            timeline.finish()
         if len(made.ids) < max_tokens:
             made.finish_reason = "context"
 
@@ -186,6 +214,8 @@ class StreamOptions(SamplingOptions, total=False):
     speculate: bool
     timeline: Timeline | None
     ends: Collection[int] | None
+    overflow: str
+    n_keep: int
 
 
 class LanguageModel:
@@ -206,6 +236,7 @@ class LanguageModel:
         threads: int | None = None,
         kv_type: str = "f16",
         isa: str | None = None,
+        cache_tokens: int | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = model.tokenizer
@@ -217,8 +248,11 @@ class LanguageModel:
             kv_type=TensorType.parse(kv_type),
             isa=isa,
         )
-        self._idle: list[Timeline] = []  # that of the last conversation
         self.session = self.open_session()
+        most = cache_tokens if cache_tokens is not None else _whole_pages(self._n_ctx)
+        if most < 0:
+            raise UsageError(f"cache_tokens is {most}; give 0 for none, or how many to keep")
+        self.cache = PromptCache(self.workspace, self._n_ctx, most)
         self.draft: LanguageModel | None = None
         if draft is not None:
             check_same_tokenizer(model.tokenizer, draft.tokenizer)
@@ -226,8 +260,6 @@ class LanguageModel:
 
     def open_session(self) -> Session:
         """A new, empty timeline of :attr:`n_ctx` tokens."""
-        if self.workspace.n_free_pages * PAGE_TOKENS < self._n_ctx:
-            self._idle.clear()
         return Session(self.workspace, self._n_ctx)
 
     @property
@@ -261,6 +293,8 @@ class LanguageModel:
         speculate: bool = True,
         timeline: Timeline | None = None,
         ends: Collection[int] | None = None,
+        overflow: str = "error",
+        n_keep: int = 0,
         **sampling: Unpack[SamplingOptions],
     ) -> TextStream:
         """Continues ``prompt`` (text or token ids), piece by piece.
@@ -268,11 +302,15 @@ class LanguageModel:
         Draws with temperature 0.8, top-p 0.95 and min-p 0.05 unless ``sampling`` says
         otherwise; ``temperature`` 0 always takes the most probable token. The same seed gives the
         same text, with ``speculate`` (several tokens per pass where that is faster, see
-        :mod:`linnet.run.speculate`) and without. What a ``timeline`` of this model holds
-        of the prompt is not evaluated again. The text ends with one of the tokens ``ends``
-        (default: the end of a text). Raises UsageError for an empty prompt
-        without BOS or an impossible sampling option, ContextFullError when the prompt
-        does not fit.
+        :mod:`linnet.run.speculate`) and without. What a ``timeline`` of this model (default:
+        one that goes on from an earlier call which began alike) holds of the prompt is not
+        evaluated again. The text ends with one of the tokens ``ends`` (default: the end of a text).
+
+        A text longer than the context is an error if it is the prompt, and otherwise
+        ends there. With ``overflow="slide"`` its middle is left out instead, as
+        :func:`linnet.run.context.cut_middle` says, but never the first ``n_keep`` tokens
+        and BOS. Raises UsageError for an empty prompt without BOS or an impossible
+        option, ContextFullError when the prompt does not fit.
         """
         ids = self.tokenize(prompt) if isinstance(prompt, str) else list(prompt)
         if max_tokens < 1:
@@ -281,15 +319,23 @@ class LanguageModel:
             raise UsageError(
                 "the prompt is empty and this model has no beginning-of-sequence token; write something"
             )
-        if len(ids) > self.n_ctx:
-            raise ContextFullError(
-                f"the prompt has {len(ids)} tokens and the context holds {self.n_ctx}; "
-                "shorten it or raise n_ctx"
-            )
+        kept = self._tokens_kept(ids, overflow, n_keep)
+        left = ids if kept is None else cut_middle(ids, self.n_ctx, kept)
+        check_prompt(len(left), self.n_ctx)
         chosen: SamplingOptions = {**DEFAULT_SAMPLING, **sampling}
         sampler = Sampler(self.model.vocab_size, **chosen)
-        drafter = self._open_drafter(ids) if speculate else None
-        return TextStream(timeline or Timeline(self.open_session()), ids, sampler, max_tokens, drafter, ends)
+        timeline = timeline or Timeline(self.cache.open(left), self.cache)
+        timeline.n_keep, timeline.dropped_tokens = kept, len(ids) - len(left)
+        drafter = self._open_drafter(left) if speculate else None
+        return TextStream(timeline, left, sampler, max_tokens, drafter, ends)
+
+    def _tokens_kept(self, ids: list[int], overflow: str, n_keep: int) -> int | None:
+        """How many of the first tokens stay when a text slides; None when it does not."""
+        if overflow not in OVERFLOWS:
+            raise UsageError(f"overflow is '{overflow}'; choose from {', '.join(OVERFLOWS)}")
+        if overflow == "error":
+            return None
+        return 1 if n_keep == 0 and ids[0] == self.tokenizer.bos_id else n_keep
 
     def generate(self, prompt: str | Sequence[int], **options: Unpack[StreamOptions]) -> Generation:
         """As :meth:`stream`, with the same options, all at once."""
@@ -322,14 +368,6 @@ class LanguageModel:
         """Was this model made for conversations, as its file says?"""
         return any(key.startswith("tokenizer.chat_template") for key in self.model.metadata)
 
-    def take_timeline(self) -> Timeline:
-        """That of the last conversation, or a new one while that is in use."""
-        return self._idle.pop() if self._idle else Timeline(self.open_session())
-
-    def give_timeline(self, timeline: Timeline) -> None:
-        """Keeps the timeline of a conversation that has paused for the next one."""
-        self._idle[:] = [timeline]
-
     def _open_drafter(self, prompt: Sequence[int]) -> Drafter:
         if self.draft is None:
             return TextDrafter(prompt)
@@ -346,5 +384,9 @@ class LanguageModel:
 
 def _room_for(n_ctx: int) -> int:
     """Tokens the timelines of a model can hold together, in whole pages; only what is used costs memory."""
-    tokens = -(-n_ctx // PAGE_TOKENS) * PAGE_TOKENS
+    tokens = _whole_pages(n_ctx)
     return min(max(tokens, TIMELINES * min(tokens, DEFAULT_N_CTX)), 2**31 - 1)
+
+
+def _whole_pages(n_tokens: int) -> int:
+    return -(-n_tokens // PAGE_TOKENS) * PAGE_TOKENS

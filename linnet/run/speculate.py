@@ -22,7 +22,7 @@ from __future__ import annotations
 import ctypes
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from linnet.engine.sampler import Sampler
@@ -263,22 +263,30 @@ class Pace:
 class Continuation:
     """The tokens that follow a timeline whose last logits are there, drawn by ``sampler``.
 
-    ``drafted`` and ``accepted`` count the guesses that were checked and those that were right.
+    ``drafted`` and ``accepted`` count the guesses that were checked and those that were right. ``slide``
+    makes room when the context is full; it is given the last token, which is not evaluated yet.
     """
 
-    def __init__(self, session: Session, sampler: Sampler, drafter: Drafter | None = None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        sampler: Sampler,
+        drafter: Drafter | None = None,
+        slide: Callable[[int], None] | None = None,
+    ) -> None:
         self.drafted = 0
         self.accepted = 0
         self._session, self._sampler, self._drafter = session, sampler, drafter
+        self._slide = slide
         self._pace = Pace()
         self._rest = 0  # plain passes left before guesses are considered again
         self._unseen: list[int] = []  # tokens of the text that the drafter was not told of
         self._logits = (ctypes.c_float * 0)()  # [tokens of the largest pass so far][vocab_size]
 
     def tokens(self, max_tokens: int) -> Iterator[int]:
-        """Draws at most ``max_tokens``, fewer when the context ends. Each becomes part of the text, and
-        the next is computed, when the next is asked for."""
-        most = min(max_tokens, self._session.n_ctx - len(self._session) + 1)  # the last is not evaluated
+        """Draws at most ``max_tokens``, fewer when the context ends and does not slide. Each becomes part of
+        the text, and the next is computed, when the next is asked for."""
+        most = min(max_tokens, self._room())
         made, drawn = 0, iter([self._session.draw(self._sampler)])
         while True:
             for token in drawn:
@@ -287,9 +295,18 @@ class Continuation:
                 if self._drafter is not None:
                     self._unseen.append(token)
                 made += 1
-            if made >= most:
+            if made < most:
+                drawn = self._pass(token, most - made)
+            elif made < max_tokens and self._slide is not None:
+                self._slide(token)
+                most = min(max_tokens, made + self._room())
+                drawn = iter([self._session.draw(self._sampler)])
+            else:
                 return
-            drawn = self._pass(token, most - made)
+
+    def _room(self) -> int:
+        """Tokens that can be drawn; the last is not evaluated."""
+        return self._session.n_ctx - len(self._session) + 1
 
     def _pass(self, last: int, room: int) -> Iterator[int]:
         """Evaluates the last token of the text and guesses after it, and draws 1 to ``room`` tokens."""

@@ -18,9 +18,9 @@ _DIM, _BOLD, _PLAIN = "\x1b[2m", "\x1b[1m", "\x1b[0m"
 def run(options: RunOptions) -> dict[str, object]:
     """Generates text as ``options`` say; returns what ``--json`` prints.
 
-    ``text, tokens, prompt_tokens, finish_reason, prefill_tok_s, decode_tok_s, ttft_s``
-    (seconds from the start of the process to the first token), ``drafted, accepted, peak_rss_bytes,
-    energy, seed``.
+    ``text, tokens, prompt_tokens, cached_tokens, dropped_tokens, finish_reason, prefill_tok_s,
+    decode_tok_s, ttft_s`` (seconds from the start of the process to the first token), ``drafted,
+    accepted, peak_rss_bytes, energy, seed``.
     """
     if options.prompt is None and sys.stdin.isatty() and not options.json:
         return _converse(_load(options), options)
@@ -52,6 +52,8 @@ def _stream(model: LanguageModel, prompt: str, options: RunOptions) -> TextStrea
         min_p=options.min_p,
         repetition_penalty=options.repetition_penalty,
         seed=options.seed,
+        overflow=options.overflow,
+        n_keep=options.n_keep,
     )
 
 
@@ -71,6 +73,8 @@ def _answer(model: LanguageModel, prompt: str, options: RunOptions) -> dict[str,
         "text": made.text,
         "tokens": len(made.ids),
         "prompt_tokens": made.prompt_tokens,
+        "cached_tokens": made.cached_tokens,
+        "dropped_tokens": made.dropped_tokens,
         "finish_reason": made.finish_reason,
         "prefill_tok_s": made.prefill_tok_s,
         "decode_tok_s": made.decode_tok_s,
@@ -142,6 +146,8 @@ def _print_cost(made: Generation, ttft: float | None, energy: Energy) -> None:
     parts = [f"{len(made.ids)} tokens", speed, first, memory, energy.per_token(len(made.ids))]
     if made.drafted:
         parts.insert(2, f"{made.accepted} of {made.drafted} guesses right")
+    if made.dropped_tokens:
+        parts.append(f"{made.dropped_tokens} tokens left out to make room")
     if made.finish_reason == "context":
         parts.append("stopped: the context is full, raise it with --n-ctx")
     print(_styled(" · ".join(parts), _DIM, sys.stderr), file=sys.stderr)

@@ -1,26 +1,33 @@
-"""A session together with the token ids it holds, so that no token is evaluated twice."""
+"""The session of one text, or of texts that begin alike: no token is evaluated twice."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from linnet.engine.session import Session
-from linnet.errors import LinnetError
+from linnet.errors import UsageError
+from linnet.run.context import PromptCache, cut_middle
 
 PREFILL_CHUNK = 256  # tokens per call into the core; an interrupt is noticed between calls
 
 
 class Timeline:
-    """Texts that begin alike, one after the other, on one session.
+    """Texts that begin alike, one after the other, on one session. Belongs to one text at a time.
 
-    :attr:`ids` are the tokens the session holds. Belongs to one text at a time.
+    ``cache`` takes the session over when the first text ends. Where :attr:`n_keep` is set the text slides:
+    when the context is full it is cut by :func:`cut_middle`; :attr:`dropped_tokens` were left out.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, cache: PromptCache | None = None) -> None:
         self.session = session
-        self.ids: list[int] = []
+        self.n_keep: int | None = None
+        self.dropped_tokens = 0
+        self._cache = cache
+
+    @property
+    def ids(self) -> list[int]:
+        """The tokens the session holds."""
+        return self.session.ids
 
     def prefill(self, prompt: Sequence[int]) -> int:
         """Makes the session hold ``prompt``; returns how many tokens had to be evaluated.
@@ -28,35 +35,29 @@ class Timeline:
         What it holds already is kept, apart from the last token, which is evaluated
         for its logits. An interrupt leaves what was evaluated.
         """
-        same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(self.ids, prompt, strict=False))
-        kept = self._cut(min(sum(1 for _ in same), len(prompt) - 1))
+        kept = self._cut(min(self.session.common(prompt), len(prompt) - 1))
         for start in range(kept, len(prompt), PREFILL_CHUNK):
-            chunk = prompt[start : start + PREFILL_CHUNK]
-            self.session.eval(chunk)
-            self.ids += chunk
+            self.session.eval(prompt[start : start + PREFILL_CHUNK])
         return len(prompt) - kept
 
-    @contextmanager
-    def following(self, prompt: Sequence[int], made: Sequence[int]) -> Iterator[None]:
-        """Around drawing tokens onto the session.
+    def slide(self, last: int) -> None:
+        """Makes room: the text, which ends with ``last``, goes on from what is left of it."""
+        text = [*self.ids, last]
+        rest = cut_middle(text, self.session.n_ctx, self.n_keep or 0)
+        self.dropped_tokens += len(text) - len(rest)
+        self.prefill(rest)
 
-        Afterwards it holds :attr:`ids`, those of ``prompt`` and ``made`` that were
-        evaluated, and nothing else, such as guesses.
-        """
-        try:
-            yield
-        finally:
-            self.ids = [*prompt, *made][: len(self.session)]
-            if len(self.session) > len(self.ids):
-                self._cut(len(self.ids))
+    def finish(self) -> None:
+        """The text has ended: the cache, if there is one, takes the session."""
+        if self._cache is not None:
+            self._cache.keep(self.session)
+            self._cache = None
 
     def _cut(self, length: int) -> int:
         """Forgets what comes after; everything where the session cannot go back so far (a sliding window)."""
-        if length < len(self.session):
-            try:
-                self.session.truncate(length)
-            except LinnetError:
-                self.session.truncate(0)
-                length = 0
-        self.ids = self.ids[:length]
+        try:
+            self.session.truncate(length)
+        except UsageError:
+            self.session.truncate(0)
+            return 0
         return length

@@ -1,0 +1,140 @@
+"""What a model sees of a text: what earlier calls evaluated already, and what goes when the room ends.
+
+Nothing is left out of a text unless the user named a way: with ``slide`` the middle of a text that is longer
+than the context goes, see :func:`cut_middle`; :func:`drop_oldest_turns` shortens a conversation. What is left
+is evaluated as if it were all there ever was: the model's answer to a shortened text is its answer to that
+text, wherever the rest of it was once seen.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from linnet.engine.session import PAGE_TOKENS, Session, Workspace
+from linnet.errors import ContextFullError, UsageError
+
+MOST_KEPT = 32  # timelines; beside its pages each holds the logits of one token
+LEAST_COMMON = 16  # tokens; taking fewer over costs more, the copy of a page, than evaluating them
+_ALWAYS_KEPT = ("system", "developer")  # roles of messages that are not turns
+
+
+class PromptCache:
+    """Timelines of earlier calls, of which a new one takes the beginning they have in common.
+
+    Together they hold at most ``max_tokens``, in whole pages (a page that two of them share counts twice);
+    the one used least recently goes first, and before that any whose pages a timeline in use needs. A new
+    timeline that goes on from one of them gives the same bits as one evaluated from its first token.
+    """
+
+    def __init__(self, workspace: Workspace, n_ctx: int, max_tokens: int) -> None:
+        self._workspace = workspace
+        self._n_ctx = n_ctx
+        self._max_pages = max_tokens // PAGE_TOKENS
+        self._kept: list[Session] = []  # least recently used first
+        give_up = weakref.WeakMethod(self._give_up)  # no cycle: a model is gone when nobody names it
+        workspace.give_up = lambda: bool((method := give_up()) and method())
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of all timelines that are kept."""
+        return sum(len(session) for session in self._kept)
+
+    def open(self, ids: Sequence[int]) -> Session:
+        """A timeline for ``ids`` that holds as many of the first of them as are known, but never the last,
+        whose logits are wanted."""
+        with self._workspace.turn:
+            known = [(session.common(ids[:-1]), session) for session in reversed(self._kept)]
+            for common, session in sorted(known, key=lambda pair: pair[0], reverse=True):
+                if common >= LEAST_COMMON and (twin := _fork(session, common)) is not None:
+                    self._kept.remove(session)
+                    self._kept.append(session)
+                    return twin
+            return Session(self._workspace, self._n_ctx)
+
+    def keep(self, session: Session) -> None:
+        """Takes a timeline over; its owner does not use it any more."""
+        with self._workspace.turn:
+            if not session.is_open:  # the garbage collector was here, with whoever abandoned a stream
+                return
+            ids = session.ids
+            if not self._max_pages or not ids:
+                session.close()
+                return
+            longer = next((kept for kept in self._kept if kept.common(ids) == len(ids)), session)
+            beginnings = [kept for kept in self._kept if kept is longer or kept.common(ids) == len(kept)]
+            self._kept = [kept for kept in self._kept if kept not in beginnings] + [longer]
+            while len(self._kept) > MOST_KEPT or sum(map(_pages, self._kept)) > self._max_pages:
+                self._give_up()
+
+    def clear(self) -> None:
+        """Keeps nothing of what was."""
+        with self._workspace.turn:
+            while self._give_up():
+                pass
+
+    def _give_up(self) -> bool:
+        """Closes the timeline used least recently; False when there is none."""
+        if not self._kept:
+            return False
+        self._kept.pop(0).close()
+        return True
+
+
+def _fork(session: Session, length: int) -> Session | None:
+    """The first ``length`` tokens; None where they have left a sliding window."""
+    try:
+        return session.fork(length)
+    except UsageError:
+        return None
+
+
+def _pages(session: Session) -> int:
+    return -(-len(session) // PAGE_TOKENS)
+
+
+def cut_middle(ids: Sequence[int], n_ctx: int, n_keep: int) -> list[int]:
+    """``ids`` if they fit into ``n_ctx``, else the first ``n_keep`` and so many of the last that they fill
+    half of the other room.
+
+    What is left is a text of its own, whose tokens have the positions 0, 1, 2, ... Raises UsageError when
+    ``n_keep`` leaves no room.
+    """
+    last = (n_ctx - n_keep) // 2
+    if n_keep < 0 or last < 1:
+        raise UsageError(f"n_keep is {n_keep}; in a context of {n_ctx} it can be 0 to {max(n_ctx - 2, 0)}")
+    return list(ids) if len(ids) <= n_ctx else [*ids[:n_keep], *ids[-last:]]
+
+
+def check_prompt(n_tokens: int, n_ctx: int) -> None:
+    """Raises ContextFullError, with the counts, for a prompt that is longer than the context."""
+    if n_tokens > n_ctx:
+        raise ContextFullError(
+            f"the prompt has {n_tokens} tokens and the context holds {n_ctx}; shorten it or raise n_ctx"
+        )
+
+
+def drop_oldest_turns(
+    messages: Sequence[Mapping[str, Any]],
+    render: Callable[[Sequence[Mapping[str, Any]]], Sequence[int]],
+    limit: int,
+) -> tuple[list[Mapping[str, Any]], Sequence[int], int]:
+    """A conversation without as many of its oldest turns as it takes to get within ``limit`` tokens.
+
+    A turn is a message of the user and all that follows up to the next one, so no answer and no result of a
+    tool is left without its question. System messages stay, and so does the last turn. ``render`` makes
+    token ids of messages. Returns the messages left, their ids and how many messages went. Raises
+    ContextFullError with the counts when even the last turn is too long.
+    """
+    begins = [i for i, message in enumerate(messages) if message.get("role") == "user"]
+    ids: Sequence[int] = ()
+    for first in [0, *begins[1:]]:
+        left = [m for i, m in enumerate(messages) if i >= first or m.get("role") in _ALWAYS_KEPT]
+        ids = render(left)
+        if len(ids) <= limit:
+            return left, ids, len(messages) - len(left)
+    raise ContextFullError(
+        f"the last turn alone has {len(ids)} tokens, with the system message, and there is room for {limit}; "
+        "shorten it or raise n_ctx"
+    )
