@@ -31,6 +31,11 @@ static const ln_tensor_rule output_norm[] = {
     {0},
 };
 
+static const ln_tensor_rule positions[] = {
+    {GLOBAL("position_embd", positions, LN_FIELD_TABLE, LN_EXTENT_POSITIONS, LN_EXTENT_DIM)},
+    {0},
+};
+
 static const ln_tensor_rule rope_factors[] = {
     {GLOBAL("rope_freqs", rope_divisors, LN_FIELD_VECTOR, LN_EXTENT_ONE, LN_EXTENT_ROPE_PAIRS), .optional = 1},
     {GLOBAL("rope_factors_short", rope_short, LN_FIELD_VECTOR, LN_EXTENT_ONE, LN_EXTENT_ROPE_PAIRS), .optional = 1},
@@ -41,6 +46,22 @@ static const ln_tensor_rule rope_factors[] = {
 static const ln_tensor_rule pre_norms[] = {
     {NORM("attn_norm", attn_norm, ONE, DIM)},
     {NORM("ffn_norm", ffn_norm, ONE, DIM)},
+    {0},
+};
+
+static const ln_tensor_rule attn_norm[] = {
+    {NORM("attn_norm", attn_norm, ONE, DIM)},
+    {0},
+};
+
+static const ln_tensor_rule optional_ffn_norm[] = {
+    {NORM("ffn_norm", ffn_norm, ONE, DIM), .optional = 1},
+    {0},
+};
+
+static const ln_tensor_rule sub_norms[] = {
+    {NORM("attn_sub_norm", attn_sub_norm, ONE, QUERY)},
+    {NORM("ffn_sub_norm", ffn_sub_norm, ONE, FFN)},
     {0},
 };
 
@@ -71,6 +92,19 @@ static const ln_tensor_rule head_norms[] = {
 static const ln_tensor_rule wide_head_norms[] = {
     {NORM("attn_q_norm", q_norm, ONE, QUERY)},
     {NORM("attn_k_norm", k_norm, ONE, KEY)},
+    {0},
+};
+
+/* Of each head its own. */
+static const ln_tensor_rule optional_head_norms[] = {
+    {NORM("attn_q_norm", q_norm, HEADS, HEAD_DIM), .optional = 1},
+    {NORM("attn_k_norm", k_norm, KV_HEADS, HEAD_DIM), .optional = 1},
+    {0},
+};
+
+static const ln_tensor_rule plain_ffn[] = {
+    {LINEAR("ffn_up", up, FFN, DIM)},
+    {LINEAR("ffn_down", down, DIM, FFN)},
     {0},
 };
 
@@ -115,6 +149,21 @@ static const ln_arch archs[] = {
      {.rope_pairs = LN_ROPE_NEIGHBOURS, .divides_logits = 1}},
     {"smollm3", {embedding, output_norm, rope_factors}, {pre_norms, attention, gated_ffn},
      {.rope_pairs = LN_ROPE_NEIGHBOURS, .rope_interval = 4}},
+    {"mobilellm", {embedding, output_norm, rope_factors}, {pre_norms, attention, gated_ffn},
+     {.rope_pairs = LN_ROPE_NEIGHBOURS}},
+    {"bitnet", {embedding, output_norm, rope_factors}, {pre_norms, attention, sub_norms, gated_ffn},
+     {.rope_pairs = LN_ROPE_HALVES}},
+    {"stablelm", {embedding, output_norm, rope_factors},
+     {attn_norm, optional_ffn_norm, attention, optional_head_norms, gated_ffn},
+     {.norm = LN_NORM_LAYER, .rope_pairs = LN_ROPE_HALVES, .parallel = LN_PARALLEL_WITHOUT_FFN_NORM}},
+    {"gpt2", {embedding, positions, output_norm}, {pre_norms, attention, plain_ffn},
+     {.norm = LN_NORM_LAYER, .activation = LN_GELU_TANH}},
+    {"opt", {embedding, positions, output_norm}, {pre_norms, attention, plain_ffn},
+     {.norm = LN_NORM_LAYER, .activation = LN_RELU}},
+    {"gptneox", {embedding, output_norm}, {pre_norms, attention, plain_ffn},
+     {.norm = LN_NORM_LAYER, .activation = LN_GELU_ERF, .rope_pairs = LN_ROPE_HALVES}},
+    {"phi2", {embedding, output_norm}, {attn_norm, attention, plain_ffn},
+     {.norm = LN_NORM_LAYER, .activation = LN_GELU_TANH, .rope_pairs = LN_ROPE_HALVES, .parallel = LN_PARALLEL}},
 };
 
 #define N_ARCHS (sizeof archs / sizeof archs[0])

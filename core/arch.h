@@ -35,7 +35,6 @@ typedef struct ln_facts {
     float norm_epsilon;
     ln_activation activation;
     int parallel_residual;  /* attention and feed-forward read the same stream (Wang & Komatsuzaki 2021, GPT-J) */
-    int learned_positions;  /* max_seq_len is a hard limit */
 
     int32_t sliding_window; /* a token attends to itself and those before it, this many in all; 0 = to all */
     int32_t lookback;       /* the same of the layer that looks back farthest */

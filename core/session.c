@@ -46,6 +46,10 @@ int32_t ln_session_open(ln_workspace *workspace, int32_t n_ctx, ln_session **out
         return ln_fail(err, LN_BAD_ARGUMENT, "n_ctx is %d; give 1 or more, or 0 for what the model was trained with",
                        (int)n_ctx);
     }
+    if (workspace->model->globals.positions.w.data != NULL && n_ctx > workspace->model->facts.max_seq_len) {
+        return ln_fail(err, LN_BAD_ARGUMENT, "n_ctx is %d and the model has learned only %d positions; give %d or less",
+                       (int)n_ctx, (int)workspace->model->facts.max_seq_len, (int)workspace->model->facts.max_seq_len);
+    }
     return allocate(workspace, n_ctx != 0 ? n_ctx : default_n_ctx(workspace), out, err);
 }
 

@@ -9,6 +9,7 @@ import pytest
 
 from linnet.engine.model import Model
 from linnet.engine.session import Session, Workspace
+from linnet.errors import UsageError
 from linnet.types import TensorType
 from tests.tiny_families import CONTEXT, FAMILIES, VOCAB, write_family
 
@@ -73,3 +74,10 @@ def test_llama_cpp_computes_the_same_logits(path: tuple[str, Path]) -> None:
     session = Session(Workspace(Model.open(file), n_threads=1, kv_type=TensorType.F32), CONTEXT)
     tolerance = 5e-3 if FAMILIES[name].type == "F32" else 5e-2  # its GELU is a table of f16
     np.testing.assert_allclose(session.eval_all(IDS), expected, atol=tolerance, rtol=0)
+
+
+def test_learned_positions_end_where_the_model_has_no_more(tmp_path: Path) -> None:
+    pytest.importorskip("gguf", reason="gguf writes the models of this test; pip install 'linnet[test]'")
+    model = Model.open(write_family(FAMILIES["gpt2"], tmp_path / "gpt2.gguf"))
+    with pytest.raises(UsageError, match=f"learned only {CONTEXT} positions"):
+        Session(Workspace(model, kv_tokens=1024), CONTEXT + 1)

@@ -53,7 +53,20 @@ def _biased(shapes: Shapes, *names: str) -> Shapes:
     return {**shapes, **biases}
 
 
+def _all_biased(shapes: Shapes) -> Shapes:
+    return _biased(shapes, *(name.removesuffix(".weight") for name in shapes))
+
+
 LLAMA: Shapes = {**PRE_NORMS, **ATTENTION, **GATED}
+PLAIN: Shapes = {"ffn_up.weight": (FFN, DIM), "ffn_down.weight": (DIM, FFN)}
+LAYER_NORMED: Shapes = {**EMBEDDING, "output_norm.bias": (DIM,)}
+POSITIONS: Shapes = {**TIED, "output_norm.bias": (DIM,), "position_embd.weight": (CONTEXT, DIM)}
+GPT2: Shapes = _all_biased({**PRE_NORMS, "attn_qkv.weight": (3 * QUERY, DIM), **OUT, **PLAIN})
+OPT: Shapes = _all_biased({**PRE_NORMS, **ATTENTION, **PLAIN})
+EACH_HEAD: Shapes = {"attn_q_norm.weight": (HEADS, HEAD), "attn_k_norm.weight": (KV_HEADS, HEAD)}
+NEOX: Shapes = _all_biased({**PRE_NORMS, **FUSED_ATTENTION, **PLAIN})
+PHI2: Shapes = _all_biased({"attn_norm.weight": (DIM,), **ATTENTION, **PLAIN})
+BITNET: Shapes = {**LLAMA, "attn_sub_norm.weight": (QUERY,), "ffn_sub_norm.weight": (FFN,)}
 GEMMA2: Shapes = {**LLAMA, **POST_NORMS}
 
 FAMILIES: dict[str, Family] = {
@@ -140,6 +153,46 @@ FAMILIES: dict[str, Family] = {
         TIED,
     ),
     "smollm3": Family("smollm3", RMS, lambda _: LLAMA, TIED),
+    "mobilellm": Family("mobilellm", {**RMS, "block_repeat": 2}, lambda _: LLAMA, TIED, llama_cpp=False),
+    "bitnet": Family("bitnet", RMS, lambda _: BITNET, TIED),
+    # Only the newest llama.cpp reads the activation.
+    "bitnet_relu2": Family("bitnet", {**RMS, "hidden_act": "relu2"}, lambda _: BITNET, TIED, llama_cpp=False),
+    "bitnet_scaled": Family(
+        "bitnet",
+        RMS,
+        lambda _: {**BITNET, "attn_q.scale": (1,), "ffn_down.scale": (1,), "ffn_up.scale": (1,)},
+        TIED,
+    ),
+    "gpt2": Family("gpt2", {**LAYER_NORM, "attention.head_count_kv": HEADS}, lambda _: GPT2, POSITIONS),
+    # llama.cpp knows no such architecture.
+    "opt": Family("opt", LAYER_NORM, lambda _: OPT, POSITIONS, llama_cpp=False),
+    "gptneox": Family(
+        "gptneox",
+        {**LAYER_NORM, "use_parallel_residual": True, "rope.dimension_count": 4},
+        lambda _: NEOX,
+        LAYER_NORMED,
+    ),
+    "gptneox_sequential": Family(
+        "gptneox", {**LAYER_NORM, "use_parallel_residual": False}, lambda _: NEOX, LAYER_NORMED
+    ),
+    "phi2": Family(
+        "phi2",
+        {**LAYER_NORM, "rope.dimension_count": 8},
+        lambda _: PHI2,
+        {**LAYER_NORMED, "output.bias": (VOCAB,)},
+    ),
+    "stablelm": Family(
+        "stablelm",
+        {**LAYER_NORM, "use_parallel_residual": False, "rope.dimension_count": 4},
+        lambda _: _biased(LLAMA, "attn_norm", "ffn_norm", "attn_q", "attn_k", "attn_v"),
+        LAYER_NORMED,
+    ),
+    "stablelm_parallel": Family(
+        "stablelm",
+        {**LAYER_NORM, "use_parallel_residual": True},
+        lambda _: _biased({"attn_norm.weight": (DIM,), **ATTENTION, **EACH_HEAD, **GATED}, "attn_norm"),
+        LAYER_NORMED,
+    ),
 }
 
 

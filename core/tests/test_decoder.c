@@ -357,8 +357,7 @@ static void test_refused_tensors(void) {
     m.odd_type = "blk.0.attn_v.weight";
     expect_refusal(&m, LN_UNSUPPORTED, "'blk.0.attn_v.weight' is of type iq2_xxs (16)");
     const char *const extras[] = {"blk.0.attn_q.odd", "blk.0.attn_q_norm.weight", "blk.2.attn_norm.weight",
-                                  "blk.00.attn_norm.weight",
-                                  "blk..attn_norm.weight", "blk.1", "more"};
+                                  "blk.00.attn_norm.weight", "blk..attn_norm.weight", "blk.1", "more"};
     for (size_t i = 0; i < sizeof extras / sizeof extras[0]; i++) {
         m = tiny;
         m.extra = extras[i];
