@@ -122,16 +122,26 @@ static const ln_tensor_rule fused_gated_ffn[] = {
     {0},
 };
 
+static const ln_tensor_rule experts[] = {
+    {LINEAR("ffn_gate_inp", router, EXPERTS, DIM), .when = LN_IF_EXPERTS},
+    {EXPERTS("ffn_gate_exps", gate_experts, EXPERT_FFN, DIM)},
+    {EXPERTS("ffn_up_exps", up_experts, EXPERT_FFN, DIM)},
+    {EXPERTS("ffn_down_exps", down_experts, DIM, EXPERT_FFN)},
+    {0},
+};
+
 /* ---- the table -------------------------------------------------------------- */
 
 /* RMSNorm, SwiGLU and full attention are zero. */
 static const ln_arch archs[] = {
-    /* Touvron et al. 2023, and Mistral: Jiang et al. 2023. */
-    {"llama", {embedding, output_norm, rope_factors}, {pre_norms, attention, gated_ffn},
+    /* Touvron et al. 2023, and Mistral and Mixtral: Jiang et al. 2023, 2024. */
+    {"llama", {embedding, output_norm, rope_factors}, {pre_norms, attention, gated_ffn, experts},
      {.rope_pairs = LN_ROPE_NEIGHBOURS}},
     {"qwen2", {embedding, output_norm, rope_factors}, {pre_norms, attention, gated_ffn},
      {.rope_pairs = LN_ROPE_HALVES}},
     {"qwen3", {embedding, output_norm, rope_factors}, {pre_norms, attention, head_norms, gated_ffn},
+     {.rope_pairs = LN_ROPE_HALVES}},
+    {"qwen3moe", {embedding, output_norm, rope_factors}, {pre_norms, attention, head_norms, gated_ffn, experts},
      {.rope_pairs = LN_ROPE_HALVES}},
     {"phi3", {embedding, output_norm, rope_factors}, {pre_norms, attention, fused_gated_ffn},
      {.rope_pairs = LN_ROPE_HALVES}},

@@ -216,9 +216,13 @@ static void run_layer(ln_workspace *w, const ln_layer *below, const layer_job *j
     before.add_norm = &layer->attn_post_norm;
     before.adds_late = f->parallel_residual;
     before.norm = f->parallel_residual && layer->ffn_norm.weight == NULL ? &layer->attn_norm : &layer->ffn_norm;
-    before.q8 = wants_q8(&layer->gate, &layer->up, &layer->up) ? w->q8 : NULL;
+    before.q8 = wants_q8(&layer->gate, &layer->up, &layer->router) ? w->q8 : NULL;
     run_tokens(&before);
-    run_ffn(w, layer);
+    if (layer->router.w.data != NULL) {
+        ln_experts_run(w, layer);
+    } else {
+        run_ffn(w, layer);
+    }
 }
 
 void ln_decoder_run(ln_workspace *w) {

@@ -60,7 +60,7 @@ typedef struct part {
     int64_t factors[2];
 } part;
 
-#define N_PARTS 18
+#define N_PARTS 31
 
 static int64_t larger(int64_t a, int64_t b) {
     return a > b ? a : b;
@@ -77,6 +77,7 @@ static void plan_memory(const ln_workspace *w, part parts[N_PARTS]) {
     const int64_t pairs = ln_extent_of(f, LN_EXTENT_ROPE_PAIRS);
     const int64_t tables = ln_rotary_tables(w->model);
     const int64_t n = w->n_batch;
+    const int64_t n_slots = n * f->n_experts_used;
     const int64_t n_threads = ln_threads_count(w->compute.threads);
     const int64_t scratch = (int64_t)ln_attention_scratch_bytes(f);
     const part all[N_PARTS] = {
@@ -95,6 +96,19 @@ static void plan_memory(const ln_workspace *w, part parts[N_PARTS]) {
         {offsetof(ln_workspace, q8), sizeof(ln_q8_block), {n, groups_of(larger(query, f->dim))}},
         {offsetof(ln_workspace, ffn_q8), sizeof(ln_q8_block), {n, groups_of(f->ffn_dim)}},
         {offsetof(ln_workspace, gated_scratch), sizeof(float), {n_threads, (int64_t)ln_gated_scratch(w->n_batch)}},
+        {offsetof(ln_workspace, experts.scores), sizeof(float), {n, f->n_experts}},
+        {offsetof(ln_workspace, experts.chosen), sizeof(int32_t), {n_slots, 1}},
+        {offsetof(ln_workspace, experts.weights), sizeof(float), {n_slots, 1}},
+        {offsetof(ln_workspace, experts.slots), sizeof(int32_t), {n_slots, 1}},
+        {offsetof(ln_workspace, experts.tokens), sizeof(int32_t), {n_slots, 1}},
+        {offsetof(ln_workspace, experts.expert_of), sizeof(int32_t), {n_slots, 1}},
+        {offsetof(ln_workspace, experts.first), sizeof(int32_t), {(int64_t)f->n_experts + 1, 1}},
+        {offsetof(ln_workspace, experts.x), sizeof(float), {n_slots, f->dim}},
+        {offsetof(ln_workspace, experts.inner), sizeof(float), {n_slots, f->expert_ffn_dim}},
+        {offsetof(ln_workspace, experts.q8), sizeof(ln_q8_block), {n_slots, groups_of(f->dim)}},
+        {offsetof(ln_workspace, experts.inner_q8), sizeof(ln_q8_block), {n_slots, groups_of(f->expert_ffn_dim)}},
+        {offsetof(ln_workspace, experts.gated), sizeof(ln_gated_product), {f->n_experts, 1}},
+        {offsetof(ln_workspace, experts.down), sizeof(ln_product), {f->n_experts, 1}},
         {offsetof(ln_workspace, head), sizeof(float), {LN_HEAD_BATCH, f->vocab_size}},
         {offsetof(ln_workspace, attention.partials), sizeof(float),
          {w->attention.max_partials, ln_partial_floats(f->head_dim)}},
@@ -151,7 +165,8 @@ static ln_status allocate(ln_workspace *w, ln_error *err) {
 
 static int32_t batch_of(const ln_facts *f, const ln_workspace_options *o) {
     const int32_t wanted = o->n_batch != 0 ? o->n_batch : DEFAULT_BATCH;
-    const int32_t most = INT32_MAX / f->n_heads; /* one job has up to n_batch * n_heads items */
+    const int32_t items = f->n_experts_used > f->n_heads ? f->n_experts_used : f->n_heads;
+    const int32_t most = INT32_MAX / items; /* one job has up to n_batch * items of them */
     return wanted < most ? wanted : most;
 }
 

@@ -4,6 +4,7 @@
 #define LINNET_WORKSPACE_H
 
 #include "attention.h"
+#include "experts.h"
 #include "model.h"
 #include "pages.h"
 #include "products.h"
@@ -40,6 +41,7 @@ struct ln_workspace {
     size_t bytes;    /* of memory */
     char *memory;    /* the one block everything below lies in */
     ln_rotary rotary;
+    ln_experts experts;
 
     /* The pass: at most n_batch tokens. */
     int32_t n_tokens;

@@ -13,7 +13,7 @@ VOCAB, CONTEXT = 96, 256
 DIM, FFN, LAYERS = 64, 96, 4
 HEADS, KV_HEADS, HEAD = 4, 2, 16
 QUERY, KEY = HEADS * HEAD, KV_HEADS * HEAD
-EXPERTS, USED, EXPERT_FFN = 8, 3, 40
+EXPERTS, USED, EXPERT_FFN = 8, 3, 32
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -67,6 +67,20 @@ EACH_HEAD: Shapes = {"attn_q_norm.weight": (HEADS, HEAD), "attn_k_norm.weight": 
 NEOX: Shapes = _all_biased({**PRE_NORMS, **FUSED_ATTENTION, **PLAIN})
 PHI2: Shapes = _all_biased({"attn_norm.weight": (DIM,), **ATTENTION, **PLAIN})
 BITNET: Shapes = {**LLAMA, "attn_sub_norm.weight": (QUERY,), "ffn_sub_norm.weight": (FFN,)}
+PHI3: Shapes = {
+    **PRE_NORMS,
+    **FUSED_ATTENTION,
+    "ffn_up.weight": (2 * FFN, DIM),
+    "ffn_down.weight": (DIM, FFN),
+}
+MOE: Shapes = {
+    **PRE_NORMS,
+    **ATTENTION,
+    "ffn_gate_inp.weight": (EXPERTS, DIM),
+    "ffn_gate_exps.weight": (EXPERTS, EXPERT_FFN, DIM),
+    "ffn_up_exps.weight": (EXPERTS, EXPERT_FFN, DIM),
+    "ffn_down_exps.weight": (EXPERTS, DIM, EXPERT_FFN),
+}
 GEMMA2: Shapes = {**LLAMA, **POST_NORMS}
 
 FAMILIES: dict[str, Family] = {
@@ -94,12 +108,7 @@ FAMILIES: dict[str, Family] = {
     "phi3": Family(
         "phi3",
         {**RMS, "rope.dimension_count": 12},
-        lambda _: {
-            **PRE_NORMS,
-            **FUSED_ATTENTION,
-            "ffn_up.weight": (2 * FFN, DIM),
-            "ffn_down.weight": (DIM, FFN),
-        },
+        lambda _: PHI3,
     ),
     "phi3_longrope": Family(
         "phi3",
@@ -109,12 +118,7 @@ FAMILIES: dict[str, Family] = {
             "rope.scaling.attn_factor": 1.19,
             "rope.scaling.original_context_length": 64,
         },
-        lambda _: {
-            **PRE_NORMS,
-            **FUSED_ATTENTION,
-            "ffn_up.weight": (2 * FFN, DIM),
-            "ffn_down.weight": (DIM, FFN),
-        },
+        lambda _: PHI3,
         {**EMBEDDING, "rope_factors_long.weight": (HEAD // 2,), "rope_factors_short.weight": (HEAD // 2,)},
     ),
     "gemma": Family("gemma", RMS, lambda _: LLAMA, TIED),
@@ -163,6 +167,24 @@ FAMILIES: dict[str, Family] = {
         lambda _: {**BITNET, "attn_q.scale": (1,), "ffn_down.scale": (1,), "ffn_up.scale": (1,)},
         TIED,
     ),
+    "mixtral": Family(
+        "llama",
+        {**RMS, "expert_count": EXPERTS, "expert_used_count": USED, "feed_forward_length": EXPERT_FFN},
+        lambda _: MOE,
+    ),
+    "qwen3moe": Family(
+        "qwen3moe",
+        {**RMS, "expert_count": EXPERTS, "expert_used_count": USED, "expert_feed_forward_length": EXPERT_FFN},
+        lambda _: {**MOE, **HEAD_NORMS},
+    ),
+    "mixtral_q8_0": Family(
+        "llama",
+        {**RMS, "expert_count": EXPERTS, "expert_used_count": USED, "feed_forward_length": EXPERT_FFN},
+        lambda _: MOE,
+        type="Q8_0",
+    ),
+    "llama_q8_0": Family("llama", RMS, lambda _: LLAMA, type="Q8_0"),
+    "phi3_q4_0": Family("phi3", RMS, lambda _: PHI3, type="Q4_0"),
     "gpt2": Family("gpt2", {**LAYER_NORM, "attention.head_count_kv": HEADS}, lambda _: GPT2, POSITIONS),
     # llama.cpp knows no such architecture.
     "opt": Family("opt", LAYER_NORM, lambda _: OPT, POSITIONS, llama_cpp=False),
@@ -223,11 +245,11 @@ def _pair(writer: Any, key: str, value: Any) -> None:
     kinds[type(value)](key, value)
 
 
-def write_family(family: Family, path: Path, seed: int = 0) -> Path:
-    """Writes a model of ``family`` with weights that ``seed`` gives."""
+def write_family(family: Family, path: Path, *, widened: bool = False) -> Path:
+    """Writes a model of ``family``, always the same; ``widened`` holds its packed weights as floats."""
     import gguf
 
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     writer = gguf.GGUFWriter(path, family.arch)
     keys: dict[str, Any] = {
         "context_length": CONTEXT, "embedding_length": DIM, "feed_forward_length": FFN, "block_count": LAYERS,
@@ -246,7 +268,11 @@ def write_family(family: Family, path: Path, seed: int = 0) -> Path:
     for name, shape in shapes.items():
         values = _values(name, shape, rng)
         if family.type != "F32" and values.ndim > 1 and "norm" not in name:
-            writer.add_tensor(name, gguf.quants.quantize(values, type), raw_dtype=type)
+            packed = gguf.quants.quantize(values, type)
+            if widened:
+                writer.add_tensor(name, gguf.quants.dequantize(packed, type))
+            else:
+                writer.add_tensor(name, packed, raw_dtype=type)
         else:
             writer.add_tensor(name, values)
     writer.write_header_to_file()
