@@ -239,19 +239,21 @@ void ln_decoder_run(ln_workspace *w) {
                             .add_norm = &below->ffn_post_norm, .x = w->x, .y = w->h});
 }
 
+static token_job last_norm(ln_workspace *w, const int32_t *tokens, int32_t n, float *y) {
+    return (token_job){.workspace = w, .n = n, .cols = w->model->facts.dim, .norm = &w->model->globals.output_norm,
+                       .rows = tokens, .x = w->x, .y = y};
+}
+
+void ln_decoder_hidden(ln_workspace *w, const int32_t *tokens, int32_t n, float *y) {
+    const token_job norm = last_norm(w, tokens, n, y);
+    run_tokens(&norm);
+}
+
 void ln_decoder_logits(ln_workspace *w, const int32_t *tokens, int32_t n, float *y) {
     const ln_facts *f = &w->model->facts;
     const ln_linear *head = ln_model_head(w->model);
-    const token_job norm = {
-        .workspace = w,
-        .n = n,
-        .cols = f->dim,
-        .norm = &w->model->globals.output_norm,
-        .rows = tokens,
-        .x = w->x,
-        .y = w->h,
-        .q8 = ln_wants_q8(&head->w) ? w->q8 : NULL,
-    };
+    token_job norm = last_norm(w, tokens, n, w->h);
+    norm.q8 = ln_wants_q8(&head->w) ? w->q8 : NULL;
     run_tokens(&norm);
     ln_product logits = product_of(head, vectors_of(w->h, w->q8, f->dim, n), y);
     logits.scale = f->logit_scale;

@@ -257,10 +257,12 @@ typedef struct ln_span {
     const int32_t *ids; /* [n] */
     float *logits;      /* [n][vocab_size], of every token; NULL: only those of the last are computed */
     int32_t n;
+    float *hidden;      /* [n][dim], of every token what the head reads; then it is left out. Or NULL */
 } ln_span;
 
 /* Appends every span to its session and evaluates all of them together: each pass over the
- * weights takes n_batch tokens. The logits of a span's last token are then at ln_session_logits.
+ * weights takes n_batch tokens. The logits of a span's last token are then at ln_session_logits,
+ * unless hidden states were asked for.
  * The bits of a result depend neither on what else is in the call nor on how a text is cut into
  * calls. A session appears at most once. On failure every timeline is as before the call;
  * LN_CONTEXT_FULL when a timeline or the pages are full. */

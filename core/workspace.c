@@ -347,6 +347,7 @@ static int fill_pass(ln_workspace *w, const ln_span *spans, int32_t n_spans, cur
             const int32_t n = ln_workspace_add(w, span->session, span->ids + at->done, span->n - at->done);
             const int64_t before = (int64_t)at->done * w->model->facts.vocab_size;
             segment->logits = span->logits != NULL ? span->logits + before : NULL;
+            segment->hidden = span->hidden != NULL ? span->hidden + (int64_t)at->done * w->model->facts.dim : NULL;
             at->done += n;
             segment->ends = at->done == span->n;
         }
@@ -383,6 +384,19 @@ static void compute_all_logits(ln_workspace *w) {
     }
 }
 
+/* The hidden states of segments that want them. */
+static void compute_hidden(ln_workspace *w) {
+    for (int32_t i = 0; i < w->n_segments; i++) {
+        const ln_segment *segment = &w->segments[i];
+        for (int32_t t = 0; segment->hidden != NULL && t < segment->n; t++) {
+            w->wanted[t] = segment->first + t;
+        }
+        if (segment->hidden != NULL) {
+            ln_decoder_hidden(w, w->wanted, segment->n, segment->hidden);
+        }
+    }
+}
+
 /* Sessions whose logits lie next to each other in head, [n][vocab_size], and go to each of them. */
 typedef struct keep_job {
     const float *head;
@@ -401,7 +415,7 @@ static void compute_last_logits(ln_workspace *w) {
     int32_t n = 0;
     for (int32_t i = 0; i < w->n_segments; i++) {
         const ln_segment *segment = &w->segments[i];
-        if (segment->logits == NULL && segment->ends) {
+        if (segment->logits == NULL && segment->hidden == NULL && segment->ends) {
             w->wanted[n] = segment->first + segment->n - 1;
             job.sessions[n++] = segment->session;
         }
@@ -420,6 +434,7 @@ int32_t ln_workspace_eval(ln_workspace *workspace, const ln_span *spans, int32_t
     cursor at = {0, 0};
     while (status == LN_OK && fill_pass(workspace, spans, n_spans, &at)) {
         ln_workspace_run(workspace);
+        compute_hidden(workspace);
         compute_all_logits(workspace);
         compute_last_logits(workspace);
     }

@@ -21,6 +21,7 @@ typedef struct ln_segment {
     int32_t position; /* of the first on its timeline */
     int32_t ends;     /* they are the last of their span, whose logits the session keeps */
     float *logits;    /* [n][vocab_size] of the caller, or NULL */
+    float *hidden;    /* [n][dim] of the caller, or NULL */
     ln_attention_share attention;
 } ln_segment;
 
@@ -91,6 +92,9 @@ void ln_workspace_run(ln_workspace *workspace);
 /* Runs the tokens of the pass through all layers. Their keys and values go to the pages, their last hidden
  * states to x. */
 void ln_decoder_run(ln_workspace *workspace);
+
+/* What the head reads of n tokens of that pass, y[n][dim]: x normalised. x stays. */
+void ln_decoder_hidden(ln_workspace *workspace, const int32_t *tokens, int32_t n, float *y);
 
 /* The logits of n tokens of that pass, y[n][vocab_size]; x stays, so this may be repeated. */
 void ln_decoder_logits(ln_workspace *workspace, const int32_t *tokens, int32_t n, float *y);

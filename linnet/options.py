@@ -450,6 +450,24 @@ class RunOptions(MemoryOptions):
     )
 
 
+POOLINGS = ("mean", "cls", "last")  # how hidden states become one vector; in the order of GGUF's numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedOptions(MemoryOptions):
+    """Turn texts into vectors that are near each other when the texts are alike."""
+
+    texts: tuple[str, ...] = option(
+        (), positional=True, metavar="TEXT", help="the texts (default: each line of standard input)"
+    )
+    pooling: str | None = option(
+        None,
+        choices=POOLINGS,
+        help="the mean of all tokens, or that of the first or last (default: as the model says, else mean)",
+    )
+    normalize: bool = option(True, help="scale each vector to length 1")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ShowOptions(VerbOptions):
     """Describe a model, checkpoint or corpus, and say what is wrong with a broken one."""

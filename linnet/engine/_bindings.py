@@ -169,6 +169,7 @@ class ln_span(Structure):
         ("ids", c_void_p),  # [n]
         ("logits", c_void_p),  # [n][vocab_size], of every token; NULL: only those of the last are computed
         ("n", c_int32),
+        ("hidden", c_void_p),  # [n][dim], of every token what the head reads; then it is left out. Or NULL
     )
 
 
@@ -312,10 +313,10 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     # int32_t ln_workspace_eval(ln_workspace *workspace, const ln_span *spans, int32_t n_spans, ln_error
     # *err)
     # Appends every span to its session and evaluates all of them together: each pass over the weights takes
-    # n_batch tokens. The logits of a span's last token are then at ln_session_logits. The bits of a result
-    # depend neither on what else is in the call nor on how a text is cut into calls. A session appears at
-    # most once. On failure every timeline is as before the call; LN_CONTEXT_FULL when a timeline or the
-    # pages are full.
+    # n_batch tokens. The logits of a span's last token are then at ln_session_logits, unless hidden states
+    # were asked for. The bits of a result depend neither on what else is in the call nor on how a text is
+    # cut into calls. A session appears at most once. On failure every timeline is as before the call;
+    # LN_CONTEXT_FULL when a timeline or the pages are full.
     "ln_workspace_eval": (c_int32, (POINTER(ln_workspace), POINTER(ln_span), c_int32, POINTER(ln_error))),
     # int32_t ln_session_eval(ln_session *session, const int32_t *ids, int32_t n, float *logits, ln_error
     # *err)

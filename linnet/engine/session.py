@@ -79,12 +79,25 @@ class Workspace:
         ContextFullError when a timeline or the pages are full and UsageError for an id
         outside the vocabulary; every timeline is then as before.
         """
+        self._eval(spans, [None] * len(spans))
+
+    def eval_hidden(self, spans: Sequence[tuple[Session, Sequence[int]]]) -> list[NDArray[np.float32]]:
+        """As :meth:`eval`, but returns of each span the hidden states after the last norm, [len(ids), dim],
+        which the head would turn into logits; no logits are computed."""
+        import numpy as np
+
+        hidden = [np.empty((len(ids), self.model.dim), dtype=np.float32) for _, ids in spans]
+        self._eval(spans, [array.ctypes.data for array in hidden])
+        return hidden
+
+    def _eval(self, spans: Sequence[tuple[Session, Sequence[int]]], hidden: Sequence[int | None]) -> None:
         arrays = [int32_array(ids) for _, ids in spans]
         packed = (_bindings.ln_span * len(spans))()
-        for span, (session, _), ids in zip(packed, spans, arrays, strict=True):
+        for span, (session, _), ids, address in zip(packed, spans, arrays, hidden, strict=True):
             span.session = session.handle._as_parameter_
             span.ids = ctypes.addressof(ids)
             span.n = len(ids)
+            span.hidden = address
         fits = all(session.has_room(len(ids)) for session, ids in spans)
         self.call(fits, "ln_workspace_eval", self.handle, packed, len(spans))
 

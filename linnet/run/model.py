@@ -8,7 +8,7 @@ from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack, overload
 
 from linnet.engine.library import int32
 from linnet.engine.model import Model
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from linnet.run.chat import Answer, ChatOptions, ChatStream
     from linnet.run.chat_format import ChatFormat
+    from linnet.run.rank import Ranked, Score
     from linnet.run.template import Message
 
 BUNDLED_MODEL = Path(__file__).parent.parent / "models" / "linnet-stories.gguf"
@@ -373,13 +374,47 @@ class LanguageModel:
             return TextDrafter(prompt)
         return ModelDrafter(self.draft.open_session(), prompt)
 
-    def score(self, ids: Sequence[int]) -> NDArray[np.float32]:
+    @overload
+    def score(self, ids: Sequence[int]) -> NDArray[np.float32]: ...
+
+    @overload
+    def score(
+        self, ids: str | Sequence[int], continuations: Sequence[str | Sequence[int]]
+    ) -> list[Score]: ...
+
+    def score(
+        self,
+        ids: str | Sequence[int],
+        continuations: Sequence[str | Sequence[int]] | None = None,
+    ) -> NDArray[np.float32] | list[Score]:
         """Natural-log probability of each of ``ids`` given all before it, [len(ids)]; the first is NaN.
 
-        Raises ContextFullError when they do not fit into the context.
+        With ``continuations`` the probability of each of them after ``ids``, which may then be
+        a text, as :func:`linnet.run.rank.score_continuations` says. Raises ContextFullError
+        when they do not fit into the context.
         """
+        if continuations is not None:
+            from linnet.run.rank import score_continuations
+
+            return score_continuations(self, ids, continuations)
+        if isinstance(ids, str):
+            ids = self.tokenize(ids)
         with self.open_session() as session:
             return session.score(ids)
+
+    def embed(
+        self, texts: Sequence[str], *, pooling: str | None = None, normalize: bool = True
+    ) -> NDArray[np.float32]:
+        """A vector for each of ``texts``, as :func:`linnet.run.embed.embed_texts` says."""
+        from linnet.run.embed import embed_texts
+
+        return embed_texts(self, texts, pooling=pooling, normalize=normalize)
+
+    def rerank(self, query: str, documents: Sequence[str], *, method: str = "embedding") -> list[Ranked]:
+        """``documents`` from the best answer to ``query`` on, as :func:`linnet.run.rank.rerank` says."""
+        from linnet.run.rank import rerank
+
+        return rerank(self, query, documents, method=method)
 
 
 def _room_for(n_ctx: int) -> int:

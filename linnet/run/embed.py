@@ -1,0 +1,115 @@
+"""Vectors that stand for texts, and ``linnet embed``: the hidden states of a model, pooled."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from linnet.engine.session import PAGE_TOKENS
+from linnet.errors import UsageError
+from linnet.options import POOLINGS, EmbedOptions
+from linnet.run.context import check_prompt
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from linnet.run.model import LanguageModel
+
+_POOLING_TYPES = dict(enumerate(POOLINGS, 1))  # of the GGUF key {arch}.pooling_type
+MOST_TOGETHER = 64  # texts of one call into the core
+
+
+def embed(options: EmbedOptions) -> dict[str, object]:
+    """Prints a vector per text; returns ``embeddings`` [n][dim], ``dim``, ``tokens``, ``pooling``."""
+    from linnet.run.model import load
+
+    texts = list(options.texts) or sys.stdin.buffer.read().decode("utf-8", "replace").splitlines()
+    if not texts:
+        raise UsageError("there is no text; give some, or one per line of standard input")
+    model = load(
+        options.model,
+        type=options.type,
+        n_ctx=options.n_ctx,
+        threads=options.threads,
+        kv_type=options.kv_type,
+    )
+    pooling = options.pooling or default_pooling(model)
+    vectors = embed_texts(model, texts, pooling=pooling, normalize=options.normalize)
+    if not options.json:
+        for vector in vectors:
+            print(" ".join(f"{value:.7g}" for value in vector))
+    return {
+        "embeddings": [[float(f"{value:.9g}") for value in vector] for vector in vectors],
+        "dim": model.model.dim,
+        "tokens": sum(len(_ids(model, text)) for text in texts),
+        "pooling": pooling,
+    }
+
+
+def default_pooling(model: LanguageModel) -> str:
+    """What the makers of the model named, else ``mean``."""
+    named = model.model.metadata.integers(f"{model.model.arch}.pooling_type")
+    return _POOLING_TYPES.get(named[0], "mean") if named else "mean"
+
+
+def embed_texts(
+    model: LanguageModel, texts: Sequence[str], *, pooling: str | None = None, normalize: bool = True
+) -> NDArray[np.float32]:
+    """A vector for each of ``texts``, [len(texts), dim], many texts in one pass over the weights.
+
+    It is made of the hidden states after the last norm: their ``mean``, that of the first
+    token (``cls``) or of the ``last`` one, by default as :func:`default_pooling` says.
+    BOS and, where the tokenizer's makers put it behind every text, EOS are tokens like
+    the others. In a model that looks back only, which all are here, the first token has
+    seen nothing else. Raises UsageError, ContextFullError for a text that does not fit.
+    """
+    pooling = pooling or default_pooling(model)
+    if pooling not in POOLINGS:
+        raise UsageError(f"pooling is '{pooling}'; choose from {', '.join(POOLINGS)}")
+    prompts = [_ids(model, text) for text in texts]
+    vectors = np.empty((len(texts), model.model.dim), dtype=np.float32)
+    for group in _groups(prompts, model.n_ctx):
+        with ExitStack() as stack:
+            spans = [(stack.enter_context(model.open_session()), prompts[i]) for i in group]
+            for i, hidden in zip(group, model.workspace.eval_hidden(spans), strict=True):
+                vectors[i] = _pooled(hidden, pooling)
+    if normalize:
+        lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+        vectors = (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+    return vectors
+
+
+def _ids(model: LanguageModel, text: str) -> list[int]:
+    ids = model.tokenize(text)
+    eos = model.tokenizer.eos_id
+    if eos is not None and any(model.model.metadata.integers("tokenizer.ggml.add_eos_token")):
+        ids.append(eos)
+    if not ids:
+        raise UsageError("a text is empty and this model has no beginning-of-sequence token; leave it out")
+    check_prompt(len(ids), model.n_ctx)
+    return ids
+
+
+def _groups(prompts: Sequence[Sequence[int]], n_ctx: int) -> Iterator[list[int]]:
+    """Texts that are evaluated together: together they take no more pages than one of n_ctx tokens."""
+    room, group, taken = -(-n_ctx // PAGE_TOKENS), list[int](), 0
+    for i, ids in enumerate(prompts):
+        pages = -(-len(ids) // PAGE_TOKENS)
+        if group and (taken + pages > room or len(group) == MOST_TOGETHER):
+            yield group
+            group, taken = [], 0
+        group.append(i)
+        taken += pages
+    if group:
+        yield group
+
+
+def _pooled(hidden: NDArray[np.float32], pooling: str) -> NDArray[np.float32]:
+    """One vector of [n, dim]."""
+    if pooling == "mean":
+        return hidden.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return hidden[0 if pooling == "cls" else -1]

@@ -1,0 +1,160 @@
+"""How probable continuations are, and how well documents answer a query."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from linnet.errors import UsageError
+from linnet.run.context import check_prompt
+from linnet.run.embed import embed_texts
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from linnet.engine.session import Session
+    from linnet.run.model import LanguageModel
+
+METHODS = ("embedding", "answer")
+_TASK = "Decide whether the document answers the query."
+_ANSWERS = ("yes", "no")
+_GROUP = 16  # documents evaluated in one call
+
+
+@dataclass(frozen=True)
+class Score:
+    """A continuation's natural-log probability, and of which tokens with which shares of it."""
+
+    log_prob: float
+    ids: list[int]
+    log_probs: list[float]
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A document, by its place in what was given, and how well it fits: higher is better."""
+
+    index: int
+    score: float
+
+
+def score_continuations(
+    model: LanguageModel, prompt: str | Sequence[int], continuations: Sequence[str | Sequence[int]]
+) -> list[Score]:
+    """The probability of each of ``continuations`` given ``prompt``, which is evaluated once.
+
+    Of texts, prompt and continuation are tokenized as one, as the model would have read
+    them; counted are the tokens from the first that is not one of the prompt alone. Of
+    a continuation given as ids those are counted. Raises UsageError when there is nothing
+    to count or nothing before it, ContextFullError.
+    """
+    before = model.tokenize(prompt) if isinstance(prompt, str) else list(prompt)
+    wholes = [_joined(model, prompt, before, continuation) for continuation in continuations]
+    begins = [_common([before, whole]) for whole in wholes]
+    for whole, begin in zip(wholes, begins, strict=True):
+        check_prompt(len(whole), model.n_ctx)
+        if not 0 < begin < len(whole):
+            raise UsageError("a continuation is empty, or has no token before it; write something")
+    if not wholes:
+        return []
+    scores, known = [], min(begins)
+    base = model.cache.open(before)
+    base.eval(before[len(base) : known])
+    for whole, begin in zip(wholes, begins, strict=True):
+        with base.fork(known) as session:
+            log_probs = session.score(whole[known:])[begin - known :]
+        scores.append(Score(float(log_probs.sum(dtype=np.float64)), whole[begin:], log_probs.tolist()))
+    model.cache.keep(base)
+    return scores
+
+
+def _joined(
+    model: LanguageModel, prompt: str | Sequence[int], before: list[int], continuation: str | Sequence[int]
+) -> list[int]:
+    if not isinstance(continuation, str):
+        return [*before, *continuation]
+    if isinstance(prompt, str):
+        return model.tokenize(prompt + continuation)
+    return [*before, *model.tokenize(continuation, bos=False)]
+
+
+def rerank(
+    model: LanguageModel, query: str, documents: Sequence[str], *, method: str = "embedding"
+) -> list[Ranked]:
+    """``documents`` from the best answer to ``query`` to the worst.
+
+    ``embedding`` ranks by the cosine between the embeddings of both, as
+    :func:`linnet.run.embed.embed_texts` makes them. ``answer`` asks the model of each
+    document whether it answers the query, in its own chat format where it has one: the
+    score is P(yes) / (P(yes) + P(no)) of the next token. Raises UsageError,
+    ContextFullError.
+    """
+    if method not in METHODS:
+        raise UsageError(f"method is '{method}'; choose from {', '.join(METHODS)}")
+    if not documents:
+        return []
+    if method == "embedding":
+        vectors = embed_texts(model, [query, *documents])
+        scores = vectors[1:] @ vectors[0]
+    else:
+        scores = _answers(model, query, documents)
+    best_first = np.argsort(-scores, kind="stable")
+    return [Ranked(int(i), float(scores[i])) for i in best_first]
+
+
+def _answers(model: LanguageModel, query: str, documents: Sequence[str]) -> NDArray[np.float64]:
+    """The share of yes in yes and no, of each document; what all questions share is evaluated once."""
+    prompts = [_question(model, query, document) for document in documents]
+    for ids in prompts:
+        check_prompt(len(ids), model.n_ctx)
+    ahead = "" if model.has_template else " "
+    yes, no = (model.tokenize(ahead + answer, bos=False)[0] for answer in _ANSWERS)
+    if yes == no:
+        raise UsageError(
+            "the answers yes and no begin with the same token of this model; use method='embedding'"
+        )
+    shared = _common([prompts[0][:-1], *prompts])
+    scores = np.empty(len(prompts), dtype=np.float64)
+    with model.open_session() as base:
+        base.eval(prompts[0][:shared])
+        for start in range(0, len(prompts), _GROUP):
+            group = range(start, min(start + _GROUP, len(prompts)))
+            with ExitStack() as stack:
+                sessions = [stack.enter_context(base.fork()) for _ in group]
+                _evaluate(model, sessions, [prompts[i][shared:] for i in group])
+                for i, session in zip(group, sessions, strict=True):
+                    logits = session.logits
+                    scores[i] = 1 / (1 + np.exp(np.float64(logits[no]) - logits[yes]))
+    return scores
+
+
+def _evaluate(model: LanguageModel, sessions: Sequence[Session], rests: Sequence[list[int]]) -> None:
+    """All together where they fit into memory together, else one after the other."""
+    room = model.n_ctx - len(sessions[0])
+    if sum(map(len, rests)) <= room:
+        model.workspace.eval(list(zip(sessions, rests, strict=True)))
+        return
+    for session, rest in zip(sessions, rests, strict=True):
+        session.eval(rest)
+
+
+def _question(model: LanguageModel, query: str, document: str) -> list[int]:
+    asked = f"Query: {query}\nDocument: {document}"
+    if not model.has_template:
+        return model.tokenize(f"{_TASK}\n{asked}\nAnswer (yes or no):")
+    messages = [{"role": "user", "content": f"{_TASK} Say yes or no, nothing else.\n{asked}"}]
+    return list(model.chat_format.prompt(messages, variables={"enable_thinking": False}).ids)
+
+
+def _common(texts: Sequence[Sequence[int]]) -> int:
+    """Tokens with which all of them begin."""
+    n = 0
+    for tokens in zip(*texts, strict=False):
+        if len(set(tokens)) != 1:
+            break
+        n += 1
+    return n

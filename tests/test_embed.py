@@ -1,0 +1,180 @@
+"""Embeddings, scores of continuations and reranking, against transformers and against their definitions."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import linnet
+from linnet.engine.session import PAGE_TOKENS, Session, Workspace
+from linnet.errors import ContextFullError, UsageError
+from linnet.export.convert import convert
+from linnet.options import ConvertOptions
+from linnet.run.model import BUNDLED_MODEL
+
+TEXTS = [
+    "Once upon a time there was a little girl named Lily. She loved to play outside. " * 5,
+    "The dog",
+    "Tom and Ben went to the park with a big red ball.",
+    "",
+    "Max",
+]
+
+
+@pytest.fixture(scope="module")
+def model() -> linnet.LanguageModel:
+    return linnet.load(kv_type="f32")
+
+
+@pytest.fixture(scope="module")
+def reference(model: linnet.LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> list[np.ndarray]:
+    """The last hidden states of each text in transformers, [n, dim]."""
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    checkpoint = tmp_path_factory.mktemp("m") / "checkpoint"
+    convert(ConvertOptions(source=BUNDLED_MODEL, output=checkpoint, type="f32"))
+    theirs = transformers.LlamaModel.from_pretrained(checkpoint, dtype=torch.float32)
+    with torch.no_grad():
+        hidden = [theirs(torch.tensor([model.tokenize(text)])).last_hidden_state[0] for text in TEXTS]
+    return [states.numpy() for states in hidden]
+
+
+@pytest.fixture(scope="module")
+def exact(tmp_path_factory: pytest.TempPathFactory) -> linnet.LanguageModel:
+    """The bundled model with float weights."""
+    path = tmp_path_factory.mktemp("m") / "f32.gguf"
+    convert(ConvertOptions(source=BUNDLED_MODEL, output=path, type="f32"))
+    return linnet.load(path, kv_type="f32")
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
+def test_embeddings_are_the_hidden_states_of_transformers(
+    exact: linnet.LanguageModel, reference: list[np.ndarray], pooling: str
+) -> None:
+    pooled = {"mean": lambda h: h.mean(0), "cls": lambda h: h[0], "last": lambda h: h[-1]}[pooling]
+    expected = np.array([pooled(states) for states in reference])
+    found = exact.embed(TEXTS, pooling=pooling, normalize=False)
+    np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0)
+    lengths = np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(exact.embed(TEXTS, pooling=pooling), expected / lengths, atol=1e-4, rtol=0)
+
+
+def test_a_text_has_the_same_vector_alone_and_among_others(model: linnet.LanguageModel) -> None:
+    texts = [text * 3 for text in TEXTS] * 30
+    together = model.embed(texts)
+    for i in (0, 1, 77, len(texts) - 1):
+        np.testing.assert_array_equal(model.embed([texts[i]])[0], together[i])
+    assert model.embed([]).shape == (0, model.model.dim)
+
+
+def test_hidden_states_are_what_logits_come_from(model: linnet.LanguageModel) -> None:
+    """The same bits, in passes of any size and beside spans that want logits; and no logits are left."""
+    ids = model.tokenize(TEXTS[0])
+    wide = Workspace(model.model, n_threads=1)
+    (expected,) = wide.eval_hidden([(Session(wide), ids)])
+    narrow = Workspace(model.model, n_batch=7, n_threads=2)
+    sessions = [Session(narrow) for _ in range(3)]
+    found = narrow.eval_hidden([(session, ids[: 50 + i]) for i, session in enumerate(sessions)])
+    for i, states in enumerate(found):
+        np.testing.assert_array_equal(states, expected[: 50 + i])
+    with pytest.raises(UsageError, match="no logits"):
+        _ = sessions[0].logits
+    narrow.eval([(session, [ids[50 + i]]) for i, session in enumerate(sessions)])
+    straight = Session(wide)
+    straight.eval(ids[:51])
+    np.testing.assert_array_equal(sessions[0].logits, straight.logits)
+
+
+def test_what_cannot_be_embedded_is_refused(model: linnet.LanguageModel) -> None:
+    small = linnet.load(n_ctx=PAGE_TOKENS)
+    with pytest.raises(ContextFullError, match=f"context holds {PAGE_TOKENS}"):
+        small.embed(["short", TEXTS[0]])
+    with pytest.raises(UsageError, match="pooling is 'max'; choose from mean, cls, last"):
+        model.embed(["x"], pooling="max")
+
+
+# ---- scores ---------------------------------------------------------------------------
+
+
+def test_scores_are_those_of_the_whole_text(model: linnet.LanguageModel) -> None:
+    prompt, continuations = TEXTS[0].strip(), [" Lily was happy.", " The", "!", "s and then some"]
+    scores = model.score(prompt, continuations)
+    for continuation, score in zip(continuations, scores, strict=True):
+        ids = model.tokenize(prompt + continuation)
+        assert ids[len(ids) - len(score.ids) :] == score.ids
+        expected = model.score(ids)[-len(score.ids) :]
+        np.testing.assert_array_equal(np.float32(score.log_probs), expected)
+        assert score.log_prob == pytest.approx(expected.sum(), abs=1e-4)
+        assert ids[: len(ids) - len(score.ids)] == model.tokenize(prompt)[: len(ids) - len(score.ids)]
+    before = model.tokenize(prompt)
+    by_ids = model.score(before, [model.tokenize(" Lily was happy.", bos=False), " The"])
+    assert (by_ids[0], by_ids[1]) == (scores[0], scores[1])
+
+
+def test_impossible_continuations_are_refused(model: linnet.LanguageModel) -> None:
+    with pytest.raises(UsageError, match="continuation is empty"):
+        model.score("The cat", [" sat", ""])
+    with pytest.raises(UsageError, match="no token before it"):
+        model.score([], [[5, 6]])
+    assert model.score("The cat", []) == []
+
+
+# ---- reranking ------------------------------------------------------------------------
+
+
+def test_documents_come_by_their_cosine(model: linnet.LanguageModel) -> None:
+    documents = ["The sun is hot.", "Lily had a small dog called Max.", "A boat."]
+    ranked = model.rerank("Lily has a little dog.", documents)
+    vectors = model.embed(["Lily has a little dog.", *documents])
+    assert [item.index for item in ranked] == list(np.argsort(-(vectors[1:] @ vectors[0])))
+    assert ranked[0].index == 1
+    assert ranked[0].score == pytest.approx(vectors[2] @ vectors[0], abs=1e-6)
+    assert model.rerank("x", []) == []
+
+
+def test_documents_come_by_the_answer_of_the_model(model: linnet.LanguageModel) -> None:
+    documents = ["The sun is hot.", "Lily had a dog. " * 20, "A boat."] * 7
+    ranked = model.rerank("Lily?", documents, method="answer")
+    yes, no = (model.tokenize(answer, bos=False)[0] for answer in (" yes", " no"))
+    for item in ranked[:3]:
+        text = (
+            "Decide whether the document answers the query.\nQuery: Lily?\n"
+            f"Document: {documents[item.index]}\nAnswer (yes or no):"
+        )
+        with model.open_session() as session:
+            session.eval(model.tokenize(text))
+            logits = session.logits.astype(np.float64)
+        assert item.score == pytest.approx(1 / (1 + np.exp(logits[no] - logits[yes])), abs=1e-12)
+    scores = [item.score for item in ranked]
+    assert scores == sorted(scores, reverse=True)
+    assert sorted(item.index for item in ranked) == list(range(len(documents)))
+    with pytest.raises(UsageError, match="choose from embedding, answer"):
+        model.rerank("x", ["y"], method="guess")
+
+
+# ---- the command ----------------------------------------------------------------------
+
+
+def linnet_embed(*arguments: str, stdin: str = "") -> str:
+    command = [sys.executable, "-P", "-m", "linnet", "embed", *arguments]
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_command_prints_the_vectors(tmp_path: Path) -> None:
+    model = linnet.load()
+    result: dict[str, Any] = json.loads(linnet_embed("--json", "--pooling", "last", "The dog", "Max"))
+    np.testing.assert_array_equal(
+        np.float32(result["embeddings"]), model.embed(["The dog", "Max"], pooling="last")
+    )
+    assert (result["dim"], result["pooling"]) == (model.model.dim, "last")
+    lines = linnet_embed("--no-normalize", stdin="The dog\nMax\n").splitlines()
+    found = np.array([line.split() for line in lines], dtype=np.float32)
+    np.testing.assert_allclose(found, model.embed(["The dog", "Max"], normalize=False), rtol=1e-5)
