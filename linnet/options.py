@@ -417,9 +417,18 @@ class RunOptions(MemoryOptions):
         None,
         positional=True,
         metavar="PROMPT",
-        help="text to continue (default: ask on a terminal, else standard input)",
+        help="text to continue, or a question to a model made for conversations (default: ask on a terminal, else standard input)",
     )
-    max_tokens: int = option(256, short="-n", metavar="N", help="stop after this many tokens")
+    system: str = option(
+        "", metavar="TEXT", help="what a model made for conversations is told before the first message"
+    )
+    raw: bool = option(False, help="continue the text, also with a model made for conversations")
+    max_tokens: int | None = option(
+        None,
+        short="-n",
+        metavar="N",
+        help="stop after this many tokens (default: 256; in a conversation when the context is full)",
+    )
     temperature: float = option(0.8, metavar="T", help="0 always takes the most probable token")
     top_k: int = option(0, metavar="K", help="sample from the K most probable tokens; 0 = off")
     top_p: float = option(

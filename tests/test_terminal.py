@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import json
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from chat_models import write_chat_model
+
+from linnet.run.answer import Delta
+from linnet.run.markdown import PlainPrinter, finished
 
 pexpect = pytest.importorskip("pexpect")
 if sys.platform == "win32":
@@ -68,3 +77,104 @@ def test_ctrl_c_ends_a_single_text_with_its_cost_and_exit_code_130(spawn: object
     child.close()
     assert child.exitstatus == 130
     assert "Traceback" not in child.before
+
+
+# ---- a model made for conversations ---------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def chat_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("chat") / "model"
+    return str(write_chat_model(folder, generation={"eos_token_id": [256, 258]}))
+
+
+def test_a_chat_has_history_commands_and_lines_that_go_on(
+    spawn: object, chat_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setenv("NO_COLOR", "1")
+    saved = tmp_path / "chat.json"
+    child = spawn("-m", chat_model, "-n", "8", "--seed", "1", "--system", "Be kind.")  # type: ignore[operator]
+
+    def say(line: str, expected: str) -> None:
+        child.expect("> ")
+        child.sendline(line)
+        child.expect(expected)
+
+    say("hello", r"tokens .* context \d+ of 2048")
+    say("/help", "/regenerate")
+    say("/nonsense", "no command /nonsense")
+    say("/set temperature hot", "cannot be 'hot'")
+    say("/set temperature 0", "> ")
+    child.sendline("/system")
+    child.expect("system: Be kind.")
+    say("one\\", r"\. ")
+    child.sendline("two")
+    child.expect("tokens")
+    say('"""', r"\. ")
+    child.sendline("three")
+    child.expect(r"\. ")
+    child.sendline('four"""')
+    child.expect("tokens")
+    say("/undo", "4 messages are left")
+    say("/regenerate", "tokens")
+    say(f"/save {saved}", "4 messages are in")
+    say("/clear", "new conversation")
+    say(f"/load {saved}", "4 messages from")
+    say(f"/load {tmp_path / 'none'}", "does not exist")
+    say("/exit", pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+    assert "Traceback" not in child.before
+    document = json.loads(saved.read_text(encoding="utf-8"))
+    assert document["system"] == "Be kind."
+    assert [m["content"] for m in document["messages"] if m["role"] == "user"] == ["hello", "one\ntwo"]
+    assert "hello" in (tmp_path / "linnet" / "history").read_text(encoding="utf-8")
+
+
+def test_ctrl_c_stops_an_answer_and_the_chat_goes_on(spawn: object, tmp_path: Path) -> None:
+    endless = write_chat_model(tmp_path / "m", "{{ messages[-1].content }}")
+    child = spawn("-m", str(endless), "--n-ctx", "100000", "--temperature", "0")  # type: ignore[operator]
+    child.expect("> ")
+    child.sendline("aaaa aaaa aaaa aaaa")
+    child.expect(r"\W*\w")
+    time.sleep(0.5)
+    child.sendintr()
+    child.expect(r"[\d,]+ tokens .*context")
+    child.expect("> ")
+    child.sendeof()
+    child.expect(pexpect.EOF)
+    assert "Traceback" not in child.before
+
+
+def test_markdown_blocks_are_printed_once_they_are_finished() -> None:
+    for text, cut in (("a\n\nb", 3), ("a\nb", 0), ("```\na\n\nb\n", 0), ("```\na\n\n```\n\nx", 12), ("", 0)):
+        assert finished(text) == cut
+    target = io.StringIO()
+    with PlainPrinter(target).answer() as show:
+        show(Delta(reasoning_content="hm"))
+        show(Delta(content="**a**\x1b[2J"))
+    assert target.getvalue() == "<think>\nhm\n</think>\n\n**a**[2J\n"
+
+
+def test_a_question_gets_one_answer_through_the_template_and_raw_continues(chat_model: str) -> None:
+    def ask(*arguments: str) -> dict[str, object]:
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "linnet",
+            "run",
+            "-m",
+            chat_model,
+            "--json",
+            "-n",
+            "5",
+            *arguments,
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        result: dict[str, object] = json.loads(done.stdout)
+        return result
+
+    assert ask("hi", "--system", "S")["prompt_tokens"] == len(b"?system\nS??user\nhi??assistant\n") + 2
+    assert ask("hi", "--raw")["prompt_tokens"] == 2

@@ -13,7 +13,7 @@ MOST_INTEGERS = 256  # of an array; those of the vocabulary are larger
 
 
 class Metadata:
-    """The short texts and integers of a GGUF image, copied, by key. Raises FormatError for a damaged image."""
+    """Short texts and integers of a GGUF image, copied, by key. Raises FormatError for a damaged image."""
 
     def __init__(self, image: Image) -> None:
         handle = Handle("ln_metadata", "ln_metadata_open", image.address, image.size, uses=image)

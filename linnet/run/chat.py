@@ -86,7 +86,7 @@ class ChatStream:
         decode: Callable[[int], bytes],
     ) -> None:
         self.message: dict[str, Any] = {"role": "assistant", "content": ""}
-        self.generation = stream.generation
+        self.generation, self.seed = stream.generation, stream.seed
         self._stream, self._reader, self._special, self._decode = stream, reader, special, decode
         self._deltas = self._run()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import time
+import warnings
 from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -361,8 +362,10 @@ class LanguageModel:
         from linnet.run.chat_format import ChatFormat
         from linnet.run.template import ChatTemplate
 
-        metadata = self.model.metadata
-        return ChatFormat(ChatTemplate.of(metadata, self.tokenizer), self.tokenizer, metadata)
+        template = ChatTemplate.of(self.model.metadata, self.tokenizer)
+        if template.plain:
+            warnings.warn("this model has no chat template; it is shown a plain dialogue", stacklevel=3)
+        return ChatFormat(template, self.tokenizer, self.model.metadata)
 
     @property
     def has_template(self) -> bool:

@@ -5,29 +5,39 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from linnet.errors import ContextFullError
 from linnet.options import RunOptions
 from linnet.run.meter import Energy, EnergyMeter, peak_rss_bytes, process_age
-from linnet.run.model import Generation, LanguageModel, TextStream, load
+from linnet.run.model import Generation, LanguageModel, StreamOptions, TextStream, load
 
+if TYPE_CHECKING:
+    from linnet.run.answer import Delta
+    from linnet.run.chat import ChatStream
+
+MOST_TOKENS = 256  # of a text that is continued, unless asked for others
 _DIM, _BOLD, _PLAIN = "\x1b[2m", "\x1b[1m", "\x1b[0m"
 
 
 def run(options: RunOptions) -> dict[str, object]:
     """Generates text as ``options`` say; returns what ``--json`` prints.
 
-    ``text, tokens, prompt_tokens, cached_tokens, dropped_tokens, finish_reason, prefill_tok_s,
+    ``text, reasoning`` (of a chat), ``tokens, prompt_tokens, cached_tokens, dropped_tokens, finish_reason, prefill_tok_s,
     decode_tok_s, ttft_s`` (seconds from the start of the process to the first token), ``drafted,
     accepted, peak_rss_bytes, energy, seed``.
     """
     if options.prompt is None and sys.stdin.isatty() and not options.json:
-        return _converse(_load(options), options)
+        model = _load(options)
+        return _chat(model, options) if _is_chat(model, options) else _converse(model, options)
     prompt = (
         options.prompt if options.prompt is not None else sys.stdin.buffer.read().decode("utf-8", "replace")
     )
     return _answer(_load(options), prompt, options)
+
+
+def _is_chat(model: LanguageModel, options: RunOptions) -> bool:
+    return model.has_template and not options.raw
 
 
 def _load(options: RunOptions) -> LanguageModel:
@@ -41,26 +51,52 @@ def _load(options: RunOptions) -> LanguageModel:
     )
 
 
+def _chosen(options: RunOptions, max_tokens: int) -> StreamOptions:
+    return {
+        "max_tokens": options.max_tokens if options.max_tokens is not None else max_tokens,
+        "speculate": options.speculate,
+        "temperature": options.temperature,
+        "top_k": options.top_k,
+        "top_p": options.top_p,
+        "min_p": options.min_p,
+        "repetition_penalty": options.repetition_penalty,
+        "seed": options.seed,
+        "overflow": options.overflow,
+        "n_keep": options.n_keep,
+    }
+
+
 def _stream(model: LanguageModel, prompt: str, options: RunOptions) -> TextStream:
-    return model.stream(
-        prompt,
-        max_tokens=options.max_tokens,
-        speculate=options.speculate,
-        temperature=options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
-        min_p=options.min_p,
-        repetition_penalty=options.repetition_penalty,
-        seed=options.seed,
-        overflow=options.overflow,
-        n_keep=options.n_keep,
-    )
+    return model.stream(prompt, **_chosen(options, MOST_TOKENS))
+
+
+def _chat_stream(model: LanguageModel, prompt: str, options: RunOptions) -> ChatStream:
+    system = [{"role": "system", "content": options.system}] if options.system else []
+    messages = [*system, {"role": "user", "content": prompt}]
+    return model.stream_chat(messages, **_chosen(options, model.n_ctx))
+
+
+def _chat(model: LanguageModel, options: RunOptions) -> dict[str, object]:
+    """A conversation with a model that was made for them."""
+    from linnet.run.chat_terminal import Chat, converse
+
+    meter = EnergyMeter(options.watts)
+
+    def report(stream: ChatStream, chat: Chat) -> None:
+        nonlocal meter
+        made = stream.generation
+        used = f"context {made.prompt_tokens + len(made.ids) - made.dropped_tokens} of {model.n_ctx}"
+        _print_cost(made, made.prefill_s, meter.read(), used)
+        meter = EnergyMeter(options.watts)
+
+    return converse(model, _chosen(options, model.n_ctx), options.system, report)
 
 
 def _answer(model: LanguageModel, prompt: str, options: RunOptions) -> dict[str, object]:
     meter = EnergyMeter(options.watts)
-    stream = _stream(model, prompt, options)
-    if not options.json and sys.stdout.isatty():
+    chat = _is_chat(model, options)
+    stream = _chat_stream(model, prompt, options) if chat else _stream(model, prompt, options)
+    if not options.json and sys.stdout.isatty() and not chat:
         print(_styled(prompt, _BOLD, sys.stdout), end="", flush=True)
     ttft, interrupted = _print(stream, meter, quiet=options.json)
     energy, made = meter.read(), stream.generation
@@ -69,8 +105,10 @@ def _answer(model: LanguageModel, prompt: str, options: RunOptions) -> dict[str,
         _print_cost(made, ttft, energy)
     if interrupted and not options.json:
         raise KeyboardInterrupt
+    thought = {} if isinstance(stream, TextStream) else {"reasoning": stream.message.get("reasoning_content")}
     return {
         "text": made.text,
+        **thought,
         "tokens": len(made.ids),
         "prompt_tokens": made.prompt_tokens,
         "cached_tokens": made.cached_tokens,
@@ -121,7 +159,9 @@ def _converse(model: LanguageModel, options: RunOptions) -> dict[str, object]:
         texts += 1
 
 
-def _print(stream: TextStream, meter: EnergyMeter, quiet: bool = False) -> tuple[float | None, bool]:
+def _print(
+    stream: TextStream | ChatStream, meter: EnergyMeter, quiet: bool = False
+) -> tuple[float | None, bool]:
     """Prints the pieces as they come. Returns the process age at the first, and whether Ctrl-C ended it."""
     first = None
     try:
@@ -129,7 +169,7 @@ def _print(stream: TextStream, meter: EnergyMeter, quiet: bool = False) -> tuple
             if first is None:
                 first = process_age()
             if not quiet:
-                print(piece, end="", flush=True)
+                print(_shown(piece), end="", flush=True)
             meter.update()
     except KeyboardInterrupt:
         stream.generation.finish_reason = "interrupted"
@@ -137,7 +177,15 @@ def _print(stream: TextStream, meter: EnergyMeter, quiet: bool = False) -> tuple
     return first, False
 
 
-def _print_cost(made: Generation, ttft: float | None, energy: Energy) -> None:
+def _shown(piece: str | Delta) -> str:
+    """A piece of an answer, its reasoning dim on a terminal and left out elsewhere."""
+    if isinstance(piece, str):
+        return piece
+    thought = piece.reasoning_content if sys.stdout.isatty() else ""
+    return _styled(thought, _DIM, sys.stdout) + piece.content if thought else piece.content
+
+
+def _print_cost(made: Generation, ttft: float | None, energy: Energy, *more: str) -> None:
     """One dim line on standard error: tokens, speed, time to first token, memory, energy."""
     speed = f"{made.decode_tok_s:,.0f} tok/s" if made.decode_tok_s else "too short for tok/s"
     first = f"first token after {ttft:.3f} s" if ttft is not None else "no token"
@@ -148,6 +196,7 @@ def _print_cost(made: Generation, ttft: float | None, energy: Energy) -> None:
         parts.insert(2, f"{made.accepted} of {made.drafted} guesses right")
     if made.dropped_tokens:
         parts.append(f"{made.dropped_tokens} tokens left out to make room")
+    parts += more
     if made.finish_reason == "context":
         parts.append("stopped: the context is full, raise it with --n-ctx")
     print(_styled(" · ".join(parts), _DIM, sys.stderr), file=sys.stderr)

@@ -1,0 +1,152 @@
+"""Prints answers as they come: Markdown laid out on a terminal, plain text everywhere else.
+
+A finished block (a paragraph, a list, a fenced piece of code) is printed once and stays.
+The block that is being written is drawn again and again below, so that text which has
+scrolled away never has to change.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, TextIO
+
+from linnet.run.answer import Delta
+
+REDRAWS = 12  # per second, at most
+_FENCES = ("```", "~~~")
+_CONTROL = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
+
+def harmless(text: str) -> str:
+    """``text`` without what could command a terminal."""
+    return text.translate(_CONTROL)
+
+
+class AnswerPrinter(Protocol):
+    """Where a chat is shown."""
+
+    def note(self, text: str) -> None:
+        """Shows a remark of the program."""
+
+    def answer(self) -> Any:
+        """A context manager whose value shows a Delta of an answer."""
+
+
+def open_printer(target: TextIO) -> AnswerPrinter:
+    """The printer for ``target``: plain unless it is a terminal that can do more."""
+    able = target.isatty() and os.environ.get("TERM", "") != "dumb" and "NO_COLOR" not in os.environ
+    return RichPrinter(target) if able else PlainPrinter(target)
+
+
+class PlainPrinter:
+    """Text as it comes; reasoning between the usual signs."""
+
+    def __init__(self, target: TextIO) -> None:
+        self._target = target
+
+    def note(self, text: str) -> None:
+        print(text, file=self._target)
+
+    @contextmanager
+    def answer(self) -> Iterator[Callable[[Delta], None]]:
+        thinking = False
+
+        def show(delta: Delta) -> None:
+            nonlocal thinking
+            if bool(delta.reasoning_content) != thinking:
+                print("<think>\n" if delta.reasoning_content else "\n</think>\n\n", end="", file=self._target)
+                thinking = bool(delta.reasoning_content)
+            calls = "".join(f"\n{call.name}({call.arguments})" for call in delta.tool_calls)
+            text = delta.reasoning_content or delta.content or calls
+            print(harmless(text), end="", file=self._target, flush=True)
+
+        try:
+            yield show
+        finally:
+            print("\n</think>" if thinking else "", file=self._target, flush=True)
+
+
+class RichPrinter:
+    """Markdown, with the reasoning dim before it."""
+
+    def __init__(self, target: TextIO) -> None:
+        from rich.console import Console
+
+        self._console = Console(file=target, highlight=False)
+
+    def note(self, text: str) -> None:
+        self._console.print(text, style="dim", markup=False)
+
+    @contextmanager
+    def answer(self) -> Iterator[Callable[[Delta], None]]:
+        from rich.live import Live
+
+        with Live(
+            console=self._console, refresh_per_second=REDRAWS, transient=True, vertical_overflow="crop"
+        ) as live:
+            blocks = _Blocks(live)
+            try:
+                yield blocks.show
+            finally:
+                blocks.finish()
+
+
+class _Blocks:
+    """The answer so far: finished blocks are printed, the last one is drawn live."""
+
+    def __init__(self, live: Any) -> None:
+        self._live = live
+        self._text = ""
+        self._reasoning = False
+
+    def show(self, delta: Delta) -> None:
+        if bool(delta.reasoning_content) != self._reasoning:
+            self.finish()
+            self._reasoning = bool(delta.reasoning_content)
+        self._text += harmless(delta.reasoning_content or delta.content)
+        cut = finished(self._text)
+        if cut:
+            self._print(self._text[:cut])
+            self._text = self._text[cut:]
+        for call in delta.tool_calls:
+            self.finish()
+            self._live.console.print(harmless(f"{call.name}({call.arguments})"), style="cyan", markup=False)
+        self._live.update(self._laid_out(self._text[-4000:]))  # more does not fit on a screen
+
+    def finish(self) -> None:
+        """Prints what is left."""
+        if self._text.strip():
+            self._print(self._text)
+        self._text = ""
+        self._live.update("")
+
+    def _print(self, text: str) -> None:
+        self._live.console.print(self._laid_out(text.strip("\n")))
+        if self._reasoning or text.endswith("\n"):
+            self._live.console.print()
+
+    def _laid_out(self, text: str) -> Any:
+        from rich.markdown import Markdown
+        from rich.text import Text
+
+        return Text(text, style="dim italic") if self._reasoning else Markdown(text)
+
+
+def finished(text: str) -> int:
+    """How much of ``text`` cannot change any more: what is before the last empty line outside of code."""
+    cut = position = 0
+    fence = ""
+    for line in text.splitlines(keepends=True):
+        bare = line.strip()
+        opens = next((sign for sign in _FENCES if bare.startswith(sign)), "")
+        position += len(line)
+        if fence:
+            if opens == fence and not bare.strip(fence[0]):
+                fence = ""
+        elif opens:
+            fence = opens
+        elif not bare and line.endswith("\n"):
+            cut = position
+    return cut
