@@ -72,6 +72,8 @@ def converse(
                     break
             except LinnetError as error:
                 print(error, file=sys.stderr)
+            except KeyboardInterrupt:  # before there was an answer
+                print()
     return {"answers": chat.answers}
 
 
@@ -82,10 +84,10 @@ def _reply(chat: Chat, printer: AnswerPrinter, report: Callable[[ChatStream, Cha
     except ContextFullError as error:
         del chat.messages[-1]
         raise ContextFullError(f"{error}; /clear begins a new conversation") from None
-    except LinnetError:
+    except (LinnetError, KeyboardInterrupt):
         del chat.messages[-1]
         raise
-    with stream, printer.answer() as show, contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt), stream, printer.answer() as show:
         for delta in stream:
             show(delta)
     chat.messages.append(stream.message)
