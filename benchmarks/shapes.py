@@ -73,7 +73,7 @@ def tensor_types(facts: ModelFacts, mix: Mix) -> dict[str, Type]:
     """The type llama-quantize gives each tensor, without an importance matrix."""
     head = "token_embd.weight" if facts.tied_embeddings else "output.weight"
     types = {}
-    for name, shape in llama.tensor_shapes(facts):
+    for name, shape in llama.FAMILY.tensor_shapes(facts):
         kind = mix.common
         if len(shape) == 1:
             kind = Type.F32
@@ -194,7 +194,7 @@ def _write(path: Path, facts: ModelFacts, mix: Mix, name: str) -> None:
         "general.name": name,
         "general.file_type": int(mix.file_type),
         "general.quantization_version": 2,
-        **llama.metadata_from_facts(facts),
+        **llama.FAMILY.metadata_from_facts(facts),
         **metadata_from_tokenizer(tokenizer, special),
     }
     add: dict[type, Callable[[str, Any], None]] = {
@@ -203,7 +203,7 @@ def _write(path: Path, facts: ModelFacts, mix: Mix, name: str) -> None:
     }  # fmt: skip
     for key, value in metadata.items():
         add[type(value)](key, value)
-    types, shapes = tensor_types(facts, mix), dict(llama.tensor_shapes(facts))
+    types, shapes = tensor_types(facts, mix), dict(llama.FAMILY.tensor_shapes(facts))
     for tensor, kind in types.items():
         block_elements, block_bytes = gguf.GGML_QUANT_SIZES[kind]
         n_bytes = prod(shapes[tensor]) // block_elements * block_bytes

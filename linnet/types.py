@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import IntEnum
+from typing import Any
 
 from linnet.errors import UnsupportedError
 
@@ -92,12 +93,37 @@ _BLOCKS = {
 }
 
 
+_N_SHAPE = 12  # the first facts, which every model is described by
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """How rotary positions reach beyond the length a model was first trained with.
+
+    ``kind`` is ``linear`` (Chen et al. 2023), ``llama3`` (Dubey et al. 2024), ``yarn`` (Peng et al.
+    2023) or ``longrope`` (Ding et al. 2024), whose factors are one per rotated pair.
+    ``attention_factor`` multiplies the cosines and sines; None = as the method has it.
+    """
+
+    kind: str
+    factor: float = 1.0
+    original_len: int = 0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float | None = None
+    short_factors: tuple[float, ...] = ()
+    long_factors: tuple[float, ...] = ()
+
+
 @dataclass(frozen=True)
 class ModelFacts:
     """What has to be known about an architecture to run it; the shape of one model.
 
     The names are those of the core. Hugging Face names and GGUF keys appear only in
-    ``formats/arch``.
+    ``formats/arch``. What has a default is what tells architectures apart; the defaults are
+    Llama's.
     """
 
     arch: str
@@ -113,14 +139,62 @@ class ModelFacts:
     rope_theta: float = 10000.0
     tied_embeddings: bool = True
 
+    norm: str = "rms"  # or "layer"
+    pre_norm: bool = True  # a norm before each part of a layer
+    post_norm: bool = False  # a norm of what each part adds to the stream
+    qk_norm: str = ""  # of queries and keys: "head" (each head), "all" (all together), "heads" (each its own)
+    sub_norm: bool = False  # norms inside each part, before its last matrix (BitNet)
+    activation: str = "silu"  # or gelu (erf), gelu_tanh, relu, relu2
+    gated: bool = True
+    parallel_residual: bool = False  # attention and feed-forward read the same stream
+    attention_bias: bool = False  # of queries, keys and values
+    output_bias: bool = False  # of what attention adds to the stream
+    ffn_bias: bool = False
+    head_bias: bool = False
+    learned_positions: bool = False  # instead of rotary ones
+    rope_dims: int = 0  # leading elements of a head that are rotated; 0 = all
+    rope_interval: int = 0  # every n-th layer does not rotate
+    rope_theta_local: float = 0.0  # of layers with a window, which then know no scaling; 0 = as the others
+    rope_scaling: RopeScaling | None = None
+    sliding_window: int = 0  # a token attends to so many, itself among them; 0 = to all before it
+    global_interval: int = 0  # every n-th layer has no window; 0 = all have
+    attention_scale: float = 0.0  # of scores; 0 = 1 / sqrt(head_dim)
+    attention_cap: float = 0.0  # scores become cap * tanh(score / cap); 0 = they stay
+    logit_cap: float = 0.0
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0
+    logit_divisor: float = 1.0
+    n_experts: int = 0
+    n_experts_used: int = 0
+    expert_ffn_dim: int = 0
+    expert_norm: bool = True  # the weights of the chosen experts sum up to 1
+    block_repeat: int = 1  # each layer's weights are used so many times in succession
+    conv_len: int = 0  # taps of a short convolution
+    conv_layers: tuple[int, ...] = ()  # the layers that have it instead of attention
+
+    def described(self) -> dict[str, Any]:
+        """The facts by name: the shape, and what is not as in Llama."""
+        usual = {field.name: field.default for field in fields(self)[_N_SHAPE:]}
+        return {name: value for name, value in asdict(self).items() if usual.get(name, ...) != value}
+
     @property
     def kv_dim(self) -> int:
         """Elements of the keys (and of the values) of one token in one layer."""
         return self.n_kv_heads * self.head_dim
 
     @property
+    def query_dim(self) -> int:
+        """Elements of the queries of one token in one layer."""
+        return self.n_heads * self.head_dim
+
+    @property
+    def rotated(self) -> int:
+        """Elements of a head that are rotated; 0 where positions are learned."""
+        return 0 if self.learned_positions else self.rope_dims or self.head_dim
+
+    @property
     def n_params(self) -> int:
-        """Number of weights, each shared weight counted once."""
+        """Number of weights of a model of the Llama family, each shared weight counted once."""
         attention = self.dim * self.head_dim * (2 * self.n_heads + 2 * self.n_kv_heads)
         layer = attention + 3 * self.dim * self.ffn_dim + 2 * self.dim
         embeddings = self.vocab_size * self.dim * (1 if self.tied_embeddings else 2)

@@ -70,8 +70,8 @@ def write_chat_model(
     )  # fmt: skip
     rng = np.random.default_rng(5)
     arrays = {
-        llama.checkpoint_name(name): (rng.standard_normal(shape) * 0.1).astype(np.float32)
-        for name, shape in llama.tensor_shapes(facts)
+        name: (rng.standard_normal(shape) * 0.1).astype(np.float32)
+        for name, shape in llama.FAMILY.checkpoint_shapes(facts)
     }
     tokens = SpecialTokens(bos_id=None, eos_id=256, add_bos=False)
     save_checkpoint(folder, facts, arrays, tokenizer_json(special, added), tokens)

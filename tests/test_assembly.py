@@ -46,7 +46,7 @@ def random_model(type: TensorType = TensorType.BF16, n_layers: int = 2) -> Model
         raw = words.astype(np.uint16) if type is TensorType.BF16 else values.astype(np.float16)
         return Tensor(name, type, shape, lambda: raw.reshape(-1).view(np.uint8))
 
-    tensors = tuple(tensor(name, shape) for name, shape in llama.tensor_shapes(facts))
+    tensors = tuple(tensor(name, shape) for name, shape in llama.FAMILY.tensor_shapes(facts))
     return replace(like, facts=facts, tensors=tensors, extra={})
 
 
@@ -210,7 +210,7 @@ def test_peak_memory_is_the_model_in_its_type_and_little_more(tmp_path: Path, ty
 
     tensors = tuple(
         Tensor(name, TensorType.BF16, shape, lambda shape=shape: zeros(shape))  # type: ignore[misc]
-        for name, shape in llama.tensor_shapes(facts)
+        for name, shape in llama.FAMILY.tensor_shapes(facts)
     )
     write_checkpoint(replace(parts, facts=facts, tensors=tensors), tmp_path)
     little = tmp_path / "little"

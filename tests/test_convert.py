@@ -68,8 +68,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model with a byte-level tokenizer, 272 embeddings for 264 tokens."""
     rng = np.random.default_rng(3)
     arrays = {
-        llama.checkpoint_name(name): (rng.standard_normal(shape) * 0.1).astype(np.float32)
-        for name, shape in llama.tensor_shapes(FACTS)
+        name: (rng.standard_normal(shape) * 0.1).astype(np.float32)
+        for name, shape in llama.FAMILY.checkpoint_shapes(FACTS)
     }
     folder = tmp_path_factory.mktemp("source") / "model"
     save_checkpoint(folder, FACTS, arrays, byte_level_tokenizer(), SPECIAL)

@@ -61,8 +61,8 @@ def small_arrays(seed: int = 0) -> dict[str, np.ndarray]:
     """Random weights by Hugging Face name."""
     rng = np.random.default_rng(seed)
     return {
-        llama.checkpoint_name(name): rng.standard_normal(shape, dtype=np.float32)
-        for name, shape in llama.tensor_shapes(FACTS)
+        name: rng.standard_normal(shape, dtype=np.float32)
+        for name, shape in llama.FAMILY.checkpoint_shapes(FACTS)
     }
 
 
@@ -365,20 +365,20 @@ def test_both_ways_of_writing_rope_theta(checkpoint: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "problem"),
     [
-        ({"attention_bias": True}, UnsupportedError, "attention_bias"),
-        ({"mlp_bias": True}, UnsupportedError, "mlp_bias"),
-        ({"hidden_act": "gelu"}, UnsupportedError, "gelu"),
-        ({"model_type": "gpt2"}, UnsupportedError, "gpt2"),
+        ({"attention_bias": True}, FormatError, "q_proj.bias' is missing"),
+        ({"mlp_bias": True}, FormatError, "gate_proj.bias' is missing"),
+        ({"hidden_act": "tanh"}, UnsupportedError, "tanh"),
+        ({"model_type": "gpt9"}, UnsupportedError, "gpt9"),
         ({"model_type": None}, FormatError, "model_type"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, UnsupportedError, "linear"),
-        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1.0}}, UnsupportedError, "llama3"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, UnsupportedError, "dynamic"),
+        ({"rope_parameters": {"rope_type": "llama3", "factor": 0.0}}, FormatError, "factor"),
         ({"quantization_config": {"bits": 4}}, UnsupportedError, "quantization_config"),
         ({"hidden_size": None}, FormatError, "hidden_size"),
         ({"hidden_size": 1 << 40}, FormatError, "hidden_size"),
         ({"num_attention_heads": 0}, FormatError, "num_attention_heads"),
         ({"num_attention_heads": "4"}, FormatError, "num_attention_heads"),
         ({"num_key_value_heads": 3}, FormatError, "evenly"),
-        ({"head_dim": 7}, FormatError, "odd"),
+        ({"head_dim": 7}, FormatError, "in pairs"),
         ({"rms_norm_eps": -1.0}, FormatError, "rms_norm_eps"),
         ({"num_hidden_layers": 2_000_000_000}, FormatError, "is missing"),
         ({"num_hidden_layers": 1}, UnsupportedError, "not part of"),
@@ -448,11 +448,15 @@ def test_queries_and_keys_are_reordered_so_that_scores_stay() -> None:
     arrays = small_arrays()
     x, y = rng.standard_normal((2, FACTS.dim))
 
+    plans = {plan.name: plan for plan in llama.FAMILY.tensors(FACTS)}
+
     def rows(name: str) -> np.ndarray:
-        array = arrays[llama.checkpoint_name(name)]
-        tensor = Tensor(name, TensorType.F32, array.shape, lambda: array.reshape(-1).view(np.uint8))
-        moved = llama.from_checkpoint(tensor, FACTS)
-        back = llama.to_checkpoint(moved, FACTS)
+        (source,) = plans[name].sources
+        array = arrays[source]
+        tensor = Tensor(source, TensorType.F32, array.shape, lambda: array.reshape(-1).view(np.uint8))
+        moved = plans[name].gather([tensor])
+        (back,) = plans[name].scatter(moved)
+        assert (back.name, back.shape) == (source, array.shape)
         assert back.load().tobytes() == array.tobytes()
         return moved.load().view(np.float32).reshape(array.shape)
 
@@ -471,7 +475,7 @@ def test_queries_and_keys_are_reordered_so_that_scores_stay() -> None:
         q_rows = slice(head * FACTS.head_dim, (head + 1) * FACTS.head_dim)
         kv = head * FACTS.n_kv_heads // FACTS.n_heads
         k_rows = slice(kv * FACTS.head_dim, (kv + 1) * FACTS.head_dim)
-        q, k = arrays[llama.checkpoint_name(q_name)][q_rows], arrays[llama.checkpoint_name(k_name)][k_rows]
+        q, k = arrays[plans[q_name].sources[0]][q_rows], arrays[plans[k_name].sources[0]][k_rows]
         expected = rotate_half(q @ x, 11) @ rotate_half(k @ y, 4)
         found = rotate_pairs(rows(q_name)[q_rows] @ x, 11) @ rotate_pairs(rows(k_name)[k_rows] @ y, 4)
         assert found == pytest.approx(expected, rel=1e-6)

@@ -60,7 +60,7 @@ def describe(
         "output": str(output),
         "format": "gguf" if is_gguf_name(output) else "checkpoint",
         "arch": target.facts.arch,
-        "n_params": target.facts.n_params,
+        "n_params": target.n_params,
         "bytes": _bytes_on_disk(output),
         "bits_per_weight": 8 * weight_bytes / elements,
         "types": dict(Counter(tensor.type.label for tensor in target.tensors)),
@@ -77,7 +77,7 @@ def report(target: ModelParts, output: Path, comparison: Comparison, fallbacks: 
     types = Counter(tensor.type.label for tensor in target.tensors)
     kinds = ", ".join(f"{n} {label}" for label, n in types.most_common())
     out.print(
-        f"{output}: {_bytes_on_disk(output):,} bytes, {target.facts.n_params:,} weights, tensors: {kinds}",
+        f"{output}: {_bytes_on_disk(output):,} bytes, {target.n_params:,} weights, tensors: {kinds}",
         markup=False,
     )
     for (type_label, reason), n in Counter((f.type, f.reason) for f in fallbacks).items():

@@ -7,7 +7,7 @@ finite, and their distance from those of the source is measured.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from linnet.engine.repack import float_rows
 from linnet.engine.session import Session, Workspace
 from linnet.engine.tokenizer import Tokenizer
 from linnet.errors import VerificationError
+from linnet.formats import arch
 from linnet.formats.parts import ModelParts, Tensor
 from linnet.formats.source import read_model
 from linnet.types import ModelFacts, TensorType
@@ -90,11 +91,10 @@ def verify(source: ModelParts, target: Path) -> Comparison:
     )
 
 
-def _as_stored(facts: ModelFacts) -> ModelFacts:
-    """GGUF keeps these numbers in 32 bits."""
-    return replace(
-        facts, norm_eps=float(np.float32(facts.norm_eps)), rope_theta=float(np.float32(facts.rope_theta))
-    )
+def _as_stored(facts: ModelFacts) -> dict[str, str]:
+    """What GGUF says of them, in numbers of 32 bits, of which a conversion may cost the last."""
+    keys = arch.by_facts(facts).metadata_from_facts(facts)
+    return {key: f"{value:.6g}" if isinstance(value, float) else str(value) for key, value in keys.items()}
 
 
 def _same(what: str, expected: object, found: object) -> None:

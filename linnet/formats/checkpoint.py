@@ -10,9 +10,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from linnet.errors import FormatError, SourceError, UnsupportedError
 from linnet.formats import arch
+from linnet.formats.arch.family import Family
 from linnet.formats.atomic import atomic_file, make_folder
 from linnet.formats.gguf_tokenizer import END_IDS_KEY, EOM_KEY, EOT_KEY, TEMPLATE_KEY
 from linnet.formats.inputs import read_bytes
@@ -127,14 +127,17 @@ def read_json(path: Path, optional: bool = False) -> dict[str, Any]:
 
 
 def _read_tensors(
-    stored: dict[str, StoredTensor], directory: Path, family: ModuleType, facts: ModelFacts
+    stored: dict[str, StoredTensor], directory: Path, family: Family, facts: ModelFacts
 ) -> tuple[Tensor, ...]:
     tensors = []
-    for name, shape in family.tensor_shapes(facts):
-        entry = stored.pop(family.checkpoint_name(name), None)
-        if entry is None:
-            raise FormatError(f"{directory}: the tensor '{family.checkpoint_name(name)}' is missing")
-        tensors.append(family.from_checkpoint(_tensor(name, shape, entry), facts))
+    for planned in family.tensors(facts):
+        sources = []
+        for name in planned.sources:
+            entry = stored.pop(name, None) or stored.pop(name.removeprefix(family.prefix), None)
+            if entry is None:
+                raise FormatError(f"{directory}: the tensor '{name}' is missing")
+            sources.append(_tensor(name, planned.source_shape, entry))
+        tensors.append(planned.gather(sources))
     rest = [name for name in stored if not family.is_derived(name, facts)]
     if rest:
         raise UnsupportedError(
@@ -283,9 +286,8 @@ class _Document:
 
 def write_checkpoint(parts: ModelParts, directory: Path) -> None:
     """Writes a model whose tensors are plain (f32, f16, bf16) into an existing folder."""
-    family = arch.by_name(parts.facts.arch)
-    laid_out = [family.to_checkpoint(tensor, parts.facts) for tensor in parts.tensors]
-    named = [replace(tensor, name=family.checkpoint_name(tensor.name)) for tensor in laid_out]
+    plans = {planned.name: planned for planned in arch.by_facts(parts.facts).tensors(parts.facts)}
+    named = [source for tensor in parts.tensors for source in plans[tensor.name].scatter(tensor)]
     text = parts.tokenizer.json
     document = _Document(
         facts=parts.facts,
@@ -334,13 +336,12 @@ def save_checkpoint(
     the architecture have to be there. ``extra`` goes into ``config.json``. Each file
     is replaced atomically, the weights last. Raises TargetError.
     """
-    family = arch.by_name(facts.arch)
     plain = []
-    for name, shape in family.tensor_shapes(facts):
-        array = tensors[family.checkpoint_name(name)]
+    for name, shape in arch.by_facts(facts).checkpoint_shapes(facts):
+        array = tensors[name]
         if array.shape != shape:
-            raise ValueError(f"{family.checkpoint_name(name)} is {array.shape}, expected {shape}")
-        plain.append(_from_array(family.checkpoint_name(name), array))
+            raise ValueError(f"{name} is {array.shape}, expected {shape}")
+        plain.append(_from_array(name, array))
     make_folder(directory)
     document = _Document(facts, special, tokenizer_json, TensorType.F32, extra=extra)
     _write(document, plain, directory)
@@ -373,9 +374,8 @@ def _write(document: _Document, tensors: Iterable[Tensor], directory: Path) -> N
 
 
 def _config(document: _Document) -> dict[str, Any]:
-    family = arch.by_name(document.facts.arch)
     return {
-        **family.config_from_facts(document.facts),
+        **arch.by_facts(document.facts).config_from_facts(document.facts),
         **_token_ids(document.special),
         "torch_dtype": _DTYPE_NAMES[document.dtype],
         **(document.extra or {}),

@@ -23,7 +23,7 @@ from linnet.errors import FormatError, UnsupportedError
 from linnet.formats import arch
 from linnet.formats.gguf_tokenizer import metadata_from_tokenizer, tokenizer_from_metadata
 from linnet.formats.inputs import map_bytes
-from linnet.formats.parts import ModelParts, RawBytes, Tensor
+from linnet.formats.parts import DERIVED, ModelParts, RawBytes, Tensor
 from linnet.types import TensorType
 
 MAGIC = b"GGUF"
@@ -162,11 +162,13 @@ def _model_parts(file: GgufFile) -> ModelParts:
     name = metadata.get("general.architecture")
     if not isinstance(name, str):
         raise FormatError("general.architecture is missing; is this a model?")
-    family = arch.by_name(name)
+    family = arch.by_arch(name)
     if not file.tensors:
         raise UnsupportedError("the file holds a vocabulary but no weights")
     by_name = {tensor.name: tensor for tensor in file.tensors}
-    facts = family.facts_from_metadata(metadata, tied_embeddings="output.weight" not in by_name)
+    divisors = {key: _floats(by_name[key]) for key in DERIVED if key in by_name}
+    facts = family.facts_from_metadata(metadata, by_name, divisors)
+    family = arch.by_facts(facts)
     tensors = []
     for tensor_name, shape in family.tensor_shapes(facts):
         entry = by_name.pop(tensor_name, None)
@@ -188,6 +190,12 @@ def _model_parts(file: GgufFile) -> ModelParts:
         chat_template=_text(metadata, "tokenizer.chat_template"),
         extra={key: value for key, value in metadata.items() if key not in own},
     )
+
+
+def _floats(entry: GgufTensor) -> NDArray[np.float32]:
+    if entry.raw is None or entry.type_number != TensorType.F32 or len(entry.shape) != 1:
+        raise FormatError(f"the tensor '{entry.name}' is not a vector of f32")
+    return np.asarray(entry.raw).view("<f4").astype(np.float32)
 
 
 def _text(metadata: dict[str, Any], key: str) -> str | None:
@@ -352,7 +360,7 @@ def gguf_metadata(parts: ModelParts) -> dict[str, Any]:
         metadata["general.name"] = parts.name
     metadata["general.file_type"] = _file_type(parts)
     metadata["general.quantization_version"] = 2
-    metadata.update(arch.by_name(parts.facts.arch).metadata_from_facts(parts.facts))
+    metadata.update(arch.by_facts(parts.facts).metadata_from_facts(parts.facts))
     metadata.update(metadata_from_tokenizer(parts.tokenizer, parts.special))
     if parts.chat_template is not None:
         metadata["tokenizer.chat_template"] = parts.chat_template

@@ -28,6 +28,7 @@ import numpy as np
 
 from linnet.errors import FormatError, SourceError
 from linnet.formats.arch import llama
+from linnet.formats.arch.family import checked
 from linnet.formats.inputs import map_bytes
 from linnet.formats.parts import ModelParts, RawBytes, Tensor, TokenizerParts
 from linnet.formats.vocabulary import BYTE_PIECES, SPACE, TokenKind, Vocabulary, VocabularyKind
@@ -100,7 +101,7 @@ def read_llama2c(path: Path, tokenizer: TokenizerParts | None) -> ModelParts:
     sections = dict(_sections(header, data))
     tensors = tuple(
         Tensor(name, TensorType.F32, shape, sections[name])
-        for name, shape in llama.tensor_shapes(header.facts)
+        for name, shape in llama.FAMILY.tensor_shapes(header.facts)
     )
     return ModelParts(
         facts=header.facts,
@@ -134,7 +135,7 @@ def _parse_header(head: bytes) -> _Header:
     if min(sizes) <= 0 or dim % n_heads:
         raise FormatError("not a llama2.c file: its header describes no possible model")
     facts = ModelFacts(
-        arch=llama.NAME,
+        arch=llama.FAMILY.arch,
         dim=dim,
         n_layers=n_layers,
         n_heads=n_heads,
@@ -147,7 +148,7 @@ def _parse_header(head: bytes) -> _Header:
         rope_theta=_ROPE_THETA,
         tied_embeddings=tied,
     )
-    return _Header(version, llama.checked(facts), group, n_bytes)
+    return _Header(version, checked(facts), group, n_bytes)
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def _plan(header: _Header) -> Iterator[_Section]:
     """The sections of a file in their order."""
     facts = header.facts
     one_layer = ModelFacts(**{**vars(facts), "n_layers": 1})
-    shapes = {name.removesuffix(".weight"): shape for name, shape in llama.tensor_shapes(one_layer)}
+    shapes = {name.removesuffix(".weight"): shape for name, shape in llama.FAMILY.tensor_shapes(one_layer)}
     shapes["rotary"] = (2, facts.max_seq_len, facts.head_dim // 2)
     for kind in _VERSION_1_ORDER if header.version else _LEGACY_ORDER:
         per_layer = f"blk.0.{kind}" in shapes

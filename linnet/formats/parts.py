@@ -19,6 +19,12 @@ from linnet.types import ModelFacts, SpecialTokens, TensorType
 
 RawBytes = NDArray[np.uint8]
 
+# Tensors of GGUF that are computed from the facts: divisors for the frequency of each rotated pair.
+LLAMA3_DIVISORS = "rope_freqs.weight"
+SHORT_DIVISORS = "rope_factors_short.weight"
+LONG_DIVISORS = "rope_factors_long.weight"
+DERIVED = (LLAMA3_DIVISORS, SHORT_DIVISORS, LONG_DIVISORS)
+
 
 @dataclass(frozen=True)
 class Tensor:
@@ -79,3 +85,8 @@ class ModelParts:
     # GGUF metadata that no field above covers (author, licence, padding token ...),
     # carried along from GGUF to GGUF.
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def n_params(self) -> int:
+        """Number of weights, each shared weight counted once."""
+        return sum(tensor.n_elements for tensor in self.tensors if tensor.name not in DERIVED)

@@ -77,7 +77,7 @@ class Settings:
     def from_table(cls, table: dict[str, Any]) -> Settings:
         """The inverse of :meth:`as_table`."""
         parts = {
-            "facts": ModelFacts(**table["facts"]),
+            "facts": ModelFacts(**{**table["facts"], "conv_layers": ()}),  # of the Llama family
             "hyper": Hyper(**table["hyper"]),
             "batch": BatchShape(**table["batch"]),
             "budget": Budget(**table["budget"]) if table.get("budget") else None,

@@ -128,7 +128,7 @@ class _Run:
 
     def _describe(self) -> None:
         facts, batch, tokens = self.settings.facts, self.settings.batch, len(self.corpus.split("train"))
-        self.console.table("model", {"parameters": facts.n_params, **_fields(facts)})
+        self.console.table("model", {"parameters": facts.n_params, **facts.described()})
         self.console.table("batch", {**_fields(batch), "micro-batches per step": self.batches.micro_steps})
         self.console.table("recipe", {"optimizer": self.settings.optimizer, **_fields(self.settings.hyper)})
         names = ("device", "dtype", "compile", "threads", "world", "seed")

@@ -1,45 +1,64 @@
-"""One module per family: Hugging Face names <-> GGUF names <-> facts.
-
-A family is a module with these members, and a row in the two tables below.
-
-``facts_from_config(config)``, ``config_from_facts(facts)``: the ``config.json``
-``facts_from_metadata(metadata)``, ``metadata_from_facts(facts)``: the GGUF keys
-``tensor_shapes(facts)``: GGUF name -> row-major shape, in the order of writing
-``checkpoint_name(name)``: the name of a GGUF tensor in a checkpoint
-``is_derived(name, facts)``: is a checkpoint tensor of this name redundant
-``from_checkpoint(tensor, facts)``, ``to_checkpoint(tensor, facts)``: the layout, row bytes only
-"""
+"""Families: Hugging Face names <-> GGUF names <-> facts. One file each, and a row in the table below."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import ModuleType
 from typing import Any
 
 from linnet.errors import FormatError, UnsupportedError
-from linnet.formats.arch import llama
+from linnet.formats.arch import (
+    bitnet,
+    gemma,
+    gpt2,
+    gpt_neox,
+    granite,
+    lfm2,
+    llama,
+    mistral,
+    mixtral,
+    mobilellm,
+    olmo2,
+    opt,
+    phi,
+    qwen,
+    smollm3,
+    stablelm,
+)
+from linnet.formats.arch.family import Family
+from linnet.types import ModelFacts
 
-_BY_NAME = {"llama": llama}  # general.architecture of GGUF, ModelFacts.arch
-_BY_MODEL_TYPE = {"llama": llama}  # model_type of config.json
+# Of those that share a name in GGUF, the first that fits a model is its family.
+FAMILIES = (
+    llama.FAMILY, mistral.FAMILY, mixtral.FAMILY, smollm3.FAMILY, mobilellm.FAMILY, granite.FAMILY,
+    qwen.QWEN2, qwen.QWEN3, qwen.QWEN3_MOE, gemma.GEMMA, gemma.GEMMA2, gemma.GEMMA3, phi.PHI2, phi.PHI3,
+    olmo2.FAMILY, stablelm.FAMILY, gpt2.FAMILY, gpt_neox.FAMILY, opt.FAMILY, lfm2.FAMILY, bitnet.FAMILY,
+)  # fmt: skip
 
 
-def by_name(arch: str) -> ModuleType:
-    """The family GGUF calls ``arch``. Raises UnsupportedError."""
-    try:
-        return _BY_NAME[arch]
-    except KeyError:
-        raise UnsupportedError(
-            f"architecture '{arch}' is not supported; known: {', '.join(_BY_NAME)}"
-        ) from None
+def by_arch(name: str) -> Family:
+    """A family GGUF calls ``name``; it reads the metadata of all of that name. Raises UnsupportedError."""
+    for family in FAMILIES:
+        if family.arch == name:
+            return family
+    known = ", ".join(dict.fromkeys(family.arch for family in FAMILIES))
+    raise UnsupportedError(f"architecture '{name}' is not supported; known: {known}")
 
 
-def by_config(config: Mapping[str, Any]) -> ModuleType:
+def by_facts(facts: ModelFacts) -> Family:
+    """The family of a model. Raises UnsupportedError."""
+    for family in FAMILIES:
+        if family.arch == facts.arch and family.fits(facts):
+            return family
+    raise UnsupportedError(f"no known family of architecture '{facts.arch}' has these facts")
+
+
+def by_config(config: Mapping[str, Any]) -> Family:
     """The family of a checkpoint. Raises FormatError, UnsupportedError."""
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         raise FormatError("config.json names no model_type; is this the folder of a language model?")
-    try:
-        return _BY_MODEL_TYPE[model_type]
-    except KeyError:
-        known = ", ".join(_BY_MODEL_TYPE)
-        raise UnsupportedError(f"model_type '{model_type}' is not supported; known: {known}") from None
+    for family in FAMILIES:
+        if family.model_type == model_type:
+            return family
+    known = ", ".join(family.model_type for family in FAMILIES)
+    raise UnsupportedError(f"model_type '{model_type}' is not supported; known: {known}")

@@ -1,0 +1,153 @@
+"""The facts of a model as GGUF metadata tells them; the same keys for every architecture."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from linnet.errors import UnsupportedError
+from linnet.formats.arch.rope import rope_from_metadata, rope_metadata
+from linnet.formats.arch.values import Table, choice, count, flag, number
+from linnet.types import ModelFacts
+
+# Activations by their names in config.json, and by their own.
+ACTIVATIONS = {
+    "silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh", "relu": "relu", "relu2": "relu2",
+}  # fmt: skip
+ACTIVATION_NAMES = {
+    "silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu", "relu2": "relu2",
+}  # fmt: skip
+
+
+class _Key(NamedTuple):
+    fact: str
+    key: str  # after the architecture's name
+
+
+# Facts that are written where they are not what the architecture's name says.
+_TOLD = (
+    _Key("parallel_residual", "use_parallel_residual"),
+    _Key("attention_scale", "attention.scale"),
+    _Key("attention_cap", "attn_logit_softcapping"),
+    _Key("logit_cap", "final_logit_softcapping"),
+    _Key("embedding_scale", "embedding_scale"),
+    _Key("residual_scale", "residual_scale"),
+    _Key("logit_divisor", "logit_scale"),
+    _Key("sliding_window", "attention.sliding_window"),
+    _Key("global_interval", "attention.sliding_window_pattern"),
+    _Key("rope_theta_local", "rope.freq_base_swa"),
+    _Key("rope_interval", "rope.no_rope_interval"),
+    _Key("n_experts", "expert_count"),
+    _Key("n_experts_used", "expert_used_count"),
+    _Key("expert_ffn_dim", "expert_feed_forward_length"),
+    _Key("expert_norm", "expert_weights_norm"),
+    _Key("block_repeat", "block_repeat"),
+    _Key("conv_len", "shortconv.l_cache"),
+)
+
+# Keys that would change the arithmetic, and the values at which they do not.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "attention.clamp_kqv": (0,),
+    "attention.max_alibi_bias": (0,),
+    "expert_shared_count": (0,),
+    "expert_group_count": (0,),
+    "leading_dense_block_count": (0,),
+}
+
+_DEFAULTS = {
+    field.name: field.default
+    for field in dataclasses.fields(ModelFacts)
+    if field.default is not dataclasses.MISSING
+}
+
+
+def base_metadata(facts: ModelFacts) -> dict[str, Any]:
+    """The keys that every model has."""
+    kind = "attention.layer_norm_epsilon" if facts.norm == "layer" else "attention.layer_norm_rms_epsilon"
+    kv_heads: Any = facts.n_kv_heads
+    if facts.conv_layers:
+        listed = [0 if i in facts.conv_layers else facts.n_kv_heads for i in range(facts.n_layers)]
+        kv_heads = np.array(listed, dtype="<i4")
+    return {
+        "context_length": facts.max_seq_len,
+        "embedding_length": facts.dim,
+        "block_count": facts.n_layers,
+        "feed_forward_length": facts.ffn_dim,
+        "attention.head_count": facts.n_heads,
+        "attention.head_count_kv": kv_heads,
+        "attention.key_length": facts.head_dim,
+        "attention.value_length": facts.head_dim,
+        kind: float(facts.norm_eps),
+        **rope_metadata(facts),
+        "vocab_size": facts.vocab_size,
+    }
+
+
+def told_metadata(facts: ModelFacts, style: Table, implied: Collection[str]) -> dict[str, Any]:
+    """The keys of facts that the architecture's name does not say."""
+    usual = {**_DEFAULTS, **style}
+    keys = {
+        key: getattr(facts, fact)
+        for fact, key in _TOLD
+        if fact not in implied and getattr(facts, fact) != usual[fact]
+    }
+    if facts.activation != usual["activation"]:
+        keys["hidden_act"] = ACTIVATION_NAMES[facts.activation]
+    return keys
+
+
+def facts_in(
+    arch: str, keys: Table, style: Table, n_tokens: int, divisors: Mapping[str, NDArray[np.float32]]
+) -> ModelFacts:
+    """The facts that metadata ``keys`` (no prefix) tell. Raises FormatError, UnsupportedError."""
+    for key, values in _NEUTRAL.items():
+        if keys.get(key) is not None and keys[key] not in values:
+            raise UnsupportedError(f"'{arch}.{key}' is {keys[key]}, which is not supported yet")
+    usual = {**_DEFAULTS, **style}
+    dim, n_heads = count(keys, "embedding_length"), count(keys, "attention.head_count")
+    n_layers = count(keys, "block_count")
+    head_dim = count(keys, "attention.key_length", dim // n_heads)
+    if count(keys, "attention.value_length", head_dim) != head_dim:
+        raise UnsupportedError(f"keys and values of different sizes ({arch}) are not supported")
+    n_kv_heads, conv_layers = _kv_heads(keys, n_heads)
+    max_seq_len = count(keys, "context_length")
+    layer_norm = usual["norm"] == "layer"
+    told = {fact: _read(keys, key, usual[fact]) for fact, key in _TOLD}
+    rope = {} if usual["learned_positions"] else rope_from_metadata(keys, head_dim, max_seq_len, divisors)
+    activation = choice(keys, "hidden_act", ACTIVATION_NAMES[usual["activation"]], ACTIVATIONS)
+    return ModelFacts(
+        arch=arch,
+        dim=dim,
+        n_layers=n_layers,
+        n_heads=n_heads,
+        n_kv_heads=n_kv_heads,
+        head_dim=head_dim,
+        ffn_dim=count(keys, "feed_forward_length"),
+        vocab_size=count(keys, "vocab_size", n_tokens),
+        max_seq_len=max_seq_len,
+        norm_eps=number(keys, f"attention.layer_norm_{'' if layer_norm else 'rms_'}epsilon", 1e-5),
+        **{**style, **told, **rope, "activation": activation, "conv_layers": conv_layers},
+    )
+
+
+def _kv_heads(keys: Table, n_heads: int) -> tuple[int, tuple[int, ...]]:
+    """How many there are, and the layers that have none."""
+    value = keys.get("attention.head_count_kv")
+    if not isinstance(value, (np.ndarray, list)):
+        return count(keys, "attention.head_count_kv", n_heads), ()
+    listed = [int(n) for n in value]
+    some = sorted(set(listed) - {0})
+    if len(some) != 1 or some[0] < 1:
+        raise UnsupportedError("'attention.head_count_kv' differs from layer to layer; not supported")
+    return some[0], tuple(i for i, n in enumerate(listed) if n == 0)
+
+
+def _read(keys: Table, key: str, usual: Any) -> Any:
+    if isinstance(usual, bool):
+        return flag(keys, key, usual)
+    return count(keys, key, usual, least=0) if isinstance(usual, int) else number(keys, key, usual, zero=True)
