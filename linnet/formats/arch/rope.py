@@ -22,16 +22,20 @@ _DEFAULT_THETA = 10000.0
 
 
 def parameters_of(config: Table, layers: str = "") -> dict[str, Any]:
-    """The table of rotary settings: ``rope_parameters``, or the older ``rope_scaling``.
+    """The table of rotary settings: ``rope_parameters`` or the older ``rope_scaling``, the one that scales.
 
     ``layers`` names the kind of layers whose settings are wanted, where each kind has its own.
     """
-    for key in ("rope_parameters", "rope_scaling"):
-        table = config.get(key)
-        if isinstance(table, Mapping):
-            own = table.get(layers)
-            return dict(own if isinstance(own, Mapping) else table)
-    return {}
+    tables = [
+        config[key] for key in ("rope_parameters", "rope_scaling") if isinstance(config.get(key), Mapping)
+    ]
+    own = [table[layers] if isinstance(table.get(layers), Mapping) else table for table in tables]
+    scaling = [table for table in own if _kind(table) != "default"]
+    return dict(next(iter(scaling + own), {}))
+
+
+def _kind(table: Table) -> str:
+    return str(table.get("rope_type") or table.get("type") or "default")
 
 
 def read_rope(
@@ -52,8 +56,8 @@ def read_rope(
 
 
 def _scaling(table: Table, config: Table, dims: int) -> RopeScaling | None:
-    kind = table.get("rope_type", table.get("type", "default"))
-    if kind in ("default", None):
+    kind = _kind(table)
+    if kind == "default":
         return None
     if kind == "linear":
         return RopeScaling("linear", factor=number(table, "factor", 1.0))
