@@ -64,9 +64,14 @@ MIXES = {
     "q4_0": Mix(gguf.LlamaFileType.MOSTLY_Q4_0, Type.Q4_0, head=Type.Q6_K, more=Type.Q4_0),
     "q4_k_m": Mix(gguf.LlamaFileType.MOSTLY_Q4_K_M, Type.Q4_K, head=Type.Q6_K, more=Type.Q6_K),
     "q8_0": Mix(gguf.LlamaFileType.MOSTLY_Q8_0, Type.Q8_0, head=Type.Q8_0, more=Type.Q8_0),
+    "q2_k": Mix(gguf.LlamaFileType.MOSTLY_Q2_K, Type.Q2_K, head=Type.Q6_K, more=Type.Q2_K),
     "f16": Mix(gguf.LlamaFileType.MOSTLY_F16, Type.F16, head=Type.F16, more=Type.F16),
 }
-_NARROW = {Type.Q4_K: Type.Q5_0, Type.Q6_K: Type.Q8_0}  # for rows that are no multiple of 256
+_NARROW = {
+    Type.Q2_K: Type.Q4_0,
+    Type.Q4_K: Type.Q5_0,
+    Type.Q6_K: Type.Q8_0,
+}  # for rows that are no multiple of 256
 
 
 def tensor_types(facts: ModelFacts, mix: Mix) -> dict[str, Type]:
@@ -103,11 +108,13 @@ class Block(NamedTuple):
 
 
 # The standard deviations of a random block under unit scales: of the quants (and, in K-quants, of their
-# product with the scales of the sub-blocks). The minima of Q4_K get the factor that makes the mean weight 0.
+# product with the scales of the sub-blocks). Minima get the factor that makes the mean weight 0.
 _BLOCKS = {
     Type.Q4_0: Block(np.dtype([("d", "<f2"), ("quants", "u1", 16)]), {"d": 1 / 4.61}),
     Type.Q5_0: Block(np.dtype([("d", "<f2"), ("quants", "u1", 20)]), {"d": 1 / 9.23}),
     Type.Q8_0: Block(np.dtype([("d", "<f2"), ("quants", "u1", 32)]), {"d": 1 / 73.9}),
+    Type.Q2_K: Block(np.dtype([("scales_and_quants", "u1", 80), ("d", "<f2"), ("dmin", "<f2")]),
+                     {"d": 1 / 13.9, "dmin": 1.5 / 13.9}),
     Type.Q4_K: Block(np.dtype([("d", "<f2"), ("dmin", "<f2"), ("scales_and_quants", "u1", 140)]),
                      {"d": 1 / 258, "dmin": 7.5 / 258}),
     Type.Q6_K: Block(np.dtype([("quants_and_scales", "u1", 208), ("d", "<f2")]), {"d": 1 / 1366}),

@@ -175,6 +175,8 @@ typedef struct ln_model_info {
     int64_t n_params;
     int64_t weight_bytes;          /* all tensors */
     int64_t bytes_per_token;       /* weight bytes read to decode one token */
+    int64_t packed_bytes;          /* memory that ln_model_load takes for the weights it packs */
+    int64_t in_place_bytes;        /* weights that stay where they lie in data */
 } ln_model_info;
 
 /* Opens a whole GGUF file in memory and checks it against its metadata. data must stay
@@ -230,6 +232,15 @@ typedef struct ln_workspace_info {
 /* Allocates everything evaluating will ever need. LN_BAD_ARGUMENT, LN_UNSUPPORTED, LN_NO_MEMORY. */
 LN_API int32_t ln_workspace_open(const ln_model *model, const ln_workspace_options *options, ln_workspace **out,
                                  ln_error *err);
+
+typedef struct ln_workspace_plan {
+    int64_t page_bytes;
+    int64_t scratch_bytes; /* that evaluating one session of kv_tokens touches, beside the pages; scoring takes more */
+} ln_workspace_plan;
+
+/* What a workspace of the model would take; allocates nothing. The model need not be loaded. The same errors. */
+LN_API int32_t ln_workspace_foresee(const ln_model *model, const ln_workspace_options *options, ln_workspace_plan *out,
+                                    ln_error *err);
 
 /* What sessions still need stays until the last of them is closed. */
 LN_API void ln_workspace_close(ln_workspace *workspace);

@@ -379,7 +379,9 @@ static void each_matrix(ln_model *model, matrix_fn *fn) {
 
 static void count_packing(ln_model *model, ln_matrix *w) {
     model->has_type[w->type] = 1;
-    model->n_packings += ln_panel_bytes(w->type, w->cols) != 0;
+    const int is_packed = ln_panel_bytes(w->type, w->cols) != 0;
+    model->n_packings += is_packed;
+    model->in_place_bytes += is_packed ? 0 : w->rows * (int64_t)w->stride;
 }
 
 static void add_packing(ln_model *model, ln_matrix *w) {
@@ -394,7 +396,7 @@ static int in_file_order(const void *a, const void *b) {
     return (left > right) - (left < right);
 }
 
-/* Finds what is to be packed and the memory for it. */
+/* Finds what is to be packed, and how much memory that will take. */
 static ln_status plan_packing(ln_model *model, ln_error *err) {
     each_matrix(model, count_packing);
     model->packings = ln_alloc((size_t)model->n_packings, sizeof *model->packings, "the model", err);
@@ -411,7 +413,13 @@ static ln_status plan_packing(ln_model *model, ln_error *err) {
             return ln_fail(err, LN_NO_MEMORY, "the weights do not fit into the address space");
         }
     }
-    model->panels = ln_alloc_pages(total, "the weights", err);
+    model->panels_bytes = total;
+    return LN_OK;
+}
+
+/* Memory for the panels, and the threads that pack them. */
+static ln_status begin_packing(ln_model *model, int32_t n_threads, ln_error *err) {
+    model->panels = ln_alloc_pages(model->panels_bytes, "the weights", err);
     if (model->panels == NULL) {
         return LN_NO_MEMORY;
     }
@@ -421,7 +429,7 @@ static ln_status plan_packing(ln_model *model, ln_error *err) {
         model->packings[i].target = target;
         target += ln_panels_bytes(w->type, w->rows, w->cols);
     }
-    return LN_OK;
+    return ln_threads_open(n_threads, &model->loaders, err);
 }
 
 int ln_model_is_loaded(const ln_model *model) {
@@ -491,8 +499,8 @@ int32_t ln_model_load(ln_model *model, int32_t n_threads, ln_load_step *step, ln
     if (ln_model_is_loaded(model)) {
         return LN_OK;
     }
-    if (model->loaders == NULL) {
-        ln_status status = ln_threads_open(n_threads, &model->loaders, err);
+    if (model->panels == NULL) {
+        ln_status status = begin_packing(model, n_threads, err);
         if (status != LN_OK) {
             return status;
         }
@@ -610,6 +618,8 @@ int32_t ln_model_describe(const ln_model *model, ln_model_info *out) {
         .n_params = model->n_params,
         .weight_bytes = model->weight_bytes,
         .bytes_per_token = model->bytes_per_token,
+        .packed_bytes = (int64_t)model->panels_bytes,
+        .in_place_bytes = model->in_place_bytes,
     };
     memcpy(out->arch, f->arch, sizeof out->arch);
     return LN_OK;

@@ -23,7 +23,8 @@ struct ln_model {
     int32_t tied_embeddings;
     const char *data;  /* the file */
     size_t size;
-    char *panels;      /* all packed weights */
+    char *panels;      /* all packed weights; NULL before the first of them is packed */
+    size_t panels_bytes;
     ln_packing *packings; /* [n_packings] */
     int32_t n_packings;
     int32_t n_packed;  /* how many are done */
@@ -32,6 +33,7 @@ struct ln_model {
     int64_t n_params;
     int64_t weight_bytes;
     int64_t bytes_per_token;
+    int64_t in_place_bytes;
 };
 
 /* The weights of a layer. */

@@ -18,7 +18,8 @@ static int is_block_type(int32_t type) {
 
 /* ---- the pool ---------------------------------------------------------------- */
 
-static ln_status measure(ln_pages *p, const ln_facts *f, ln_error *err) {
+ln_status ln_pages_measure(ln_pages *p, const ln_facts *f, int32_t kv_type, ln_error *err) {
+    *p = (ln_pages){.type = kv_type, .head_dim = f->head_dim, .n_kv_heads = f->n_kv_heads};
     const ln_type_traits *type = ln_type_traits_of(p->type);
     if (is_block_type(p->type)) {
         if (p->head_dim % type->block_elements != 0) {
@@ -44,8 +45,7 @@ static ln_status measure(ln_pages *p, const ln_facts *f, ln_error *err) {
 }
 
 ln_status ln_pages_open(ln_pages *pages, const ln_facts *facts, int32_t type, int32_t n_tokens, ln_error *err) {
-    *pages = (ln_pages){.type = type, .head_dim = facts->head_dim, .n_kv_heads = facts->n_kv_heads};
-    ln_status status = measure(pages, facts, err);
+    ln_status status = ln_pages_measure(pages, facts, type, err);
     if (status != LN_OK) {
         return status;
     }

@@ -25,6 +25,9 @@ typedef struct ln_pages {
     uint8_t *memory;
 } ln_pages;
 
+/* Everything but the memory: how large a page is. The same errors as ln_pages_open. */
+ln_status ln_pages_measure(ln_pages *pages, const ln_facts *facts, int32_t type, ln_error *err);
+
 /* Room for n_tokens, in whole pages. LN_BAD_ARGUMENT for a type that cannot hold heads of this size, LN_NO_MEMORY. */
 ln_status ln_pages_open(ln_pages *pages, const ln_facts *facts, int32_t type, int32_t n_tokens, ln_error *err);
 

@@ -70,7 +70,7 @@ static int64_t groups_of(int64_t cols) {
     return (cols + LN_Q8_GROUP - 1) / LN_Q8_GROUP;
 }
 
-static void plan_memory(const ln_workspace *w, part parts[N_PARTS]) {
+static void plan_memory(const ln_workspace *w, int64_t n_threads, part parts[N_PARTS]) {
     const ln_facts *f = &w->model->facts;
     const int64_t query = ln_extent_of(f, LN_EXTENT_QUERY);
     const int64_t key = ln_extent_of(f, LN_EXTENT_KEY);
@@ -78,7 +78,6 @@ static void plan_memory(const ln_workspace *w, part parts[N_PARTS]) {
     const int64_t tables = ln_rotary_tables(w->model);
     const int64_t n = w->n_batch;
     const int64_t n_slots = n * f->n_experts_used;
-    const int64_t n_threads = ln_threads_count(w->compute.threads);
     const int64_t scratch = (int64_t)ln_attention_scratch_bytes(f);
     const part all[N_PARTS] = {
         {offsetof(ln_workspace, rotary.frequencies), sizeof(float), {tables, pairs}},
@@ -132,17 +131,24 @@ static int part_bytes(const part *p, size_t *out) {
     return 1;
 }
 
+/* Bytes of all parts; 0 when they do not fit a size_t. */
+static size_t all_bytes(const part parts[N_PARTS]) {
+    size_t total = ALIGNMENT; /* room to move the first part up to an aligned address */
+    for (int i = 0; i < N_PARTS; i++) {
+        size_t bytes = 0;
+        if (!part_bytes(&parts[i], &bytes) || !ln_size_add(total, bytes, &total)) {
+            return 0;
+        }
+    }
+    return total;
+}
+
 static ln_status allocate(ln_workspace *w, ln_error *err) {
     const ln_facts *f = &w->model->facts;
     part parts[N_PARTS];
-    plan_memory(w, parts);
-    size_t total = ALIGNMENT; /* room to move the first part up to an aligned address */
-    int fits = 1;
-    for (int i = 0; i < N_PARTS; i++) {
-        size_t bytes = 0;
-        fits = fits && part_bytes(&parts[i], &bytes) && ln_size_add(total, bytes, &total);
-    }
-    w->memory = fits ? ln_alloc(1, total, "a workspace", NULL) : NULL;
+    plan_memory(w, ln_threads_count(w->compute.threads), parts);
+    const size_t total = all_bytes(parts);
+    w->memory = total != 0 ? ln_alloc(1, total, "a workspace", NULL) : NULL;
     if (w->memory == NULL) {
         return ln_fail(err, LN_NO_MEMORY, "evaluating %d tokens at a time needs more memory than this machine gives; "
                        "ask for a smaller n_batch",
@@ -208,6 +214,44 @@ int32_t ln_workspace_open(const ln_model *model, const ln_workspace_options *opt
     }
     ln_rotary_fill(&w->rotary, w->model);
     *out = w;
+    return LN_OK;
+}
+
+/* Partial results that are in memory at once: attention is split where each key/value head has few tiles of
+ * queries, mostly one. */
+static int64_t split_partials(const ln_workspace *w, int32_t kv_tokens) {
+    const int64_t n_chunks = (kv_tokens + LN_CHUNK - 1) / LN_CHUNK;
+    const int64_t n = (int64_t)w->model->facts.n_kv_heads * LN_ATTENTION_ROWS * n_chunks;
+    return n < w->attention.max_partials ? n : w->attention.max_partials;
+}
+
+int32_t ln_workspace_foresee(const ln_model *model, const ln_workspace_options *options, ln_workspace_plan *out,
+                             ln_error *err) {
+    if (model == NULL || options == NULL || out == NULL) {
+        return ln_fail(err, LN_BAD_ARGUMENT, "model, options and out must not be NULL");
+    }
+    ln_workspace w = {.model = model, .n_batch = batch_of(&model->facts, options)};
+    const ln_facts *f = &model->facts;
+    const int32_t kv_tokens = options->kv_tokens != 0 ? options->kv_tokens : f->max_seq_len;
+    ln_status status = check_options(options, err);
+    if (status == LN_OK) {
+        status = choose_kernels(&w, options->isa, err);
+    }
+    if (status == LN_OK) {
+        status = ln_pages_measure(&w.pages, f, options->kv_type, err);
+    }
+    if (status != LN_OK) {
+        return status;
+    }
+    part parts[N_PARTS];
+    w.n_batch = w.n_batch < kv_tokens ? w.n_batch : kv_tokens; /* no more are ever in flight */
+    w.attention.max_partials = MAX_PARTIAL_BYTES / (int64_t)sizeof(float) / ln_partial_floats(f->head_dim);
+    w.attention.max_partials = split_partials(&w, kv_tokens);
+    plan_memory(&w, options->n_threads > 0 ? options->n_threads : 1, parts);
+    const size_t bytes = all_bytes(parts);
+    const size_t head = sizeof(float) * LN_HEAD_BATCH * (size_t)f->vocab_size; /* which only scoring touches */
+    *out = (ln_workspace_plan){.page_bytes = (int64_t)w.pages.page_bytes,
+                               .scratch_bytes = (int64_t)(bytes > head ? bytes - head : 0)};
     return LN_OK;
 }
 

@@ -26,6 +26,7 @@ VERBS: dict[str, tuple[type, str]] = {  # verb: (its options, "module:function")
     "evaluate": (options.EvaluateOptions, "linnet.evaluate.evaluate:evaluate"),
     "show": (options.ShowOptions, "linnet.run.show:show"),
     "bench": (options.BenchOptions, "linnet.run.bench:bench"),
+    "fit": (options.FitOptions, "linnet.run.fit:fit"),
     "pull": (options.PullOptions, "linnet.run.pull:pull"),
     "list": (options.ListOptions, "linnet.run.list:list_models"),
     "rm": (options.RmOptions, "linnet.run.rm:rm"),

@@ -42,6 +42,15 @@ def count(text: str | int) -> int:
     return number
 
 
+def memory(text: str | int) -> int:
+    """Reads ``4G``, ``512MiB`` or ``4GB`` as bytes; K, M, G alone are powers of two. Raises ValueError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kKmMgGtT])(i?[bB])?)?", str(text).strip())
+    if not match:
+        raise ValueError(f"'{text}' is not a size; write 4G, 512M or 4GB")
+    base = 1000 if match[3] in ("b", "B") else 1024
+    return int(float(match[1]) * base ** (1 + "kmgt".index(match[2].lower()) if match[2] else 0))
+
+
 def positive(text: str | float) -> float:
     """Reads a number above zero. Raises ValueError."""
     try:
@@ -281,8 +290,16 @@ class MemoryOptions(EnergyOptions):
     n_ctx: int | None = option(
         None, metavar="N", help="tokens of context (default: what the model was made for, at most 4096)"
     )
-    kv_type: str = option(
-        "f16", choices=("f16", "q8_0", "q4_0", "f32"), help="precision of the key/value cache"
+    kv_type: str | None = option(
+        None,
+        choices=("f16", "q8_0", "q4_0", "f32"),
+        help="precision of the key/value cache (default: f16, or what fits into --ram)",
+    )
+    ram: int | None = option(
+        None,
+        metavar="SIZE",
+        read=memory,
+        help="take no more memory than 4G, 512M, ...: less context, or refuse, with the numbers",
     )
     threads: int | None = option(
         None, metavar="N", help="threads to compute with (default: one per processor)"
@@ -483,6 +500,34 @@ class ShowOptions(VerbOptions):
 
     source: Path = option(
         positional=True, metavar="MODEL", help="a GGUF file, a checkpoint folder or a corpus"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions(VerbOptions):
+    """Plan the memory a model takes, before it is loaded or downloaded."""
+
+    model: Path = option(
+        positional=True,
+        metavar="MODEL",
+        help="a GGUF file, a checkpoint folder, a name that linnet list knows, or ORG/NAME[:TYPE] on the Hub",
+    )
+    ram: int | None = option(
+        None, metavar="SIZE", read=memory, help="find a context that fits into 4G, 512M, ..., or refuse"
+    )
+    type: str | None = option(
+        None, metavar="TYPE", help="with the weights held as q8_0, q4_k, q4_0, ... (default: as they are)"
+    )
+    n_ctx: int | None = option(
+        None, metavar="N", help="tokens of context (default: what the model was made for, at most 4096)"
+    )
+    kv_type: str | None = option(
+        None,
+        choices=("f16", "q8_0", "q4_0", "f32"),
+        help="precision of the key/value cache (default: f16, or what fits into --ram)",
+    )
+    threads: int | None = option(
+        None, metavar="N", help="threads to compute with (default: one per processor)"
     )
 
 

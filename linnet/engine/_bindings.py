@@ -115,6 +115,8 @@ class ln_model_info(Structure):
         ("n_params", c_int64),
         ("weight_bytes", c_int64),  # all tensors
         ("bytes_per_token", c_int64),  # weight bytes read to decode one token
+        ("packed_bytes", c_int64),  # memory that ln_model_load takes for the weights it packs
+        ("in_place_bytes", c_int64),  # weights that stay where they lie in data
     )
 
 
@@ -154,6 +156,14 @@ class ln_workspace_info(Structure):
         ("page_bytes", c_int64),
         ("bytes", c_int64),  # all memory, pages included; what was never used takes none of the machine's
         ("isa", c_char * 16),
+    )
+
+
+class ln_workspace_plan(Structure):
+    _fields_ = (
+        ("page_bytes", c_int64),
+        # that evaluating one session of kv_tokens touches, beside the pages; scoring takes more
+        ("scratch_bytes", c_int64),
     )
 
 
@@ -287,6 +297,14 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
         c_int32,
         (POINTER(ln_model), POINTER(ln_workspace_options), POINTER(POINTER(ln_workspace)),
          POINTER(ln_error)),
+    ),
+    # int32_t ln_workspace_foresee(const ln_model *model, const ln_workspace_options *options,
+    # ln_workspace_plan *out, ln_error *err)
+    # What a workspace of the model would take; allocates nothing. The model need not be loaded. The same
+    # errors.
+    "ln_workspace_foresee": (
+        c_int32,
+        (POINTER(ln_model), POINTER(ln_workspace_options), POINTER(ln_workspace_plan), POINTER(ln_error)),
     ),
     # void ln_workspace_close(ln_workspace *workspace)
     # What sessions still need stays until the last of them is closed.

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     _Mapping = np.memmap[Any, Any]
 
 _PAGE = mmap.ALLOCATIONGRANULARITY
-_SMALL = 1 << 16  # bytes; the core may read tensors up to this size as soon as it opens the model
+_SMALL = 1 << 16  # bytes
+_NARROW = 32  # columns
 _ANY_ALIGNMENT = 2  # of mapped tensors, which lie where their file has them
 
 
@@ -64,7 +65,7 @@ class Assembly:
             if place.source is not None:
                 self._sources[id(place.source[0])] = place.source[0]
                 _map(self.pages, place)
-            elif place.tensor.n_bytes <= _SMALL:
+            elif _is_read_at_once(place.tensor):
                 self._write(place)
             else:
                 self._computed.append(place)
@@ -95,9 +96,9 @@ def _lay_out(tensors: Sequence[Tensor], begin: int) -> tuple[dict[str, _Place], 
     """The place of every tensor by name, and the size of the image, whose header takes ``begin`` bytes."""
     places = {}
     sources = {tensor.name: _source(tensor) for tensor in tensors}
-    small = [tensor for tensor in tensors if sources[tensor.name] is None and tensor.n_bytes <= _SMALL]
+    small = [tensor for tensor in tensors if sources[tensor.name] is None and _is_read_at_once(tensor)]
     mapped = [tensor for tensor in tensors if sources[tensor.name] is not None]
-    large = [tensor for tensor in tensors if sources[tensor.name] is None and tensor.n_bytes > _SMALL]
+    large = [tensor for tensor in tensors if sources[tensor.name] is None and not _is_read_at_once(tensor)]
     for tensor in small:
         places[tensor.name] = _Place(tensor, _aligned(begin, ALIGNMENT))
         begin = places[tensor.name].end
@@ -112,9 +113,14 @@ def _lay_out(tensors: Sequence[Tensor], begin: int) -> tuple[dict[str, _Place], 
     return places, begin
 
 
+def _is_read_at_once(tensor: Tensor) -> bool:
+    """Whether the core may read a tensor when it opens the model: vectors, taps of convolutions."""
+    return len(tensor.shape) == 1 or tensor.n_columns < _NARROW or tensor.n_bytes <= _SMALL
+
+
 def _source(tensor: Tensor) -> tuple[_Mapping, int] | None:
     """The file a tensor can be mapped from, and where it lies there."""
-    if tensor.stream is not None or tensor.n_bytes <= _SMALL or not _can_map():
+    if tensor.stream is not None or _is_read_at_once(tensor) or not _can_map():
         return None
     found = mapping_of(tensor.load())
     # numpy looks at elements, the core's kernels too: they have to lie on multiples of their size.

@@ -38,16 +38,23 @@ OVERFLOWS = ("error", "slide")  # what happens to a text that does not fit into 
 TIMELINES = 4  # contexts that fit into memory at once, long ones as far as they are used
 
 
+class HoldingOptions(TypedDict, total=False):
+    """How a model is held in memory; meaning and defaults as for :func:`load`."""
+
+    n_ctx: int | None
+    threads: int | None
+    kv_type: str | None
+    isa: str | None
+    cache_tokens: int | None
+
+
 def load(
     path: str | Path | None = None,
     *,
     type: str | None = None,
     draft_model: str | Path | None = None,
-    n_ctx: int | None = None,
-    threads: int | None = None,
-    kv_type: str = "f16",
-    isa: str | None = None,
-    cache_tokens: int | None = None,
+    ram: int | None = None,
+    **options: Unpack[HoldingOptions],
 ) -> LanguageModel:
     """Loads a GGUF file or a checkpoint folder; without ``path`` the bundled model.
 
@@ -55,22 +62,31 @@ def load(
     ``draft_model`` is a smaller one with the same tokenizer, which drafts for it.
     ``n_ctx`` is the context in tokens (default: what the model was made for, at most
     4096), ``threads`` defaults to the processors this process may use, ``kv_type`` is
-    ``f16``, ``q8_0``, ``q4_0`` or ``f32``, ``isa`` forces an instruction set,
+    ``f16`` (default), ``q8_0``, ``q4_0`` or ``f32``, ``isa`` forces an instruction set,
     ``cache_tokens`` of earlier texts are kept for later ones that begin alike (default: as
-    many as one context holds). Raises SourceError, FormatError or UnsupportedError,
-    UsageError for a draft model whose tokens are others.
+    many as one context holds). ``ram`` is a budget in bytes for the whole process: it
+    chooses the context and ``kv_type`` where they are not given, and there is one
+    timeline and no cache. Raises SourceError, FormatError or UnsupportedError, UsageError
+    for a draft model whose tokens are others or a budget that is too small.
     """
-    model = Model.open(Path(path) if path is not None else BUNDLED_MODEL, type)
+    source = Path(path) if path is not None else BUNDLED_MODEL
+    timelines = TIMELINES
+    if ram is not None:
+        if draft_model is not None:
+            raise UsageError("a budget of memory is for one model; leave out the draft model or --ram")
+        options, timelines = _within(ram, source, type, options), 1
+    model = Model.open(source, type)
     draft = Model.open(Path(draft_model)) if draft_model is not None else None
-    return LanguageModel(
-        model,
-        draft=draft,
-        n_ctx=n_ctx,
-        threads=threads,
-        kv_type=kv_type,
-        isa=isa,
-        cache_tokens=cache_tokens,
-    )
+    return LanguageModel(model, draft=draft, timelines=timelines, **options)
+
+
+def _within(ram: int, source: Path, type: str | None, options: HoldingOptions) -> HoldingOptions:
+    """``options`` with a context that fits into ``ram`` bytes. Raises UsageError where none does."""
+    from linnet.run.fit import fitting, open_outline  # numpy: not needed without a budget
+
+    outline = open_outline(source, type, in_process=True)
+    plan = fitting(outline, ram, options.get("n_ctx"), options.get("kv_type"), options.get("threads"))
+    return {**options, "n_ctx": plan.n_ctx, "kv_type": plan.kv_type, "cache_tokens": 0}
 
 
 @dataclass
@@ -236,7 +252,8 @@ class LanguageModel:
         draft: Model | None = None,
         n_ctx: int | None = None,
         threads: int | None = None,
-        kv_type: str = "f16",
+        kv_type: str | None = None,
+        timelines: int = TIMELINES,
         isa: str | None = None,
         cache_tokens: int | None = None,
     ) -> None:
@@ -245,9 +262,9 @@ class LanguageModel:
         self._n_ctx = int32("n_ctx", n_ctx if n_ctx is not None else min(model.max_seq_len, DEFAULT_N_CTX))
         self.workspace = Workspace(
             model,
-            kv_tokens=_room_for(self._n_ctx),
+            kv_tokens=_room_for(self._n_ctx, timelines),
             n_threads=threads,
-            kv_type=TensorType.parse(kv_type),
+            kv_type=TensorType.parse(kv_type if kv_type is not None else "f16"),
             isa=isa,
         )
         self.session = self.open_session()
@@ -420,10 +437,10 @@ class LanguageModel:
         return rerank(self, query, documents, method=method)
 
 
-def _room_for(n_ctx: int) -> int:
+def _room_for(n_ctx: int, timelines: int) -> int:
     """Tokens the timelines of a model can hold together, in whole pages; only what is used costs memory."""
     tokens = _whole_pages(n_ctx)
-    return min(max(tokens, TIMELINES * min(tokens, DEFAULT_N_CTX)), 2**31 - 1)
+    return min(max(tokens, timelines * min(tokens, DEFAULT_N_CTX)), 2**31 - 1)
 
 
 def _whole_pages(n_tokens: int) -> int:

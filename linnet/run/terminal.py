@@ -48,6 +48,7 @@ def _load(options: RunOptions) -> LanguageModel:
         n_ctx=options.n_ctx,
         threads=options.threads,
         kv_type=options.kv_type,
+        ram=options.ram,
     )
 
 
