@@ -52,6 +52,7 @@ class AnswerReader:
     _text: str = ""  # not given out yet
     _end: str = field(init=False, default="")  # what ends the reasoning that is being read
     _in_call: bool = field(init=False, default=False)
+    _gap: str = field(init=False, default="")  # white space before what may be a call
     _begun: bool = field(init=False, default=False)  # the text of the answer has begun
     _thought: bool = field(init=False, default=False)  # this reasoning has begun
     _found: list[Delta] = field(init=False, default_factory=list)
@@ -114,7 +115,9 @@ class AnswerReader:
         before, self._text = self._text[:at], self._text[at:]
         tools = self.signs.tools
         self._in_call = tools is not None and sign in tools.starts
-        self._give_content(before.rstrip() if self._in_call else before)
+        kept = before.rstrip() if self._in_call else before
+        self._gap = before[len(kept) :]
+        self._give_content(kept)
         if sign in self.signs.stops:
             self._text, self.stopped = "", True
         elif not self._in_call:
@@ -147,7 +150,7 @@ class AnswerReader:
         if not final:
             return False
         start = next(start for start in tools.starts if self._text.startswith(start))
-        self._give_content(start)
+        self._give_content(self._gap + start)
         self._text, self._in_call = self._text[len(start) :], False
         return True
 

@@ -24,8 +24,8 @@ def run(options: RunOptions) -> dict[str, object]:
     """Generates text as ``options`` say; returns what ``--json`` prints.
 
     ``text, reasoning`` (of a chat), ``tokens, prompt_tokens, cached_tokens, dropped_tokens,
-    finish_reason, prefill_tok_s, decode_tok_s, ttft_s`` (seconds from the start of the process to the first token), ``drafted,
-    accepted, peak_rss_bytes, energy, seed``.
+    finish_reason, prefill_tok_s, decode_tok_s, ttft_s`` (seconds from the start of the process to
+    the first token), ``drafted, accepted, peak_rss_bytes, energy, seed``.
     """
     if options.prompt is None and sys.stdin.isatty() and not options.json:
         model = _load(options)

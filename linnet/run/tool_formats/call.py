@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -102,8 +103,18 @@ def parse_value(text: str) -> Any:
     except (ValueError, RecursionError):
         pass
     try:
-        return plain(literal(ast.parse(text.strip(), mode="eval").body))
-    except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+        return plain(literal(parse_python(text)))
+    except (ValueError, RecursionError, MemoryError, TypeError):
+        raise NotACall from None
+
+
+def parse_python(text: str) -> ast.expr:
+    """The tree of a Python expression. Raises NotACall."""
+    try:
+        with warnings.catch_warnings():  # of odd escapes in strings
+            warnings.simplefilter("ignore")
+            return ast.parse(text.strip(), mode="eval").body
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
         raise NotACall from None
 
 

@@ -35,7 +35,10 @@ def read(text: str, final: bool, schemas: Schemas) -> Read | None:
     calls = calls_from_json(value)
     if any(call.name not in schemas for call in calls):
         raise NotACall
-    return Read(calls, skip(text, end, FENCE) if at else end)
+    after = skip(text, end, FENCE) if at else end
+    if at and after == end and not final and FENCE.startswith(text[end:].strip()):
+        return None
+    return Read(calls, after)
 
 
 def write(calls: Sequence[ToolCall]) -> str:

@@ -16,6 +16,7 @@ from linnet.run.tool_formats.call import (
     call_from_json,
     literal,
     make_call,
+    parse_python,
     plain,
     read_bracketed,
     skip_space,
@@ -39,6 +40,8 @@ def read(text: str, final: bool, schemas: Schemas) -> Read | None:
         values = found[0] if isinstance(found[0], list) else [found[0]]
         calls += map(call_from_json, values)
         at = skip_space(text, found[1])
+        if at == len(text) and not final:
+            return None  # another may follow
         if text[at : at + 1] not in (";", ",", "{"):
             break
         at = skip_space(text, at + (text[at] != "{"))
@@ -49,14 +52,14 @@ def read(text: str, final: bool, schemas: Schemas) -> Read | None:
 
 def _builtin(code: str) -> ToolCall:
     try:
-        node = ast.parse(code.strip(), mode="eval").body
+        node = parse_python(code)
         if not isinstance(node, ast.Call) or node.args or not isinstance(node.func, ast.Attribute):
             raise ValueError("not one call")
         if node.func.attr != "call" or not isinstance(node.func.value, ast.Name):
             raise ValueError("not one call")
         arguments = {str(word.arg): literal(word.value) for word in node.keywords}
         return make_call(node.func.value.id, plain(arguments))
-    except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+    except (NotACall, ValueError, RecursionError, MemoryError, TypeError):
         if not code.strip():
             raise NotACall from None
         return make_call("python", {"code": code.strip()})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import json
+import keyword
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +20,7 @@ from linnet.run.tool_formats.call import (
     deepest,
     literal,
     make_call,
+    parse_python,
     parse_value,
     plain,
     skip,
@@ -25,6 +28,9 @@ from linnet.run.tool_formats.call import (
     value_end,
 )
 
+_ESCAPE = "argument_"
+_QUOTED = re.compile(r"""("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')""", re.DOTALL)
+_WORD = re.compile(rf"([(,]\s*)({'|'.join(keyword.kwlist)})\s*=(?!=)")
 START, END = "<|tool_call_start|>", "<|tool_call_end|>"
 
 
@@ -48,8 +54,8 @@ def _calls(code: str) -> tuple[ToolCall, ...]:
     if deepest(code) > MOST_NESTING:
         raise NotACall
     try:
-        listed = ast.parse(code, mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        listed = parse_python(_escaped(code))
+    except NotACall:
         return calls_from_json(parse_value(code))
     if not isinstance(listed, ast.List) or not listed.elts:
         raise NotACall
@@ -58,12 +64,21 @@ def _calls(code: str) -> tuple[ToolCall, ...]:
     return tuple(map(_call, listed.elts))
 
 
+def _escaped(code: str) -> str:
+    """``code`` in which names of arguments may be words of Python, such as ``from``."""
+    parts = _QUOTED.split(code)
+    parts[::2] = [_WORD.sub(rf"\1{_ESCAPE}\2=", part) for part in parts[::2]]
+    return "".join(parts)
+
+
 def _call(node: ast.expr) -> ToolCall:
     if not isinstance(node, ast.Call) or node.args or any(word.arg is None for word in node.keywords):
         raise NotACall
     try:
         name = ast.unparse(node.func)
-        arguments: dict[str, Any] = {str(word.arg): literal(word.value) for word in node.keywords}
+        arguments: dict[str, Any] = {
+            str(word.arg).removeprefix(_ESCAPE): literal(word.value) for word in node.keywords
+        }
     except (ValueError, TypeError, RecursionError):
         raise NotACall from None
     return make_call(name, plain(arguments))

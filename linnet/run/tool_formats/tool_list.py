@@ -26,7 +26,7 @@ def read(text: str, final: bool, schemas: Schemas) -> Read | None:
         return None
     value, at = found
     end = skip(text, at, END)
-    if end == at and not final and text[at:].strip() and END.startswith(text[at:].strip()):
+    if end == at and not final and END.startswith(text[at:].strip()):
         return None
     return Read(calls_from_json(value), end)
 
