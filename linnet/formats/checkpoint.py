@@ -377,6 +377,7 @@ def _config(document: _Document) -> dict[str, Any]:
     return {
         **arch.by_facts(document.facts).config_from_facts(document.facts),
         **_token_ids(document.special),
+        "pad_token_id": None,  # some architectures have one by default, which may not be in the vocabulary
         "torch_dtype": _DTYPE_NAMES[document.dtype],
         **(document.extra or {}),
     }

@@ -104,7 +104,9 @@ def _write_gemma2(facts: ModelFacts) -> dict[str, Any]:
         "attn_logit_softcapping": facts.attention_cap or None,
         "final_logit_softcapping": facts.logit_cap or None,
         "layer_types": kinds,
-        "query_pre_attn_scalar": facts.attention_scale**-2 if facts.attention_scale else facts.head_dim,
+        "query_pre_attn_scalar": round(facts.attention_scale**-2)
+        if facts.attention_scale
+        else facts.head_dim,
         "sliding_window": facts.sliding_window,
         "sliding_window_pattern": interval,
     }

@@ -118,6 +118,8 @@ def facts_in(
     max_seq_len = count(keys, "context_length")
     layer_norm = usual["norm"] == "layer"
     told = {fact: _read(keys, key, usual[fact]) for fact, key in _TOLD}
+    if told["n_experts"] and not told["expert_ffn_dim"]:
+        told["expert_ffn_dim"] = count(keys, "feed_forward_length")
     rope = {} if usual["learned_positions"] else rope_from_metadata(keys, head_dim, max_seq_len, divisors)
     activation = choice(keys, "hidden_act", ACTIVATION_NAMES[usual["activation"]], ACTIVATIONS)
     return ModelFacts(

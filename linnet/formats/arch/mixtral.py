@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from linnet.formats.arch.blocks import (
@@ -58,6 +57,5 @@ FAMILY = Family(
     read=_read,
     write=_write,
     implied=("expert_ffn_dim",),
-    complete=lambda facts, names: replace(facts, expert_ffn_dim=facts.expert_ffn_dim or facts.ffn_dim),
     fits=lambda facts: facts.n_experts > 0,
 )
