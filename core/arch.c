@@ -31,6 +31,12 @@ static const ln_tensor_rule output_norm[] = {
     {0},
 };
 
+/* The name is misleading: it comes after the last layer. */
+static const ln_tensor_rule embedding_norm[] = {
+    {GLOBAL("token_embd_norm", output_norm, LN_FIELD_NORM, LN_EXTENT_ONE, LN_EXTENT_DIM)},
+    {0},
+};
+
 static const ln_tensor_rule positions[] = {
     {GLOBAL("position_embd", positions, LN_FIELD_TABLE, LN_EXTENT_POSITIONS, LN_EXTENT_DIM)},
     {0},
@@ -92,6 +98,14 @@ static const ln_tensor_rule head_norms[] = {
 static const ln_tensor_rule wide_head_norms[] = {
     {NORM("attn_q_norm", q_norm, ONE, QUERY)},
     {NORM("attn_k_norm", k_norm, ONE, KEY)},
+    {0},
+};
+
+static const ln_tensor_rule convolution[] = {
+    {LINEAR("shortconv.in_proj", conv_in, 3_DIM, DIM), .when = LN_IF_CONV},
+    {LINEAR("shortconv.out_proj", conv_out, DIM, DIM), .when = LN_IF_CONV},
+    {.name = "shortconv.conv", .field = offsetof(ln_layer, conv_taps), .kind = LN_FIELD_VECTOR, .rows = LN_EXTENT_DIM,
+     .cols = LN_EXTENT_CONV, .when = LN_IF_CONV},
     {0},
 };
 
@@ -161,6 +175,8 @@ static const ln_arch archs[] = {
      {.rope_pairs = LN_ROPE_NEIGHBOURS, .rope_interval = 4}},
     {"mobilellm", {embedding, output_norm, rope_factors}, {pre_norms, attention, gated_ffn},
      {.rope_pairs = LN_ROPE_NEIGHBOURS}},
+    {"lfm2", {embedding, embedding_norm, rope_factors}, {pre_norms, attention, head_norms, convolution, gated_ffn},
+     {.rope_pairs = LN_ROPE_HALVES}},
     {"bitnet", {embedding, output_norm, rope_factors}, {pre_norms, attention, sub_norms, gated_ffn},
      {.rope_pairs = LN_ROPE_HALVES}},
     {"stablelm", {embedding, output_norm, rope_factors},

@@ -63,6 +63,7 @@ typedef struct ln_facts {
     int expert_norm;        /* the weights of the chosen experts are made to sum up to 1 */
     float expert_scale;
     int32_t conv_len;       /* taps of a short convolution; 0 = none */
+    int32_t n_conv;         /* layers with one instead of attention */
 } ln_facts;
 
 /* A length that the facts give. */
@@ -131,6 +132,7 @@ typedef struct ln_layer_kind {
     int rotates;
     int is_local;   /* rotates with rope_base_local */
     int is_conv;
+    int32_t index;  /* among the layers with attention, or among those with a convolution */
 } ln_layer_kind;
 
 /* The weights outside the layers. */

@@ -181,6 +181,7 @@ static void attend_chunk(const tile *t, const scratch *own, int32_t chunk, float
     const ln_facts *f = &w->model->facts;
     const ln_session *session = t->segment->session;
     const int32_t window = window_of(t);
+    const int32_t layer = w->model->kinds[t->layer].index;
     ln_attention job = {
         .q = {.f32 = own->q, .q8 = own->q8, .cols = f->head_dim, .n = t->n},
         .begin = own->begin,
@@ -204,10 +205,10 @@ static void attend_chunk(const tile *t, const scratch *own, int32_t chunk, float
         const int32_t page = chunk * LN_CHUNK_PAGES + i;
         const int32_t next = page + LN_CHUNK_PAGES;
         if (page >= session->first_page && page < session->n_held) {
-            job.keys[i] = ln_pages_keys(&w->pages, session->pages[page], t->layer, t->kv_head);
-            job.values[i] = ln_pages_values(&w->pages, session->pages[page], t->layer, t->kv_head);
+            job.keys[i] = ln_pages_keys(&w->pages, session->pages[page], layer, t->kv_head);
+            job.values[i] = ln_pages_values(&w->pages, session->pages[page], layer, t->kv_head);
             job.next_keys[i] = next < session->n_held
-                                   ? ln_pages_keys(&w->pages, session->pages[next], t->layer, t->kv_head)
+                                   ? ln_pages_keys(&w->pages, session->pages[next], layer, t->kv_head)
                                    : job.keys[i];
         }
     }

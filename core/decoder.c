@@ -7,6 +7,7 @@
  */
 #include <string.h>
 
+#include "conv.h"
 #include "panels.h"
 #include "session.h"
 
@@ -116,7 +117,8 @@ static void place_token(const layer_job *j, const ln_segment *segment, int32_t t
     place_heads(j, &layer->k_norm, segment->session->n_ctx, token, w->k + first, f->n_kv_heads);
     for (int32_t i = 0; i < f->n_kv_heads; i++) {
         const int64_t at = first + (int64_t)i * f->head_dim;
-        ln_pages_store(&w->pages, w->compute.kernels, page, j->layer, i, position % LN_PAGE, w->k + at, w->v + at);
+        ln_pages_store(&w->pages, w->compute.kernels, page, w->model->kinds[j->layer].index, i, position % LN_PAGE,
+                       w->k + at, w->v + at);
     }
 }
 
@@ -209,9 +211,13 @@ static void run_layer(ln_workspace *w, const ln_layer *below, const layer_job *j
     before.add = below != NULL ? w->h : NULL;
     before.add_norm = below != NULL ? &below->ffn_post_norm : NULL;
     before.norm = &layer->attn_norm;
-    before.q8 = wants_q8(&layer->q, &layer->k, &layer->v) ? w->q8 : NULL;
+    before.q8 = wants_q8(&layer->q, &layer->k, &layer->v) || ln_wants_q8(&layer->conv_in.w) ? w->q8 : NULL;
     run_tokens(&before);
-    run_attention(w, layer, job, attended);
+    if (w->model->kinds[job->layer].is_conv) {
+        ln_conv_run(w, job->layer, attended);
+    } else {
+        run_attention(w, layer, job, attended);
+    }
     before.add = attended;
     before.add_norm = &layer->attn_post_norm;
     before.adds_late = f->parallel_residual;

@@ -516,6 +516,11 @@ ln_status ln_layer_kinds_read(const ln_gguf *gguf, const ln_arch *arch, ln_facts
         kinds[i].rotates = facts->rope_pairs != LN_ROPE_NONE &&
                            (facts->rope_interval == 0 || (i + 1) % facts->rope_interval != 0);
         facts->lookback = kinds[i].window == 0 && !kinds[i].is_conv ? 0 : facts->lookback;
+        kinds[i].index = kinds[i].is_conv ? facts->n_conv : i - facts->n_conv;
+        facts->n_conv += kinds[i].is_conv;
+    }
+    if (facts->lookback > 0 && facts->lookback < facts->conv_len) {
+        facts->lookback = facts->conv_len;
     }
     return status;
 }

@@ -268,6 +268,19 @@ static ln_status refuse_unused(const reading *r, const ln_model *model, ln_error
     return LN_OK;
 }
 
+/* The metadata may ask for experts or convolutions of an architecture that has no tensors for them. */
+static ln_status check_complete(const ln_model *model, ln_error *err) {
+    for (int32_t i = 0; i < model->facts.n_layers; i++) {
+        const ln_layer *layer = ln_model_layer(model, i);
+        const int mixes = model->kinds[i].is_conv ? layer->conv_taps != NULL : layer->q.w.data != NULL;
+        if (!mixes || (layer->up.w.data == NULL && layer->router.w.data == NULL)) {
+            return ln_fail(err, LN_UNSUPPORTED, "the metadata asks for %s in layer %d; this core runs %s models without",
+                           mixes ? "experts" : "a convolution", (int)i, model->arch->name);
+        }
+    }
+    return LN_OK;
+}
+
 static ln_status read_weights(const ln_gguf *gguf, ln_model *model, ln_error *err) {
     if ((uint64_t)model->facts.n_blocks > gguf->n_tensors) {
         return ln_fail(err, LN_BAD_FILE, "the metadata claims %d layers and the file has %" PRIu64
@@ -286,6 +299,9 @@ static ln_status read_weights(const ln_gguf *gguf, ln_model *model, ln_error *er
     }
     if (status == LN_OK) {
         status = refuse_unused(&r, model, err);
+    }
+    if (status == LN_OK) {
+        status = check_complete(model, err);
     }
     free(r.used);
     return status;

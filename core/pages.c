@@ -35,9 +35,14 @@ ln_status ln_pages_measure(ln_pages *p, const ln_facts *f, int32_t kv_type, ln_e
     }
     p->key_bytes = aligned(p->key_stride * (LN_PAGE / LN_LANES));
     p->head_bytes = p->key_bytes + aligned(p->value_stride * LN_PAGE);
+    p->conv_type = p->type == LN_TYPE_F32 ? LN_TYPE_F32 : LN_TYPE_F16;
+    p->conv_stride = (size_t)f->dim * (size_t)ln_type_traits_of(p->conv_type)->block_bytes;
     size_t heads;
-    if (!ln_size_mul((size_t)f->n_layers, (size_t)f->n_kv_heads, &heads) ||
-        !ln_size_mul(heads, p->head_bytes, &p->page_bytes)) {
+    size_t conv;
+    if (!ln_size_mul((size_t)(f->n_layers - f->n_conv), (size_t)f->n_kv_heads, &heads) ||
+        !ln_size_mul(heads, p->head_bytes, &p->conv_at) ||
+        !ln_size_mul((size_t)f->n_conv, aligned(p->conv_stride * LN_PAGE), &conv) ||
+        !ln_size_add(p->conv_at, conv, &p->page_bytes)) {
         return ln_fail(err, LN_NO_MEMORY, "keys and values of %d layers do not fit this machine's memory",
                        (int)f->n_layers);
     }
@@ -116,6 +121,11 @@ const uint8_t *ln_pages_keys(const ln_pages *pages, int32_t page, int32_t layer,
 
 const uint8_t *ln_pages_values(const ln_pages *pages, int32_t page, int32_t layer, int32_t kv_head) {
     return head_at(pages, page, layer, kv_head) + pages->key_bytes;
+}
+
+uint8_t *ln_pages_conv(const ln_pages *pages, int32_t page, int32_t layer, int32_t position) {
+    return pages->memory + (size_t)page * pages->page_bytes + pages->conv_at +
+           (size_t)layer * aligned(pages->conv_stride * LN_PAGE) + (size_t)position * pages->conv_stride;
 }
 
 #define STRIP 64 /* columns of a key converted at a time */

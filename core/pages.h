@@ -1,7 +1,8 @@
 /* pages.h - where keys and values lie: pages of LN_PAGE positions, taken from one pool, counted per user, so
  * that timelines with the same beginning hold it once (Kwon et al. 2023, "PagedAttention").
  *
- * A page is [n_layers][n_kv_heads]{keys, values}; kernels.h says how both lie inside.
+ * A page is [layers with attention][n_kv_heads]{keys, values}; kernels.h says how both lie inside. Then come
+ * [layers with a convolution][LN_PAGE][dim] of what they convolve, in f32 or f16.
  */
 #ifndef LINNET_PAGES_H
 #define LINNET_PAGES_H
@@ -17,6 +18,9 @@ typedef struct ln_pages {
     size_t value_stride; /* bytes of one position */
     size_t key_bytes;    /* of a page and a head */
     size_t head_bytes;   /* keys and values of a page and a head */
+    int32_t conv_type;
+    size_t conv_stride;  /* bytes of one position */
+    size_t conv_at;      /* where convolutions begin */
     size_t page_bytes;
     int32_t n_pages;
     int32_t n_free;
@@ -45,8 +49,12 @@ void ln_pages_release(ln_pages *pages, int32_t page);
 /* Gives up a shared page for a copy of one's own; there must be a free page. */
 int32_t ln_pages_own(ln_pages *pages, int32_t page);
 
+/* layer counts the layers with attention. */
 const uint8_t *ln_pages_keys(const ln_pages *pages, int32_t page, int32_t layer, int32_t kv_head);
 const uint8_t *ln_pages_values(const ln_pages *pages, int32_t page, int32_t layer, int32_t kv_head);
+
+/* What a convolution keeps of a position, [dim] of conv_type; layer counts the layers that have one. */
+uint8_t *ln_pages_conv(const ln_pages *pages, int32_t page, int32_t layer, int32_t position);
 
 /* Writes k[head_dim] and v[head_dim] of a position, counted from the first of the page. */
 void ln_pages_store(const ln_pages *pages, const ln_kernels *kernels, int32_t page, int32_t layer, int32_t kv_head,

@@ -91,7 +91,7 @@ static void plan_memory(const ln_workspace *w, int64_t n_threads, part parts[N_P
         {offsetof(ln_workspace, x), sizeof(float), {n, f->dim}},
         {offsetof(ln_workspace, h), sizeof(float), {n, f->dim}},
         {offsetof(ln_workspace, parallel), sizeof(float), {f->parallel_residual ? n : 0, f->dim}},
-        {offsetof(ln_workspace, block), sizeof(float), {n, larger(query + 2 * key, f->ffn_dim)}},
+        {offsetof(ln_workspace, block), sizeof(float), {n, larger(larger(query + 2 * key, f->ffn_dim), f->n_conv > 0 ? 4 * (int64_t)f->dim : 0)}},
         {offsetof(ln_workspace, q8), sizeof(ln_q8_block), {n, groups_of(larger(query, f->dim))}},
         {offsetof(ln_workspace, ffn_q8), sizeof(ln_q8_block), {n, groups_of(f->ffn_dim)}},
         {offsetof(ln_workspace, gated_scratch), sizeof(float), {n_threads, (int64_t)ln_gated_scratch(w->n_batch)}},

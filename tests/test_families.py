@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from linnet.engine.model import Model
 from linnet.engine.session import Session, Workspace
-from linnet.errors import UsageError
+from linnet.errors import FormatError, UnsupportedError, UsageError
 from linnet.types import TensorType
-from tests.tiny_families import CONTEXT, FAMILIES, VOCAB, write_family
+from tests.tiny_families import CONTEXT, FAMILIES, FUSED_ATTENTION, LLAMA, RMS, VOCAB, Family, write_family
 
 N = 150
 IDS = [int(i) for i in np.random.default_rng(7).integers(3, VOCAB, N)]
@@ -93,3 +94,41 @@ def test_learned_positions_end_where_the_model_has_no_more(tmp_path: Path) -> No
     model = Model.open(write_family(FAMILIES["gpt2"], tmp_path / "gpt2.gguf"))
     with pytest.raises(UsageError, match=f"learned only {CONTEXT} positions"):
         Session(Workspace(model, kv_tokens=1024), CONTEXT + 1)
+
+
+FFN_ONLY = ("ffn_gate", "ffn_up", "ffn_down")
+
+
+@pytest.mark.parametrize(
+    ("arch", "keys", "without", "message"),
+    [
+        ("gemma", {"expert_count": 4, "expert_used_count": 2}, FFN_ONLY, "experts in layer 0"),
+        ("llama", {"expert_count": 4, "expert_used_count": 2}, FFN_ONLY, "ffn_gate_inp.weight' is missing"),
+        ("llama", {"expert_count": 4, "expert_used_count": 5}, (), "choose 5 of 4"),
+        (
+            "llama",
+            {"shortconv.l_cache": 3, "attention.head_count_kv": [0, 2, 2, 2]},
+            ("attn_q", "attn_k", "attn_v", "attn_output"),
+            "is missing|convolution in layer 0",
+        ),
+        ("llama", {"attention.head_count_kv": [2, 2, 2, 2]}, (), "differs from layer to layer"),
+        ("llama", {"attention.sliding_window_pattern": [True, False]}, (), "does not list 4 layers"),
+        ("qwen2", {}, ("attn_v",), "attn_v.weight' is missing"),
+        ("llama", {"rope.scaling.type": "yarn"}, (), "original_context_length' is missing"),
+    ],
+)
+def test_metadata_that_cannot_be_is_refused(
+    arch: str, keys: dict[str, Any], without: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("gguf", reason="gguf writes the models of this test; pip install 'linnet[test]'")
+    shapes = {name: shape for name, shape in LLAMA.items() if name.split(".")[0] not in without}
+    family = Family(arch, {**RMS, **keys}, lambda _: shapes)
+    with pytest.raises((FormatError, UnsupportedError), match=message):
+        Model.open(write_family(family, tmp_path / "model.gguf"))
+
+
+def test_a_matrix_given_fused_and_apart_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("gguf", reason="gguf writes the models of this test; pip install 'linnet[test]'")
+    family = Family("qwen2", RMS, lambda _: {**LLAMA, **FUSED_ATTENTION})
+    with pytest.raises(FormatError, match="holds what a fused tensor holds"):
+        Model.open(write_family(family, tmp_path / "model.gguf"))

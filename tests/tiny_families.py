@@ -73,6 +73,11 @@ PHI3: Shapes = {
     "ffn_up.weight": (2 * FFN, DIM),
     "ffn_down.weight": (DIM, FFN),
 }
+CONVOLUTION: Shapes = {
+    "shortconv.in_proj.weight": (3 * DIM, DIM),
+    "shortconv.out_proj.weight": (DIM, DIM),
+    "shortconv.conv.weight": (DIM, 3),
+}
 MOE: Shapes = {
     **PRE_NORMS,
     **ATTENTION,
@@ -185,6 +190,19 @@ FAMILIES: dict[str, Family] = {
     ),
     "llama_q8_0": Family("llama", RMS, lambda _: LLAMA, type="Q8_0"),
     "phi3_q4_0": Family("phi3", RMS, lambda _: PHI3, type="Q4_0"),
+    "lfm2": Family(
+        "lfm2",
+        {**RMS, "attention.head_count_kv": [0, 0, KV_HEADS, 0], "shortconv.l_cache": 3},
+        lambda i: {**PRE_NORMS, **GATED, **({**ATTENTION, **HEAD_NORMS} if i == 2 else CONVOLUTION)},
+        {"token_embd.weight": (VOCAB, DIM), "token_embd_norm.weight": (DIM,)},
+    ),
+    "lfm2_q8_0": Family(
+        "lfm2",
+        {**RMS, "attention.head_count_kv": [0, 0, KV_HEADS, 0], "shortconv.l_cache": 3},
+        lambda i: {**PRE_NORMS, **GATED, **({**ATTENTION, **HEAD_NORMS} if i == 2 else CONVOLUTION)},
+        {"token_embd.weight": (VOCAB, DIM), "token_embd_norm.weight": (DIM,)},
+        type="Q8_0",
+    ),
     "gpt2": Family("gpt2", {**LAYER_NORM, "attention.head_count_kv": HEADS}, lambda _: GPT2, POSITIONS),
     # llama.cpp knows no such architecture.
     "opt": Family("opt", LAYER_NORM, lambda _: OPT, POSITIONS, llama_cpp=False),
@@ -267,7 +285,7 @@ def write_family(family: Family, path: Path, *, widened: bool = False) -> Path:
     type = gguf.GGMLQuantizationType[family.type]
     for name, shape in shapes.items():
         values = _values(name, shape, rng)
-        if family.type != "F32" and values.ndim > 1 and "norm" not in name:
+        if family.type != "F32" and values.shape[-1] % 32 == 0 and values.ndim > 1:
             packed = gguf.quants.quantize(values, type)
             if widened:
                 writer.add_tensor(name, gguf.quants.dequantize(packed, type))
