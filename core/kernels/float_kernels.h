@@ -247,9 +247,11 @@ static inline vec relu2(vec x) {
 
 static LN_ALWAYS_INLINE void activate(vec (*f)(vec), const float *x, const float *up, int64_t n, float *out) {
     int64_t i = 0;
+    for (; up != NULL && i + VEC_LANES <= n; i += VEC_LANES) {
+        vec_store(out + i, vec_mul(f(load_floats(x + i)), load_floats(up + i)));
+    }
     for (; i + VEC_LANES <= n; i += VEC_LANES) {
-        vec result = f(load_floats(x + i));
-        vec_store(out + i, up != NULL ? vec_mul(result, load_floats(up + i)) : result);
+        vec_store(out + i, f(load_floats(x + i)));
     }
     if (i < n) {
         vec result = f(load_floats_part(x + i, n - i));
