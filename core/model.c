@@ -274,7 +274,8 @@ static ln_status check_complete(const ln_model *model, ln_error *err) {
         const ln_layer *layer = ln_model_layer(model, i);
         const int mixes = model->kinds[i].is_conv ? layer->conv_taps != NULL : layer->q.w.data != NULL;
         if (!mixes || (layer->up.w.data == NULL && layer->router.w.data == NULL)) {
-            return ln_fail(err, LN_UNSUPPORTED, "the metadata asks for %s in layer %d; this core runs %s models without",
+            return ln_fail(err, LN_UNSUPPORTED,
+                           "the metadata asks for %s in layer %d; this core runs %s models without",
                            mixes ? "experts" : "a convolution", (int)i, model->arch->name);
         }
     }

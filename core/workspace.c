@@ -77,6 +77,7 @@ static void plan_memory(const ln_workspace *w, int64_t n_threads, part parts[N_P
     const int64_t pairs = ln_extent_of(f, LN_EXTENT_ROPE_PAIRS);
     const int64_t tables = ln_rotary_tables(w->model);
     const int64_t n = w->n_batch;
+    const int64_t conv = f->n_conv > 0 ? 4 * (int64_t)f->dim : 0;
     const int64_t n_slots = n * f->n_experts_used;
     const int64_t scratch = (int64_t)ln_attention_scratch_bytes(f);
     const part all[N_PARTS] = {
@@ -91,7 +92,7 @@ static void plan_memory(const ln_workspace *w, int64_t n_threads, part parts[N_P
         {offsetof(ln_workspace, x), sizeof(float), {n, f->dim}},
         {offsetof(ln_workspace, h), sizeof(float), {n, f->dim}},
         {offsetof(ln_workspace, parallel), sizeof(float), {f->parallel_residual ? n : 0, f->dim}},
-        {offsetof(ln_workspace, block), sizeof(float), {n, larger(larger(query + 2 * key, f->ffn_dim), f->n_conv > 0 ? 4 * (int64_t)f->dim : 0)}},
+        {offsetof(ln_workspace, block), sizeof(float), {n, larger(larger(query + 2 * key, f->ffn_dim), conv)}},
         {offsetof(ln_workspace, q8), sizeof(ln_q8_block), {n, groups_of(larger(query, f->dim))}},
         {offsetof(ln_workspace, ffn_q8), sizeof(ln_q8_block), {n, groups_of(f->ffn_dim)}},
         {offsetof(ln_workspace, gated_scratch), sizeof(float), {n_threads, (int64_t)ln_gated_scratch(w->n_batch)}},
