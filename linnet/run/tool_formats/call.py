@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -150,6 +151,14 @@ def plain(value: Any) -> Any:
         raise NotACall from None
 
 
+# Texts in quotes (single ones only where a value can begin: others are apostrophes), quotes of texts
+# that do not end, and brackets.
+_VALUE = r"(?<=[{\[(:, =])"
+_STRUCTURE = re.compile(
+    rf"""\"(?:[^"\\]++|\\.)*+\"|{_VALUE}'(?:[^'\\]++|\\.)*+'|\"|{_VALUE}'|[{{}}\[\]()]""", re.DOTALL
+)
+
+
 def value_end(text: str, at: int) -> int | None:
     """Where the bracketed value that begins at ``at`` ends; None when the text ends before.
 
@@ -157,22 +166,17 @@ def value_end(text: str, at: int) -> int | None:
     """
     if text[at : at + 1] not in ("{", "["):
         raise NotACall
-    depth, quote, skip = 0, "", False
-    for index in range(at, len(text)):
-        sign = text[index]
-        if skip:
-            skip = False
-        elif quote:
-            skip = sign == "\\"
-            quote = "" if sign == quote else quote
-        elif sign == '"' or (sign == "'" and text[index - 1] in "{[(:, ="):
-            quote = sign
-        elif sign in "{[(":
+    depth = 0
+    for part in _STRUCTURE.finditer(text, at):
+        sign = part[0]
+        if sign in ('"', "'"):
+            return None
+        if sign in "{[(":
             depth += 1
         elif sign in "}])":
             depth -= 1
             if not depth:
-                return index + 1
+                return part.end()
     return None
 
 
