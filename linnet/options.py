@@ -468,8 +468,8 @@ class RunOptions(MemoryOptions):
     )
     overflow: str = option(
         "error",
-        choices=("error", "slide"),
-        help="a text longer than the context: stop, or leave out its middle and go on",
+        choices=("error", "slide", "turns"),
+        help="a text longer than the context: stop, leave out its middle and go on, or (in a conversation) its oldest turns",
     )
     n_keep: int = option(
         0, metavar="N", help="first tokens that are never left out; that of the beginning always stays"

@@ -226,3 +226,16 @@ def test_the_words_of_a_template_that_refuses_reach_the_user(tmp_path: Path) -> 
 def test_messages_have_to_be_messages(model: linnet.LanguageModel, messages: Any) -> None:
     with pytest.raises(UsageError):
         model.chat(messages)
+
+
+def test_the_oldest_turns_make_room_if_that_is_asked_for(model: linnet.LanguageModel) -> None:
+    turn = [{"role": "user", "content": "x" * 100}, {"role": "assistant", "content": "y" * 100}]
+    messages = [{"role": "system", "content": "Be kind."}, *turn * 4, USER]
+    with pytest.raises(ContextFullError):
+        model.chat(messages, max_tokens=4)
+    with model.stream_chat(messages, max_tokens=4, overflow="turns") as stream:
+        prompt = stream.generation.prompt_tokens
+    assert 0 < stream.dropped_messages < 8 and stream.dropped_messages % 2 == 0
+    assert prompt <= 512 - 4
+    with pytest.raises(UsageError, match="turns"):
+        model.generate("x", overflow="turns")

@@ -17,12 +17,15 @@ from typing import Any, Unpack
 
 from linnet.errors import UsageError
 from linnet.run.answer import AnswerReader, Delta, Signs
+from linnet.run.chat_format import Prompt
+from linnet.run.context import drop_oldest_turns
 from linnet.run.model import Generation, LanguageModel, StreamOptions, TextStream, load
 from linnet.run.template import Message
 from linnet.run.tool_formats import ToolCall
 from linnet.run.tools import Tools
 
 _ID_SIGNS = string.ascii_letters + string.digits
+DROP_TURNS = "turns"  # the oldest turns make room
 _ID_LENGTH = 9  # Mistral's templates take no other
 
 
@@ -87,6 +90,7 @@ class ChatStream:
     ) -> None:
         self.message: dict[str, Any] = {"role": "assistant", "content": ""}
         self.generation, self.seed = stream.generation, stream.seed
+        self.dropped_messages = 0  # left out to make room
         self._stream, self._reader, self._special, self._decode = stream, reader, special, decode
         self._deltas = self._run()
 
@@ -172,14 +176,25 @@ def stream_chat(
     ``tools`` are Python functions or schemas in OpenAI's shape, which the model may call;
     nothing is called here. ``documents``, ``enable_thinking`` and ``variables`` go to the
     template; ``stop`` are texts that end the answer; ``options`` are those of
-    :meth:`LanguageModel.stream`. Raises UsageError, TemplateError, ContextFullError.
+    :meth:`LanguageModel.stream`, where ``overflow="turns"`` leaves the oldest turns of a
+    conversation out that is too long, and keeps a quarter of the context (or ``max_tokens``,
+    if that is less) for the answer. Raises UsageError, TemplateError, ContextFullError.
     """
     given = dict(variables or {})
     if enable_thinking is not None:
         given["enable_thinking"] = enable_thinking
     offered = Tools(tools or ())
     chat = model.chat_format
-    prompt = chat.prompt(messages, tools=offered.schemas or None, documents=documents, variables=given)
+
+    def prompt_of(conversation: Sequence[Message]) -> Prompt:
+        return chat.prompt(conversation, tools=offered.schemas or None, documents=documents, variables=given)
+
+    dropped = 0
+    if options.get("overflow") == DROP_TURNS:
+        options["overflow"] = "error"
+        room = model.n_ctx - min(options.get("max_tokens", model.n_ctx), model.n_ctx // 4)
+        messages, _, dropped = drop_oldest_turns(messages, lambda left: prompt_of(left).ids, room)
+    prompt = prompt_of(messages)
     stops = [stop] if isinstance(stop, str) else list(stop)
     signs = Signs(
         reasoning=chat.reasoning,
@@ -191,7 +206,9 @@ def stream_chat(
     text = model.stream(prompt.ids, **chosen)
     reader = AnswerReader(signs, thinking=prompt.thinking)
     decode = functools.partial(model.tokenizer.decode, at_start=False)
-    return ChatStream(text, reader, chat.special, lambda token: decode([token]))
+    answer = ChatStream(text, reader, chat.special, lambda token: decode([token]))
+    answer.dropped_messages = dropped
+    return answer
 
 
 def chat(

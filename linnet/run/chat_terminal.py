@@ -83,7 +83,8 @@ def _reply(chat: Chat, printer: AnswerPrinter, report: Callable[[ChatStream, Cha
         stream = stream_chat(chat.model, chat.spoken, **chat.options)
     except ContextFullError as error:
         del chat.messages[-1]
-        raise ContextFullError(f"{error}; /clear begins a new conversation") from None
+        advice = "/clear begins a new conversation, --overflow turns leaves the oldest out"
+        raise ContextFullError(f"{error}; {advice}") from None
     except (LinnetError, KeyboardInterrupt):
         del chat.messages[-1]
         raise

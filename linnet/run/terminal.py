@@ -87,7 +87,8 @@ def _chat(model: LanguageModel, options: RunOptions) -> dict[str, object]:
         nonlocal meter
         made = stream.generation
         used = f"context {made.prompt_tokens + len(made.ids) - made.dropped_tokens} of {model.n_ctx}"
-        _print_cost(made, made.prefill_s, meter.read(), used)
+        dropped = [f"{stream.dropped_messages} messages left out"] if stream.dropped_messages else []
+        _print_cost(made, made.prefill_s, meter.read(), used, *dropped)
         meter = EnergyMeter(options.watts)
 
     return converse(model, _chosen(options, model.n_ctx), options.system, report)
