@@ -19,7 +19,7 @@ from linnet.types import TensorType
 # What was measured of a process beside the core's own memory (Python 3.11, x86-64 Linux, benchmarks/fit.py):
 # the interpreter with `linnet run`, and per token the tokenizer; where a model is taken apart before it is
 # loaded, which is so of all but GGUF files as they are, numpy and the readers as well.
-_BASE, _BASE_OF_PARTS = 18.9e6, 31e6
+_BASE, _BASE_OF_PARTS = 20.4e6, 31e6
 _TOKEN, _TOKEN_OF_PARTS = 80, 900
 _STEP = 16 << 20  # bytes of a file that are in memory while they are packed; STEP_BYTES of core/model.c
 _CONVERSION = 31e6  # rows that two threads of engine/repack.py work on, and what their heaps keep of it
