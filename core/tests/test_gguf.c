@@ -277,6 +277,32 @@ static void test_flipped_bytes(void) {
     image_free(&g);
 }
 
+/* ---- the public reader of metadata --------------------------------------------- */
+
+static void test_metadata(void) {
+    image g = rich_file();
+    ln_metadata *m = NULL;
+    CHECK(ln_metadata_open(g.bytes, g.size, &m, NULL) == LN_OK, "a good file");
+    char text[8];
+    int64_t values[2], n;
+    CHECK(ln_metadata_key(m, 0, text, 2, &n) == LN_OK && n == 3 && memcmp(text, "f3", 2) == 0, "the first key");
+    CHECK(ln_metadata_key(m, 12, text, 8, &n) == LN_OK && n == -1, "no more keys");
+    CHECK(ln_metadata_key(m, -1, text, 8, &n) == LN_BAD_ARGUMENT, "no key");
+    CHECK(ln_metadata_text(m, "text", text, 8, &n) == LN_OK && n == 3 && memcmp(text, "a\0b", 3) == 0, "a text");
+    CHECK(ln_metadata_text(m, "text", NULL, 0, &n) == LN_OK && n == 3, "its length");
+    CHECK(ln_metadata_text(m, "words", text, 8, &n) == LN_OK && n == -1, "no text");
+    CHECK(ln_metadata_text(m, "none", text, 8, &n) == LN_OK && n == -1, "no such key");
+    CHECK(ln_metadata_integers(m, "ints", values, 1, &n) == LN_OK && n == 2 && values[0] == 7, "an array");
+    CHECK(ln_metadata_integers(m, "u8", values, 2, &n) == LN_OK && n == 1 && values[0] == 200, "a number");
+    CHECK(ln_metadata_integers(m, "words", values, 2, &n) == LN_OK && n == 0, "no numbers");
+    CHECK(ln_metadata_integers(m, "i64", values, 2, &n) == LN_OK && n == 0, "a negative one");
+    CHECK(ln_metadata_integers(m, "u64", values, 2, &n) == LN_OK && n == 0, "one too large");
+    ln_metadata_close(m);
+    ln_metadata_close(NULL);
+    CHECK(ln_metadata_open(g.bytes, 100, &m, NULL) == LN_BAD_FILE && m == NULL, "a cut file");
+    image_free(&g);
+}
+
 int main(int argc, char **argv) {
     if (argc == 2) {
         const tiny_llama m = {.n_layers = 1, .n_heads = 2, .n_kv_heads = 1, .head_dim = 4, .dim = 8, .ffn_dim = 8,
@@ -288,6 +314,7 @@ int main(int argc, char **argv) {
         return 0;
     }
     test_rich_file();
+    test_metadata();
     test_truncated();
     test_header();
     test_pairs();
