@@ -64,17 +64,25 @@ def converse(
     printer.note(GREETING)
     with _history():
         for message in _messages_of_user():
-            try:
-                if not message.startswith("/"):
-                    chat.messages.append({"role": "user", "content": message})
-                    _reply(chat, printer, report)
-                elif not _command(message, chat, printer, report):
-                    break
-            except LinnetError as error:
-                print(error, file=sys.stderr)
-            except KeyboardInterrupt:  # before there was an answer
-                print()
+            if not _follow(message, chat, printer, report):
+                break
     return {"answers": chat.answers}
+
+
+def _follow(
+    message: str, chat: Chat, printer: AnswerPrinter, report: Callable[[ChatStream, Chat], None]
+) -> bool:
+    """Answers a message or carries out a command; False where it ends the chat."""
+    try:
+        if message.startswith("/"):
+            return _command(message, chat, printer, report)
+        chat.messages.append({"role": "user", "content": message})
+        _reply(chat, printer, report)
+    except LinnetError as error:
+        print(error, file=sys.stderr)
+    except KeyboardInterrupt:  # before there was an answer
+        print()
+    return True
 
 
 def _reply(chat: Chat, printer: AnswerPrinter, report: Callable[[ChatStream, Chat], None]) -> None:
