@@ -115,12 +115,11 @@ def facts_in(
     if count(keys, "attention.value_length", head_dim) != head_dim:
         raise UnsupportedError(f"keys and values of different sizes ({arch}) are not supported")
     n_kv_heads, conv_layers = _kv_heads(keys, n_heads)
-    max_seq_len = count(keys, "context_length")
     layer_norm = usual["norm"] == "layer"
     told = {fact: _read(keys, key, usual[fact]) for fact, key in _TOLD}
     if told["n_experts"] and not told["expert_ffn_dim"]:
         told["expert_ffn_dim"] = count(keys, "feed_forward_length")
-    rope = {} if usual["learned_positions"] else rope_from_metadata(keys, head_dim, max_seq_len, divisors)
+    rope = {} if usual["learned_positions"] else rope_from_metadata(keys, head_dim, divisors)
     activation = choice(keys, "hidden_act", ACTIVATION_NAMES[usual["activation"]], ACTIVATIONS)
     return ModelFacts(
         arch=arch,
@@ -131,7 +130,7 @@ def facts_in(
         head_dim=head_dim,
         ffn_dim=count(keys, "feed_forward_length"),
         vocab_size=count(keys, "vocab_size", n_tokens),
-        max_seq_len=max_seq_len,
+        max_seq_len=count(keys, "context_length"),
         norm_eps=number(keys, f"attention.layer_norm_{'' if layer_norm else 'rms_'}epsilon", 1e-5),
         **{**style, **told, **rope, "activation": activation, "conv_layers": conv_layers},
     )

@@ -108,6 +108,8 @@ def rope_config(facts: ModelFacts) -> dict[str, Any]:
     if facts.rope_dims:
         table["partial_rotary_factor"] = facts.rope_dims / facts.head_dim
     scaling = facts.rope_scaling
+    if scaling is not None and scaling.kind == "llama3" and scaling.short_factors:
+        raise UnsupportedError("the divisors of 'rope_freqs.weight' are none that config.json can describe")
     if scaling is not None:
         table |= {"rope_type": scaling.kind, "factor": scaling.factor, **_SCALED[scaling.kind](scaling)}
     older = {"rope_scaling": {"type": scaling.kind, **table}} if scaling is not None else {}
@@ -163,7 +165,8 @@ def rope_metadata(facts: ModelFacts) -> dict[str, Any]:
     if scaling is None or scaling.kind == "llama3":  # whose divisors are a tensor
         return keys
     keys["rope.scaling.type"] = scaling.kind
-    keys["rope.scaling.factor"] = float(scaling.factor)
+    if scaling.kind != "longrope":  # whose divisors are tensors
+        keys["rope.scaling.factor"] = float(scaling.factor)
     if scaling.original_len:
         keys["rope.scaling.original_context_length"] = scaling.original_len
     if scaling.kind == "yarn":
@@ -180,7 +183,7 @@ def _implied_magnitude(scaling: RopeScaling) -> float:
 
 
 def rope_from_metadata(
-    keys: Table, head_dim: int, max_seq_len: int, divisors: Mapping[str, NDArray[np.float32]]
+    keys: Table, head_dim: int, divisors: Mapping[str, NDArray[np.float32]]
 ) -> dict[str, Any]:
     """The facts in GGUF metadata ``keys`` (no prefix) and tensors. Raises FormatError, UnsupportedError."""
     dims = count(keys, "rope.dimension_count", head_dim)
@@ -191,7 +194,7 @@ def rope_from_metadata(
     original = count(keys, "rope.scaling.original_context_length", 0, least=0)
     scaling: RopeScaling | None = None
     if LLAMA3_DIVISORS in divisors:
-        scaling = _llama3_from(divisors[LLAMA3_DIVISORS], theta, max_seq_len)
+        scaling = _llama3_from(divisors[LLAMA3_DIVISORS], theta)
     elif kind in ("linear", "yarn", "longrope"):
         scaling = RopeScaling(kind, factor=number(keys, "rope.scaling.factor", 1.0), original_len=original)
         scaling = replace(
@@ -202,6 +205,7 @@ def rope_from_metadata(
         if kind == "longrope":
             scaling = replace(
                 scaling,
+                factor=count(keys, "context_length") / max(original, 1),
                 short_factors=_listed(divisors, SHORT_DIVISORS),
                 long_factors=_listed(divisors, LONG_DIVISORS),
             )
@@ -219,15 +223,22 @@ def _listed(divisors: Mapping[str, NDArray[np.float32]], name: str) -> tuple[flo
     return tuple(divisors[name].tolist())
 
 
-def _llama3_from(divisors: NDArray[np.float32], theta: float, max_seq_len: int) -> RopeScaling:
+def _llama3_from(divisors: NDArray[np.float32], theta: float) -> RopeScaling:
     """The scaling that has these divisors: a file holds them, and not what they were computed from."""
     factor = float(divisors.max(initial=1.0))
-    for original in (8192, 4096, max(1, round(max_seq_len / factor)), 64):
-        found = RopeScaling("llama3", factor=factor, original_len=original)
+    usual = RopeScaling("llama3", factor=factor)
+    # Between the pairs that are not divided and those that are divided by the whole factor, the share says
+    # how often a pair turns in the length the model was first trained with.
+    share = (1 / divisors.astype(np.float64) - 1 / factor) / max(1 - 1 / factor, 1e-9)
+    between = (share > 1e-3) & (share < 1 - 1e-3)
+    turns = share * (usual.high_freq_factor - usual.low_freq_factor) + usual.low_freq_factor
+    frequencies = theta ** (-np.arange(len(divisors)) / len(divisors))
+    if between.any():
+        original = max(1, round(float(np.median((2 * math.pi * turns / frequencies)[between]))))
+        found = replace(usual, original_len=original)
         if np.allclose(llama3_divisors(found, 2 * len(divisors), theta), divisors, rtol=1e-4):
             return found
-    # Computed otherwise: what a checkpoint cannot say, the short factors keep.
-    return RopeScaling("llama3", factor=factor, short_factors=tuple(divisors.tolist()))
+    return replace(usual, short_factors=tuple(divisors.tolist()))  # kept as they are; no config.json says so
 
 
 def derived_divisors(facts: ModelFacts) -> dict[str, NDArray[np.float32]]:
