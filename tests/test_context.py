@@ -147,6 +147,20 @@ def test_streams_that_were_forgotten_half_way_do_no_harm(model: linnet.LanguageM
     assert model.workspace.n_sessions <= 3
 
 
+def test_the_garbage_collector_may_come_at_any_time(model: linnet.LanguageModel) -> None:
+    thresholds = gc.get_threshold()
+    gc.set_threshold(50, 2, 2)
+    try:
+        for turn in range(60):
+            stream = model.stream(LONG + str(turn), max_tokens=50)
+            stream.itself = stream  # a cycle: only the collector ends it
+            next(stream)
+            del stream
+            assert model.generate(LONG + str(turn % 5), max_tokens=2).ids
+    finally:
+        gc.set_threshold(*thresholds)
+
+
 # ---- texts that do not fit ------------------------------------------------------------
 
 

@@ -172,7 +172,7 @@ class Session:
     @property
     def handle(self) -> Handle:
         """The object of the core. Raises UsageError when the session is closed."""
-        if self._handle is None:
+        if self._handle is None or self._handle.ended:
             raise UsageError("this session is closed; open another one")
         return self._handle
 

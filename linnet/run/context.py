@@ -9,7 +9,8 @@ text, wherever the rest of it was once seen.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from linnet.engine.session import PAGE_TOKENS, Session, Workspace
@@ -33,6 +34,7 @@ class PromptCache:
         self._n_ctx = n_ctx
         self._max_pages = max_tokens // PAGE_TOKENS
         self._kept: list[Session] = []  # least recently used first
+        self._is_busy = False
         give_up = weakref.WeakMethod(self._give_up)  # no cycle: a model is gone when nobody names it
         workspace.give_up = lambda: bool((method := give_up()) and method())
 
@@ -44,7 +46,7 @@ class PromptCache:
     def open(self, ids: Sequence[int]) -> Session:
         """A timeline for ``ids`` that holds as many of the first of them as are known, but never the last,
         whose logits are wanted."""
-        with self._workspace.turn:
+        with self._alone():
             known = [(session.common(ids[:-1]), session) for session in reversed(self._kept)]
             for common, session in sorted(known, key=lambda pair: pair[0], reverse=True):
                 if common >= LEAST_COMMON and (twin := _fork(session, common)) is not None:
@@ -54,25 +56,43 @@ class PromptCache:
             return Session(self._workspace, self._n_ctx)
 
     def keep(self, session: Session) -> None:
-        """Takes a timeline over; its owner does not use it any more."""
+        """Takes a timeline over; its owner does not use it any more.
+
+        The garbage collector may call this, for a stream that somebody abandoned. It ends all objects of a
+        cycle, those that one of them hands over included: so a twin is kept, which shares the pages.
+        """
         with self._workspace.turn:
-            if not session.is_open:  # the garbage collector was here, with whoever abandoned a stream
+            if self._is_busy or not session.is_open:  # it comes in the middle of a call, or was here already
                 return
             ids = session.ids
-            if not self._max_pages or not ids:
+            with self._alone():
+                twin = _fork(session, len(ids)) if ids and self._max_pages else None
                 session.close()
-                return
-            longer = next((kept for kept in self._kept if kept.common(ids) == len(ids)), session)
-            beginnings = [kept for kept in self._kept if kept is longer or kept.common(ids) == len(kept)]
-            self._kept = [kept for kept in self._kept if kept not in beginnings] + [longer]
-            while len(self._kept) > MOST_KEPT or sum(map(_pages, self._kept)) > self._max_pages:
-                self._give_up()
+                if twin is not None:
+                    self._add(twin, ids)
+
+    def _add(self, session: Session, ids: Sequence[int]) -> None:
+        """One more, in the place of those that are the beginning of it."""
+        longer = next((kept for kept in self._kept if kept.common(ids) == len(ids)), session)
+        beginnings = [kept for kept in self._kept if kept is longer or kept.common(ids) == len(kept)]
+        self._kept = [kept for kept in self._kept if kept not in beginnings] + [longer]
+        while len(self._kept) > MOST_KEPT or sum(map(_pages, self._kept)) > self._max_pages:
+            self._give_up()
 
     def clear(self) -> None:
         """Keeps nothing of what was."""
         with self._workspace.turn:
             while self._give_up():
                 pass
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        with self._workspace.turn:
+            self._is_busy = True
+            try:
+                yield
+            finally:
+                self._is_busy = False
 
     def _give_up(self) -> bool:
         """Closes the timeline used least recently; False when there is none."""
