@@ -12,7 +12,21 @@ from linnet.engine.model import Model
 from linnet.engine.session import Session, Workspace
 from linnet.errors import FormatError, UnsupportedError, UsageError
 from linnet.types import TensorType
-from tests.tiny_families import CONTEXT, FAMILIES, FUSED_ATTENTION, LLAMA, RMS, VOCAB, Family, write_family
+from tests.tiny_families import (
+    CONTEXT,
+    DIM,
+    EXPERT_FFN,
+    EXPERTS,
+    FAMILIES,
+    FUSED_ATTENTION,
+    LAYERS,
+    LLAMA,
+    RMS,
+    USED,
+    VOCAB,
+    Family,
+    write_family,
+)
 
 N = 150
 IDS = [int(i) for i in np.random.default_rng(7).integers(3, VOCAB, N)]
@@ -132,3 +146,12 @@ def test_a_matrix_given_fused_and_apart_is_refused(tmp_path: Path) -> None:
     family = Family("qwen2", RMS, lambda _: {**LLAMA, **FUSED_ATTENTION})
     with pytest.raises(FormatError, match="holds what a fused tensor holds"):
         Model.open(write_family(family, tmp_path / "model.gguf"))
+
+
+def test_decoding_reads_the_weights_of_the_chosen_experts_only(tmp_path: Path) -> None:
+    pytest.importorskip("gguf", reason="gguf writes the models of this test; pip install 'linnet[test]'")
+    family = FAMILIES["mixtral"]
+    model = Model.open(write_family(family, tmp_path / "model.gguf"))
+    expert = 3 * EXPERT_FFN * DIM * 4
+    idle = LAYERS * (EXPERTS - USED) * expert
+    assert model.bytes_per_token == model.weight_bytes - idle - (VOCAB - 1) * DIM * 4
