@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -91,21 +92,30 @@ def write_docs(folder: Path, page: Path = PAGE) -> None:
     if not begin or not end:
         raise FormatError(f"{page} has no place for the table: '{BEGIN}' and '{END}'")
     with atomic_file(page) as file:
-        file.write(f"{before}{BEGIN}\n{_table(newest(folder))}\n{END}{after}".encode())
+        file.write(f"{before}{BEGIN}\n{_tables(newest(folder))}\n{END}{after}".encode())
 
 
 def newest(folder: Path) -> list[Row]:
-    """The last result of every figure, model and instruction set, in the order of their names."""
+    """The last result of every machine, figure, model and instruction set, in the order of their names."""
     found: dict[tuple[str, ...], Row] = {}
     for path in sorted(folder.glob("*.json")):  # by date
         row = json.loads(path.read_text(encoding="utf-8"))
-        found[row["figure"], row["isa"], row["shape"], row["type"]] = row
+        found[_machine(row), row["figure"], row["isa"], row["shape"], row["type"]] = row
     return [found[key] for key in sorted(found)]
 
 
-def _table(rows: Sequence[Row]) -> str:
+def _tables(rows: Sequence[Row]) -> str:
+    """One for each machine."""
     if not rows:
         return "Nothing has been measured yet."
+    return "\n".join(_table(machine, list(group)) for machine, group in groupby(rows, _machine))
+
+
+def _machine(row: Row) -> str:
+    return f"{row['machine']['processor']}, {row['machine']['system']}, {row['threads']} threads"
+
+
+def _table(machine: str, rows: Sequence[Row]) -> str:
     lines = [
         f"| figure | model | {' | '.join(NAMES.values())} | best peer | of the limit | measured |",
         "|---|---|" + "---|" * len(NAMES) + "---|---|---|",
@@ -118,7 +128,7 @@ def _table(rows: Sequence[Row]) -> str:
         lines.append(
             f"| {about} | {row['shape']} {row['type']} | {values} | {ratio} | {_reached(row)} | {when} |"
         )
-    return "\n".join(["", *lines, "", *_machines(rows)])
+    return "\n".join(["", f"{machine}:", "", *lines, ""])
 
 
 def _reached(row: Row) -> str:
@@ -127,11 +137,3 @@ def _reached(row: Row) -> str:
         return f"{row['limit']:,.0f} MB allowed"
     share = row.get("share_of_ceiling", {}).get("linnet")
     return f"{share:.0%}" if share is not None else "-"
-
-
-def _machines(rows: Sequence[Row]) -> list[str]:
-    """Where the numbers come from, each machine once."""
-    machines = {
-        f"{row['machine']['processor']}, {row['machine']['system']}, {row['threads']} threads" for row in rows
-    }
-    return [f"Measured on: {'; '.join(sorted(machines))}.", ""]
