@@ -192,7 +192,8 @@ typedef struct ln_load_step {
 
 /* Packs the next weights of block types, some megabytes of them, for the processor's
  * vector unit. Call it until bytes_left is 0, and only then open workspaces. Float weights
- * are used where they lie. Weights may be written to data while this goes on, as step->available tells. n_threads: 0 = one per available processor; the first call decides. */
+ * are used where they lie. Weights may be written to data while this goes on, as
+ * step->available tells. n_threads: 0 = one per available processor; the first call decides. */
 LN_API int32_t ln_model_load(ln_model *model, int32_t n_threads, ln_load_step *step, ln_error *err);
 
 /* Every workspace of the model must be closed first. */

@@ -126,9 +126,8 @@ def _answers(model: LanguageModel, query: str, documents: Sequence[str]) -> NDAr
             with ExitStack() as stack:
                 sessions = [stack.enter_context(base.fork()) for _ in group]
                 _evaluate(model, sessions, [prompts[i][shared:] for i in group])
-                for i, session in zip(group, sessions, strict=True):
-                    logits = session.logits
-                    scores[i] = 1 / (1 + np.exp(np.float64(logits[no]) - logits[yes]))
+                favour = [np.float64(session.logits[yes]) - session.logits[no] for session in sessions]
+            scores[group] = 1 / (1 + np.exp(-np.array(favour)))
     return scores
 
 
