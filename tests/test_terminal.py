@@ -31,7 +31,9 @@ def spawn() -> Iterator[object]:
 
     def start(*arguments: str) -> object:
         command = ["-P", "-m", "linnet", "run", *arguments]
-        child = pexpect.spawn(sys.executable, command, encoding="utf-8", timeout=20, env=None, echo=False)
+        # An interrupt drops what the terminal has not shown yet, and may cut a character in two.
+        text = {"encoding": "utf-8", "codec_errors": "replace"}
+        child = pexpect.spawn(sys.executable, command, timeout=20, env=None, echo=False, **text)
         children.append(child)
         return child
 
