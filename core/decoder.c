@@ -137,8 +137,11 @@ static void run_attention(ln_workspace *w, const ln_layer *layer, const layer_jo
     const int32_t n = w->n_tokens;
     const int64_t query_dim = (int64_t)f->n_heads * f->head_dim;
     const ln_vectors h = vectors_of(w->h, w->q8, f->dim, n);
-    ln_products_run(&w->compute, (ln_product[]){product_of(&layer->q, h, w->q), product_of(&layer->k, h, w->k),
-                                                product_of(&layer->v, h, w->v)}, 3);
+    ln_product in[] = {product_of(&layer->q, h, w->q), product_of(&layer->k, h, w->k), product_of(&layer->v, h, w->v)};
+    in[0].add = ln_adapters_run(w, job->layer, LN_TARGET_Q, 0, w->h);
+    in[1].add = ln_adapters_run(w, job->layer, LN_TARGET_K, 1, w->h);
+    in[2].add = ln_adapters_run(w, job->layer, LN_TARGET_V, 2, w->h);
+    ln_products_run(&w->compute, in, 3);
     ln_compute_run(&w->compute, w->n_neighbours, n * query_dim, place_item, job);
     ln_attention_run(w, job->layer);
     const int quantize = ln_wants_q8(&layer->o.w);
@@ -147,6 +150,7 @@ static void run_attention(ln_workspace *w, const ln_layer *layer, const layer_jo
                                 .y = w->q, .q8 = quantize ? w->q8 : NULL});
     }
     ln_product out = product_of(&layer->o, vectors_of(w->q, w->q8, query_dim, n), y);
+    out.add = ln_adapters_run(w, job->layer, LN_TARGET_O, 0, w->q);
     out.scale = f->residual_scale;
     ln_products_run(&w->compute, &out, 1);
 }
@@ -154,7 +158,7 @@ static void run_attention(ln_workspace *w, const ln_layer *layer, const layer_jo
 /* ---- feed-forward ------------------------------------------------------------------- */
 
 /* What the block makes of h goes to h. */
-static void run_ffn(ln_workspace *w, const ln_layer *layer) {
+static void run_ffn(ln_workspace *w, const ln_layer *layer, int32_t index) {
     const ln_facts *f = &w->model->facts;
     const int32_t n = w->n_tokens;
     const int has_norm = layer->ffn_sub_norm.weight != NULL;
@@ -163,8 +167,10 @@ static void run_ffn(ln_workspace *w, const ln_layer *layer) {
         .gate = layer->gate.w.data != NULL ? &layer->gate : NULL,
         .up = &layer->up,
         .x = vectors_of(w->h, w->q8, f->dim, n),
-        .f32 = quantize && !has_norm ? NULL : w->inner,
+        .f32 = quantize && !has_norm && w->n_adapted == 0 ? NULL : w->inner,
         .q8 = quantize && !has_norm ? w->ffn_q8 : NULL,
+        .gate_add = ln_adapters_run(w, index, LN_TARGET_GATE, 0, w->h),
+        .up_add = ln_adapters_run(w, index, LN_TARGET_UP, 1, w->h),
     };
     ln_gated_products_run(&w->compute, &inner, 1, f->activation, w->gated_scratch, w->n_batch);
     if (has_norm) {
@@ -172,6 +178,7 @@ static void run_ffn(ln_workspace *w, const ln_layer *layer) {
                                 .x = w->inner, .y = w->inner, .q8 = quantize ? w->ffn_q8 : NULL});
     }
     ln_product out = product_of(&layer->down, vectors_of(w->inner, w->ffn_q8, f->ffn_dim, n), w->h);
+    out.add = ln_adapters_run(w, index, LN_TARGET_DOWN, 0, w->inner);
     out.scale = f->residual_scale;
     ln_products_run(&w->compute, &out, 1);
 }
@@ -227,7 +234,7 @@ static void run_layer(ln_workspace *w, const ln_layer *below, const layer_job *j
     if (layer->router.w.data != NULL) {
         ln_experts_run(w, layer);
     } else {
-        run_ffn(w, layer);
+        run_ffn(w, layer, job->layer);
     }
 }
 

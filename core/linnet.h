@@ -308,6 +308,49 @@ LN_API int32_t ln_session_capacity(const ln_session *session);
  * since it was empty, or to 0. */
 LN_API int32_t ln_session_truncate(ln_session *session, int32_t length, ln_error *err);
 
+/* ---- adapters ---------------------------------------------------------------- */
+
+/* Low-rank changes of a model's matrices (LoRA): y = W x + scale * B (A x). Immutable; any number of sessions may
+ * use it, which have to be closed first. */
+typedef struct ln_adapter ln_adapter;
+
+typedef enum ln_target {
+    LN_TARGET_Q = 0,
+    LN_TARGET_K = 1,
+    LN_TARGET_V = 2,
+    LN_TARGET_O = 3,
+    LN_TARGET_GATE = 4,
+    LN_TARGET_UP = 5,
+    LN_TARGET_DOWN = 6,
+    LN_TARGETS = 7, /* how many there are */
+} ln_target;
+
+#define LN_MAX_RANK 1024
+#define LN_MAX_ADAPTERS 8 /* of one session */
+
+/* What is added to one matrix of the model. */
+typedef struct ln_adapter_part {
+    const float *a; /* [rank][cols] */
+    const float *b; /* [rows][rank], rows in the order of the model's */
+    int32_t block;  /* whose weights: a layer, or several that share them */
+    int32_t target; /* an ln_target */
+    int32_t rank;
+    int32_t rows;
+    int32_t cols;
+    float scale;
+} ln_adapter_part;
+
+/* Copies the parts. LN_BAD_FILE, saying what differs, when they do not fit the model. */
+LN_API int32_t ln_adapter_open(const ln_model *model, const ln_adapter_part *parts, int32_t n_parts, ln_adapter **out,
+                               ln_error *err);
+
+LN_API void ln_adapter_close(ln_adapter *adapter);
+
+/* Evaluates the tokens of an empty timeline, and of its forks, with these adapters, each times its scale. Sessions
+ * with different adapters may be evaluated together. */
+LN_API int32_t ln_session_adapt(ln_session *session, ln_adapter *const *adapters, const float *scales, int32_t n,
+                                ln_error *err);
+
 /* ---- sampler -------------------------------------------------------------- */
 
 typedef struct ln_sampler ln_sampler;

@@ -61,16 +61,19 @@ static int64_t smaller(int64_t a, int64_t b) {
 /* ---- products side by side --------------------------------------------------------- */
 
 /* Rows [begin, end) of the linear map, of all vectors; y's rows are y_stride apart. */
-static void apply(const ln_compute *compute, const ln_linear *of, int64_t begin, int64_t end, const ln_vectors *x,
-                  float *y, int64_t y_stride) {
+static void apply(const ln_compute *compute, const ln_linear *of, const ln_addend *add, int64_t begin, int64_t end,
+                  const ln_vectors *x, float *y, int64_t y_stride) {
     compute->kernels->matmul[of->w.type](&of->w, begin, end, x, y, y_stride);
-    if (of->scale == 1.0f && of->bias == NULL) {
+    if (of->scale == 1.0f && of->bias == NULL && add->y == NULL) {
         return;
     }
     for (int32_t v = 0; v < x->n; v++, y += y_stride) {
         multiply_all(y, end - begin, of->scale);
         if (of->bias != NULL) {
             compute->kernels->add(y, of->bias + begin, end - begin);
+        }
+        if (add->y != NULL && add->has[v]) {
+            compute->kernels->add(y, add->y + v * of->w.rows + begin, end - begin);
         }
     }
 }
@@ -92,7 +95,7 @@ static void product_item(const void *job, int32_t item, int32_t worker) {
     const int64_t rows = p->of->w.rows;
     const int64_t begin = (item - p->first_tile) * p->tile_rows;
     const int64_t end = smaller(begin + p->tile_rows, rows);
-    apply(j->compute, p->of, begin, end, &p->x, p->y + begin, rows);
+    apply(j->compute, p->of, &p->add, begin, end, &p->x, p->y + begin, rows);
     for (int32_t v = 0; v < p->x.n && (p->scale != 1.0f || p->cap > 0); v++) {
         float *y = p->y + v * rows + begin;
         multiply_all(y, end - begin, p->scale);
@@ -148,13 +151,14 @@ static void gated_item(const void *job, int32_t item, int32_t worker) {
     const int64_t end = smaller(begin + p->tile_rows, rows);
     float *inner = j->scratch + (size_t)worker * ln_gated_scratch(j->n_vectors);
     float *up = p->gate != NULL ? inner + (int64_t)p->x.n * p->tile_rows : NULL;
-    apply(j->compute, p->gate != NULL ? p->gate : p->up, begin, end, &p->x, inner, p->tile_rows);
+    apply(j->compute, p->gate != NULL ? p->gate : p->up, p->gate != NULL ? &p->gate_add : &p->up_add, begin, end,
+          &p->x, inner, p->tile_rows);
     if (up != NULL) {
-        apply(j->compute, p->up, begin, end, &p->x, up, p->tile_rows);
+        apply(j->compute, p->up, &p->up_add, begin, end, &p->x, up, p->tile_rows);
     }
     for (int32_t v = 0; v < p->x.n; v++) {
         float *inner_v = inner + v * p->tile_rows;
-        float *y = p->q8 != NULL ? inner_v : p->f32 + v * rows + begin;
+        float *y = p->f32 != NULL ? p->f32 + v * rows + begin : inner_v;
         kernels->activate[j->activation](inner_v, up != NULL ? up + v * p->tile_rows : NULL, end - begin, y);
         if (p->q8 != NULL) {
             const int64_t stride = ln_q8_tile_width(p->x.n, v);

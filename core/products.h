@@ -21,11 +21,18 @@ typedef struct ln_linear {
     float scale;
 } ln_linear;
 
-/* y[x.n][rows] = scale * of(x), then cap * tanh(y / cap) unless cap is 0. */
+/* What is added to the result of a linear map. */
+typedef struct ln_addend {
+    const float *y;     /* [x.n][rows], or NULL */
+    const uint8_t *has; /* [x.n], of which vectors it is there */
+} ln_addend;
+
+/* y[x.n][rows] = scale * (of(x) + add), then cap * tanh(y / cap) unless cap is 0. */
 typedef struct ln_product {
     const ln_linear *of;
     ln_vectors x;
     float *y;
+    ln_addend add;
     float scale;
     float cap;
     /* filled in by ln_products_run */
@@ -39,11 +46,13 @@ int ln_wants_q8(const ln_matrix *w);
 /* All of them as one job. */
 void ln_products_run(const ln_compute *compute, ln_product *products, int32_t n_products);
 
-/* activation(gate(x)) * up(x), or activation(up(x)) where gate is NULL: [x.n][rows], quantised when the matrix
- * that reads it wants that, else as floats. One of f32 and q8 is NULL. */
+/* activation(gate(x)) * up(x), or activation(up(x)) where gate is NULL: [x.n][rows], as floats, quantised, or
+ * both. */
 typedef struct ln_gated_product {
     const ln_linear *gate;
     const ln_linear *up;
+    ln_addend gate_add;
+    ln_addend up_add;
     ln_vectors x;
     float *f32;
     ln_q8_block *q8;

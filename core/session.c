@@ -172,6 +172,8 @@ int32_t ln_session_fork(const ln_session *session, int32_t length, ln_session **
         ln_pages_share(&s->workspace->pages, s->pages[i]);
     }
     s->length = length;
+    s->n_adapters = session->n_adapters;
+    memcpy(s->adapters, session->adapters, sizeof s->adapters);
     memcpy(s->ids, session->ids, (size_t)length * sizeof *s->ids);
     s->has_logits = session->has_logits && length == session->length;
     if (s->has_logits) {

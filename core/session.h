@@ -4,6 +4,11 @@
 
 #include "workspace.h"
 
+typedef struct ln_scaled_adapter {
+    const ln_adapter *adapter;
+    float scale;
+} ln_scaled_adapter;
+
 struct ln_session {
     ln_workspace *workspace;
     int32_t n_ctx;
@@ -12,6 +17,8 @@ struct ln_session {
     int32_t in_call;    /* while the spans of a call are checked: it has one already */
     int32_t first_page; /* those before were given back: a sliding window has left them */
     int32_t n_held;     /* pages [first_page, n_held) are held */
+    int32_t n_adapters;
+    ln_scaled_adapter adapters[LN_MAX_ADAPTERS];
     int32_t *pages;     /* [n_ctx / LN_PAGE, rounded up] */
     int32_t *ids;       /* [n_ctx], the timeline */
     float *logits;      /* [vocab_size] */

@@ -262,6 +262,7 @@ static void free_if_unused(ln_workspace *workspace) {
     }
     ln_threads_close(workspace->compute.threads);
     ln_pages_close(&workspace->pages);
+    free(workspace->adapters.memory);
     free(workspace->memory);
     free(workspace);
 }
@@ -303,6 +304,7 @@ void ln_workspace_begin(ln_workspace *workspace) {
     workspace->n_tokens = 0;
     workspace->n_segments = 0;
     workspace->n_neighbours = 0;
+    workspace->n_adapted = 0;
 }
 
 int32_t ln_workspace_add(ln_workspace *workspace, ln_session *session, const int32_t *ids, int32_t n) {
@@ -323,6 +325,7 @@ int32_t ln_workspace_add(ln_workspace *workspace, ln_session *session, const int
     }
     memcpy(session->ids + session->length, ids, (size_t)count * sizeof *ids);
     workspace->n_segments++;
+    workspace->n_adapted += session->n_adapters > 0;
     return count;
 }
 

@@ -3,6 +3,7 @@
 #ifndef LINNET_WORKSPACE_H
 #define LINNET_WORKSPACE_H
 
+#include "adapter.h"
 #include "attention.h"
 #include "experts.h"
 #include "model.h"
@@ -42,12 +43,14 @@ struct ln_workspace {
     size_t bytes;    /* of memory */
     char *memory;    /* the one block everything below lies in */
     ln_rotary rotary;
+    ln_adapter_space adapters;
     ln_experts experts;
 
     /* The pass: at most n_batch tokens. */
     int32_t n_tokens;
     int32_t n_segments;
     int32_t n_neighbours;
+    int32_t n_adapted; /* segments whose session has an adapter */
     ln_segment *segments;      /* [n_batch] */
     ln_neighbours *neighbours; /* [n_batch] */
     int32_t *ids;              /* [n_batch] */

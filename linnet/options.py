@@ -146,6 +146,8 @@ def _add_argument(parser: argparse.ArgumentParser, field: dataclasses.Field[Any]
         keywords["nargs"] = "*" if _is_tuple(kind) else "?"
         parser.add_argument(field.name, **keywords)
         return
+    if _is_tuple(kind):
+        keywords["action"] = "append"
     parser.add_argument(*flags_of(field), dest=field.name, **keywords)
 
 
@@ -465,6 +467,9 @@ class RunOptions(MemoryOptions):
         None,
         metavar="MODEL",
         help="a smaller model with the same tokenizer that guesses (default: what the text itself suggests)",
+    )
+    adapter: tuple[str, ...] = option(
+        (), metavar="DIR[=SCALE]", help="a PEFT LoRA folder used on top of the model; several add up"
     )
     overflow: str = option(
         "error",

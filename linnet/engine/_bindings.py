@@ -61,6 +61,16 @@ LN_ENCODE_SPECIAL = 1  # special tokens written out in the text become their ids
 LN_ENCODE_INSIDE = 2  # the text goes on from another one: no dummy space in front of it
 LN_DECODE_SPECIAL = 1  # special tokens are written out; otherwise they are left out
 LN_PAGE = 64  # positions of one page of keys and values
+LN_TARGET_Q = 0
+LN_TARGET_K = 1
+LN_TARGET_V = 2
+LN_TARGET_O = 3
+LN_TARGET_GATE = 4
+LN_TARGET_UP = 5
+LN_TARGET_DOWN = 6
+LN_TARGETS = 7  # how many there are
+LN_MAX_RANK = 1024
+LN_MAX_ADAPTERS = 8  # of one session
 
 
 class ln_error(Structure):
@@ -180,6 +190,26 @@ class ln_span(Structure):
         ("logits", c_void_p),  # [n][vocab_size], of every token; NULL: only those of the last are computed
         ("n", c_int32),
         ("hidden", c_void_p),  # [n][dim], of every token what the head reads; then it is left out. Or NULL
+    )
+
+
+class ln_adapter(Structure):
+    """Low-rank changes of a model's matrices (LoRA): y = W x + scale * B (A x). Immutable; any number of
+    sessions may use it, which have to be closed first."""
+
+
+class ln_adapter_part(Structure):
+    """What is added to one matrix of the model."""
+
+    _fields_ = (
+        ("a", c_void_p),  # [rank][cols]
+        ("b", c_void_p),  # [rows][rank], rows in the order of the model's
+        ("block", c_int32),  # whose weights: a layer, or several that share them
+        ("target", c_int32),  # an ln_target
+        ("rank", c_int32),
+        ("rows", c_int32),
+        ("cols", c_int32),
+        ("scale", c_float),
     )
 
 
@@ -366,6 +396,24 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     # it are gone: one can go back by LN_PAGE tokens from the longest the timeline has been since it was
     # empty, or to 0.
     "ln_session_truncate": (c_int32, (POINTER(ln_session), c_int32, POINTER(ln_error))),
+    # int32_t ln_adapter_open(const ln_model *model, const ln_adapter_part *parts, int32_t n_parts,
+    # ln_adapter **out, ln_error *err)
+    # Copies the parts. LN_BAD_FILE, saying what differs, when they do not fit the model.
+    "ln_adapter_open": (
+        c_int32,
+        (POINTER(ln_model), POINTER(ln_adapter_part), c_int32, POINTER(POINTER(ln_adapter)),
+         POINTER(ln_error)),
+    ),
+    # void ln_adapter_close(ln_adapter *adapter)
+    "ln_adapter_close": (None, (POINTER(ln_adapter),)),
+    # int32_t ln_session_adapt(ln_session *session, ln_adapter *const *adapters, const float *scales,
+    # int32_t n, ln_error *err)
+    # Evaluates the tokens of an empty timeline, and of its forks, with these adapters, each times its
+    # scale. Sessions with different adapters may be evaluated together.
+    "ln_session_adapt": (
+        c_int32,
+        (POINTER(ln_session), POINTER(POINTER(ln_adapter)), c_void_p, c_int32, POINTER(ln_error)),
+    ),
     # int32_t ln_sampler_open(const ln_sampler_options *options, int32_t vocab_size, ln_sampler **out,
     # ln_error *err)
     "ln_sampler_open": (

@@ -64,6 +64,7 @@ class Model:
     bytes_per_token: int
 
     def __init__(self, image: Image) -> None:
+        self.path: Path | None = None  # of the file or folder, if there is one
         tokenizer = _Beside(Tokenizer.from_gguf, image)
         # The core uses float weights where they lie.
         self.handle = Handle("ln_model", "ln_model_open", image.address, image.size, uses=image)
@@ -95,6 +96,8 @@ class Model:
         """
         image = Image.open(path, type)
         try:
-            return cls(image)
+            model = cls(image)
         except (FormatError, UnsupportedError) as error:
             raise error.__class__(f"{path}: {error}") from None
+        model.path = path
+        return model

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from linnet.engine.adapter import Adapter
+
+    Adapters = tuple[tuple[Adapter, float], ...]
+
 PAGE_TOKENS = _bindings.LN_PAGE  # sessions take memory for keys and values in steps of this many tokens
 
 
@@ -147,12 +151,21 @@ class Session:
     """One timeline of at most ``n_ctx`` tokens; belongs to one thread at a time.
 
     ``n_ctx`` defaults to what the model was made for, as far as the workspace can hold
-    it. A session gives its pages back when it is collected or, as a context manager,
+    it. Its tokens, and those of its forks, are evaluated with ``adapters``, each times its
+    scale. A session gives its pages back when it is collected or, as a context manager,
     left.
     """
 
-    def __init__(self, workspace: Workspace, n_ctx: int = 0) -> None:
+    def __init__(self, workspace: Workspace, n_ctx: int = 0, adapters: Adapters = ()) -> None:
         self._open(workspace, "ln_session_open", workspace.handle, int32("n_ctx", n_ctx))
+        self.adapters = adapters
+        if adapters:
+            pointers = (ctypes.POINTER(_bindings.ln_adapter) * len(adapters))(
+                *(adapter.handle._as_parameter_ for adapter, _ in adapters)
+            )
+            scales = (ctypes.c_float * len(adapters))(*(scale for _, scale in adapters))
+            with workspace.turn:
+                call("ln_session_adapt", self.handle, pointers, scales, len(adapters))
 
     def fork(self, length: int | None = None) -> Session:
         """A new timeline that begins with the first ``length`` tokens of this one (default: all).
@@ -162,7 +175,10 @@ class Session:
         twin = Session.__new__(Session)
         cut = int32("length", length if length is not None else len(self))
         twin._open(self.workspace, "ln_session_fork", self.handle, cut)
+        twin.adapters = self.adapters
         return twin
+
+    adapters: Adapters
 
     def _open(self, workspace: Workspace, function: str, *arguments: object) -> None:
         self.workspace = workspace

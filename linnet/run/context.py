@@ -11,10 +11,13 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from linnet.engine.session import PAGE_TOKENS, Session, Workspace
 from linnet.errors import ContextFullError, UsageError
+
+if TYPE_CHECKING:
+    from linnet.engine.session import Adapters
 
 MOST_KEPT = 32  # timelines; beside its pages each holds the logits of one token
 LEAST_COMMON = 16  # tokens; taking fewer over costs more, the copy of a page, than evaluating them
@@ -43,17 +46,18 @@ class PromptCache:
         """Tokens of all timelines that are kept."""
         return sum(len(session) for session in self._kept)
 
-    def open(self, ids: Sequence[int]) -> Session:
-        """A timeline for ``ids`` that holds as many of the first of them as are known, but never the last,
-        whose logits are wanted."""
+    def open(self, ids: Sequence[int], adapters: Adapters = ()) -> Session:
+        """A timeline for ``ids`` that holds as many of the first of them as are known with these adapters,
+        but never the last, whose logits are wanted."""
         with self._alone():
-            known = [(session.common(ids[:-1]), session) for session in reversed(self._kept)]
+            alike = [session for session in reversed(self._kept) if session.adapters == adapters]
+            known = [(session.common(ids[:-1]), session) for session in alike]
             for common, session in sorted(known, key=lambda pair: pair[0], reverse=True):
                 if common >= LEAST_COMMON and (twin := _fork(session, common)) is not None:
                     self._kept.remove(session)
                     self._kept.append(session)
                     return twin
-            return Session(self._workspace, self._n_ctx)
+            return Session(self._workspace, self._n_ctx, adapters)
 
     def keep(self, session: Session) -> None:
         """Takes a timeline over; its owner does not use it any more.
@@ -73,8 +77,9 @@ class PromptCache:
 
     def _add(self, session: Session, ids: Sequence[int]) -> None:
         """One more, in the place of those that are the beginning of it."""
-        longer = next((kept for kept in self._kept if kept.common(ids) == len(ids)), session)
-        beginnings = [kept for kept in self._kept if kept is longer or kept.common(ids) == len(kept)]
+        alike = [kept for kept in self._kept if kept.adapters == session.adapters]
+        longer = next((kept for kept in alike if kept.common(ids) == len(ids)), session)
+        beginnings = [kept for kept in alike if kept is longer or kept.common(ids) == len(kept)]
         self._kept = [kept for kept in self._kept if kept not in beginnings] + [longer]
         while len(self._kept) > MOST_KEPT or sum(map(_pages, self._kept)) > self._max_pages:
             self._give_up()

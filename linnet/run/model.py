@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import math
 import time
 import warnings
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from linnet.engine.adapter import Adapter
+    from linnet.engine.session import Adapters
     from linnet.run.chat import Answer, ChatOptions, ChatStream
     from linnet.run.chat_format import ChatFormat
     from linnet.run.rank import Ranked, Score
@@ -53,13 +56,15 @@ def load(
     *,
     type: str | None = None,
     draft_model: str | Path | None = None,
+    adapters: Mapping[str, str | Path] | None = None,
     ram: int | None = None,
     **options: Unpack[HoldingOptions],
 ) -> LanguageModel:
     """Loads a GGUF file or a checkpoint folder; without ``path`` the bundled model.
 
     ``type`` is how to hold the weights (``q4_0``, ``q8_0``, ...) where not as they are stored.
-    ``draft_model`` is a smaller one with the same tokenizer, which drafts for it.
+    ``draft_model`` is a smaller one with the same tokenizer, which drafts for it. ``adapters``
+    are folders of PEFT by the names under which calls choose them.
     ``n_ctx`` is the context in tokens (default: what the model was made for, at most
     4096), ``threads`` defaults to the processors this process may use, ``kv_type`` is
     ``f16`` (default), ``q8_0``, ``q4_0`` or ``f32``, ``isa`` forces an instruction set,
@@ -77,7 +82,10 @@ def load(
         options, timelines = _within(ram, source, type, options), 1
     model = Model.open(source, type)
     draft = Model.open(Path(draft_model)) if draft_model is not None else None
-    return LanguageModel(model, draft=draft, timelines=timelines, **options)
+    loaded = LanguageModel(model, draft=draft, timelines=timelines, **options)
+    for name, folder in (adapters or {}).items():
+        loaded.add_adapter(name, folder)
+    return loaded
 
 
 def _within(ram: int, source: Path, type: str | None, options: HoldingOptions) -> HoldingOptions:
@@ -234,6 +242,7 @@ class StreamOptions(SamplingOptions, total=False):
     ends: Collection[int] | None
     overflow: str
     n_keep: int
+    adapter: str | Mapping[str, float] | None
 
 
 class LanguageModel:
@@ -267,6 +276,7 @@ class LanguageModel:
             kv_type=TensorType.parse(kv_type if kv_type is not None else "f16"),
             isa=isa,
         )
+        self.adapters: dict[str, Adapter] = {}
         self.session = self.open_session()
         most = cache_tokens if cache_tokens is not None else _whole_pages(self._n_ctx)
         if most < 0:
@@ -314,6 +324,7 @@ class LanguageModel:
         ends: Collection[int] | None = None,
         overflow: str = "error",
         n_keep: int = 0,
+        adapter: str | Mapping[str, float] | None = None,
         **sampling: Unpack[SamplingOptions],
     ) -> TextStream:
         """Continues ``prompt`` (text or token ids), piece by piece.
@@ -328,7 +339,8 @@ class LanguageModel:
         A text longer than the context is an error if it is the prompt, and otherwise
         ends there. With ``overflow="slide"`` its middle is left out instead, as
         :func:`linnet.run.context.cut_middle` says, but never the first ``n_keep`` tokens
-        and BOS. Raises UsageError for an empty prompt without BOS or an impossible
+        and BOS. ``adapter`` is one of those the model was loaded with, or several with
+        their scales. Raises UsageError for an empty prompt without BOS or an impossible
         option, ContextFullError when the prompt does not fit.
         """
         ids = self.tokenize(prompt) if isinstance(prompt, str) else list(prompt)
@@ -343,10 +355,32 @@ class LanguageModel:
         check_prompt(len(left), self.n_ctx)
         chosen: SamplingOptions = {**DEFAULT_SAMPLING, **sampling}
         sampler = Sampler(self.model.vocab_size, **chosen)
-        timeline = timeline or Timeline(self.cache.open(left), self.cache)
+        chosen_adapters = self._adapters(adapter)
+        if timeline is not None and chosen_adapters not in ((), timeline.session.adapters):
+            raise UsageError("the timeline has other adapters; open one for these")
+        timeline = timeline or Timeline(self.cache.open(left, chosen_adapters), self.cache)
         timeline.n_keep, timeline.dropped_tokens = kept, len(ids) - len(left)
         drafter = self._open_drafter(left) if speculate else None
         return TextStream(timeline, left, sampler, max_tokens, drafter, ends)
+
+    def add_adapter(self, name: str, folder: str | Path) -> None:
+        """Makes the adapter of a PEFT folder ready under ``name``.
+
+        Raises SourceError, FormatError or UnsupportedError, also for one of another model.
+        """
+        from linnet.engine.adapter import Adapter
+
+        self.adapters[name] = Adapter(self.model, Path(folder))
+
+    def _adapters(self, wanted: str | Mapping[str, float] | None) -> Adapters:
+        named = {wanted: 1.0} if isinstance(wanted, str) else dict(wanted or {})
+        for name, scale in named.items():
+            if name not in self.adapters:
+                known = ", ".join(self.adapters) or "none was loaded"
+                raise UsageError(f"there is no adapter '{name}'; known: {known}")
+            if not math.isfinite(scale):
+                raise UsageError(f"the scale of adapter '{name}' is {scale}; give a finite number")
+        return tuple((self.adapters[name], float(scale)) for name, scale in named.items())
 
     def _tokens_kept(self, ids: list[int], overflow: str, n_keep: int) -> int | None:
         """How many of the first tokens stay when a text slides; None when it does not."""

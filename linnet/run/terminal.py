@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
-from linnet.errors import ContextFullError
+from linnet.errors import ContextFullError, UsageError
 from linnet.options import RunOptions
 from linnet.run.meter import Energy, EnergyMeter, peak_rss_bytes, process_age
 from linnet.run.model import Generation, LanguageModel, StreamOptions, TextStream, load
@@ -45,11 +46,24 @@ def _load(options: RunOptions) -> LanguageModel:
         options.model,
         type=options.type,
         draft_model=options.draft_model,
+        adapters={folder: folder for folder in adapter_scales(options.adapter)},
         n_ctx=options.n_ctx,
         threads=options.threads,
         kv_type=options.kv_type,
         ram=options.ram,
     )
+
+
+def adapter_scales(named: Sequence[str]) -> dict[str, float]:
+    """The scale of each folder of ``DIR[=SCALE]``. Raises UsageError."""
+    scales = {}
+    for text in named:
+        folder, is_scaled, scale = text.rpartition("=")
+        try:
+            scales[folder if is_scaled else text] = float(scale) if is_scaled else 1.0
+        except ValueError:
+            raise UsageError(f"--adapter {text}: '{scale}' is not a number; write DIR=0.5") from None
+    return scales
 
 
 def _chosen(options: RunOptions, max_tokens: int) -> StreamOptions:
@@ -64,6 +78,7 @@ def _chosen(options: RunOptions, max_tokens: int) -> StreamOptions:
         "seed": options.seed,
         "overflow": options.overflow,
         "n_keep": options.n_keep,
+        "adapter": adapter_scales(options.adapter),
     }
 
 
