@@ -355,26 +355,63 @@ LN_API int32_t ln_session_adapt(ln_session *session, ln_adapter *const *adapters
 
 typedef struct ln_sampler ln_sampler;
 
-/* Applied in this order: repetition penalty, temperature, top-k, top-p, min-p. */
+/* How tokens are drawn, in the order in which it is applied:
+ *  1. the mask of allowed tokens, logit biases, banned strings
+ *  2. repetition, frequency and presence penalty, then DRY
+ *  3. top-n-sigma
+ *  4. temperature, or dynamic temperature
+ *  5. mirostat 2, or else top-k, typical, top-p, min-p, XTC
+ * With temperature 0 the most probable token after 1 and 2 is taken, the lowest id on a tie.
+ * Tokens are counted as they are accepted, those of the prompt too. */
 typedef struct ln_sampler_options {
-    float temperature;         /* 0 = greedy: the most probable token, lowest id on a tie */
+    float temperature;         /* 0 = greedy */
+    float dynatemp_range;      /* temperature -+ this, by entropy; 0 = off; Zhang et al. 2024 (EDT), as llama.cpp maps it */
+    float dynatemp_exponent;   /* of the entropy's share of the largest possible */
+    float top_n_sigma;         /* keeps logits at most so many standard deviations below the best; 0 = off */
     int32_t top_k;             /* 0 = off */
+    float typical_p;           /* 1 = off */
     float top_p;               /* 1 = off */
     float min_p;               /* 0 = off */
+    float xtc_probability;     /* how often XTC is applied; 0 = off */
+    float xtc_threshold;       /* share from which a token counts as a top choice; above 0.5 = off */
     float repetition_penalty;  /* 1 = off; Keskar et al. 2019 (CTRL), section 4.1 */
-    int32_t repetition_window; /* how many of the last tokens are penalised */
+    float frequency_penalty;   /* taken off per occurrence; 0 = off */
+    float presence_penalty;    /* taken off once; 0 = off */
+    int32_t repeat_last_n;     /* how many of the last tokens these three look at */
+    float dry_multiplier;      /* DRY (p-e-w 2024): multiplier * base^(length - allowed_length) is taken off a */
+    float dry_base;            /* token that would go on repeating length tokens; 0 = off */
+    int32_t dry_allowed_length;
+    int32_t dry_penalty_last_n; /* how many of the last tokens it looks at */
+    const char *dry_breakers;  /* strings a repetition does not reach across, each ended by a NUL byte */
+    int32_t n_dry_breakers;
+    int32_t mirostat;          /* 0 or 2; Basu et al. 2021 */
+    float mirostat_tau;        /* the surprise aimed at, in bits */
+    float mirostat_eta;        /* learning rate */
+    const int32_t *bias_ids;   /* [n_biases] */
+    const float *biases;       /* [n_biases], added to the logits; -infinity = never */
+    int32_t n_biases;
+    const char *banned;        /* strings that never become part of the text, each ended by a NUL byte */
+    int32_t n_banned;
+    const ln_tokenizer *tokenizer; /* what tokens spell, for breakers and banned strings; must outlive the sampler */
     uint64_t seed;
 } ln_sampler_options;
 
+/* Copies what it needs of options. */
 LN_API int32_t ln_sampler_open(const ln_sampler_options *options, int32_t vocab_size, ln_sampler **out, ln_error *err);
 
 LN_API void ln_sampler_close(ln_sampler *sampler);
 
-/* Draws one token from logits[vocab_size]; logits are not changed. -1 when no logit is finite. */
-LN_API int32_t ln_sampler_draw(ln_sampler *sampler, const float *logits);
+/* Draws one token from logits[vocab_size]; logits are not changed. mask[(vocab_size + 31) / 32] has the bit
+ * id % 32 of word id / 32 set for every allowed id; NULL = all. -1 when no logit that is left is finite. */
+LN_API int32_t ln_sampler_draw(ln_sampler *sampler, const float *logits, const uint32_t *mask);
 
 /* Tells the sampler that id is now part of the text (prompt or drawn). */
 LN_API void ln_sampler_accept(ln_sampler *sampler, int32_t id);
+
+/* Writes the natural-log probability of id, and those of the n_top most probable tokens with their ids, best
+ * first, the lower id first on a tie, -1 where there are no more: all of the model's own distribution. */
+LN_API int32_t ln_log_probs(const float *logits, int32_t vocab_size, int32_t id, float *log_prob, int32_t n_top,
+                            int32_t *top_ids, float *top_log_probs, ln_error *err);
 
 /* ---- the machine ---------------------------------------------------------- */
 

@@ -21,6 +21,7 @@ from linnet.errors import ContextFullError, UsageError
 from linnet.formats.gguf import read_gguf, write_gguf
 from linnet.formats.parts import ModelParts, TokenizerParts
 from linnet.formats.source import read_model
+from linnet.run.choosing import Chooser
 from linnet.run.model import BUNDLED_MODEL, Generation, TextStream
 from linnet.run.speculate import MOST_GUESSES, SIZES, Drafter, ModelDrafter, Pace, TextDrafter
 from linnet.run.timeline import Timeline
@@ -63,7 +64,7 @@ def generate(
     model: linnet.LanguageModel, prompt: list[int], drafter: Drafter | None, max_tokens: int, **options: Any
 ) -> Generation:
     sampler = Sampler(model.model.vocab_size, **options)
-    stream = TextStream(Timeline(model.open_session()), prompt, sampler, max_tokens, drafter)
+    stream = TextStream(Timeline(model.open_session()), prompt, Chooser(sampler), max_tokens, drafter)
     assert "".join(stream) == stream.generation.text
     return stream.generation
 
@@ -193,7 +194,8 @@ def test_guesses_that_do_not_fit_into_memory_do_not_end_a_text_early() -> None:
         others[-1].eval([1])
     for drafter in (None, Prompter(known, model.model.vocab_size, 0, 0)):
         sampler = Sampler(model.model.vocab_size)
-        stream = TextStream(Timeline(model.open_session()), prompt, sampler, 2 * PAGE_TOKENS, drafter)
+        timeline = Timeline(model.open_session())
+        stream = TextStream(timeline, prompt, Chooser(sampler), 2 * PAGE_TOKENS, drafter)
         with pytest.raises(ContextFullError):
             list(stream)
         assert stream.generation.ids == known[: PAGE_TOKENS - len(prompt) + 1]

@@ -12,7 +12,7 @@ static ln_sampler *open_sampler(ln_sampler_options options, int32_t vocab_size) 
     return sampler;
 }
 
-static const ln_sampler_options plain = {.temperature = 1, .top_p = 1, .repetition_penalty = 1, .seed = 7};
+static const ln_sampler_options plain = {.temperature = 1, .top_p = 1, .typical_p = 1, .repetition_penalty = 1, .seed = 7};
 
 /* ---- the oracle ----------------------------------------------------------------- */
 
@@ -65,7 +65,7 @@ static void check_distribution(ln_sampler_options options, const float *logits) 
     expected_probabilities(&options, logits, expected);
     ln_sampler *sampler = open_sampler(options, VOCAB);
     for (int i = 0; i < DRAWS; i++) {
-        int32_t id = ln_sampler_draw(sampler, logits);
+        int32_t id = ln_sampler_draw(sampler, logits, NULL);
         CHECK(id >= 0 && id < VOCAB, "%d", (int)id);
         counts[id]++;
     }
@@ -103,13 +103,14 @@ static void test_distributions(void) {
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         ln_sampler_options options = cases[i];
         options.repetition_penalty = 1;
+        options.typical_p = 1;
         options.seed = i;
         check_distribution(options, logits);
     }
     for (int i = 0; i < VOCAB; i++) {
         logits[i] = 1;
     }
-    check_distribution((ln_sampler_options){.temperature = 1, .top_k = 3, .top_p = 1, .repetition_penalty = 1}, logits);
+    check_distribution((ln_sampler_options){.temperature = 1, .top_k = 3, .typical_p = 1, .top_p = 1, .repetition_penalty = 1}, logits);
 }
 
 /* ---- single properties -------------------------------------------------------------- */
@@ -118,16 +119,16 @@ static void test_greedy(void) {
     ln_sampler_options options = plain;
     options.temperature = 0;
     ln_sampler *sampler = open_sampler(options, 4);
-    CHECK(ln_sampler_draw(sampler, (float[]){1, 3, 3, 2}) == 1, "lowest id on a tie");
-    CHECK(ln_sampler_draw(sampler, (float[]){NAN, -INFINITY, -5, INFINITY}) == 2, "the only finite one");
-    CHECK(ln_sampler_draw(sampler, (float[]){NAN, -INFINITY, NAN, INFINITY}) == -1, "none is finite");
+    CHECK(ln_sampler_draw(sampler, (float[]){1, 3, 3, 2}, NULL) == 1, "lowest id on a tie");
+    CHECK(ln_sampler_draw(sampler, (float[]){NAN, -INFINITY, -5, INFINITY}, NULL) == 2, "the only finite one");
+    CHECK(ln_sampler_draw(sampler, (float[]){NAN, -INFINITY, NAN, INFINITY}, NULL) == -1, "none is finite");
     ln_sampler_close(sampler);
     sampler = open_sampler(plain, 4);
     for (int i = 0; i < 100; i++) {
-        CHECK(ln_sampler_draw(sampler, (float[]){NAN, -INFINITY, -5, INFINITY}) == 2, "the only finite one");
-        CHECK(ln_sampler_draw(sampler, (float[]){3e38f, -3e38f, -3e38f, 0}) == 0, "differences beyond a float");
+        CHECK(ln_sampler_draw(sampler, (float[]){NAN, -INFINITY, -5, INFINITY}, NULL) == 2, "the only finite one");
+        CHECK(ln_sampler_draw(sampler, (float[]){3e38f, -3e38f, -3e38f, 0}, NULL) == 0, "differences beyond a float");
     }
-    CHECK(ln_sampler_draw(sampler, (float[]){NAN, NAN, NAN, NAN}) == -1, "none is finite");
+    CHECK(ln_sampler_draw(sampler, (float[]){NAN, NAN, NAN, NAN}, NULL) == -1, "none is finite");
     ln_sampler_close(sampler);
 }
 
@@ -135,20 +136,20 @@ static void test_repetition_penalty(void) {
     ln_sampler_options options = plain;
     options.temperature = 0;
     options.repetition_penalty = 2;
-    options.repetition_window = 2;
+    options.repeat_last_n = 2;
     ln_sampler *sampler = open_sampler(options, 4);
     const float positive[] = {4, 3, 1.9f, 0};
     const float negative[] = {-1, -1.5f, -3, -9};
     ln_sampler_accept(sampler, 0);
-    CHECK(ln_sampler_draw(sampler, positive) == 1, "4 / 2 < 3");
-    CHECK(ln_sampler_draw(sampler, negative) == 1, "-1 * 2 < -1.5");
+    CHECK(ln_sampler_draw(sampler, positive, NULL) == 1, "4 / 2 < 3");
+    CHECK(ln_sampler_draw(sampler, negative, NULL) == 1, "-1 * 2 < -1.5");
     ln_sampler_accept(sampler, 0);
-    CHECK(ln_sampler_draw(sampler, positive) == 1, "an id in the window twice is penalised once");
-    CHECK(ln_sampler_draw(sampler, (float[]){4, 1.5f, 0, 0}) == 0, "4 / 2 > 1.5, 4 / 4 is not");
+    CHECK(ln_sampler_draw(sampler, positive, NULL) == 1, "an id in the window twice is penalised once");
+    CHECK(ln_sampler_draw(sampler, (float[]){4, 1.5f, 0, 0}, NULL) == 0, "4 / 2 > 1.5, 4 / 4 is not");
     ln_sampler_accept(sampler, 1);
-    CHECK(ln_sampler_draw(sampler, positive) == 0, "4 / 2 > 1.9 > 3 / 2");
+    CHECK(ln_sampler_draw(sampler, positive, NULL) == 0, "4 / 2 > 1.9 > 3 / 2");
     ln_sampler_accept(sampler, 3);
-    CHECK(ln_sampler_draw(sampler, (float[]){4, 3, 2.5f, 0}) == 0, "0 left the window, 4 > 2.5");
+    CHECK(ln_sampler_draw(sampler, (float[]){4, 3, 2.5f, 0}, NULL) == 0, "0 left the window, 4 > 2.5");
     ln_sampler_accept(sampler, 4);
     ln_sampler_accept(sampler, -1);
     ln_sampler_close(sampler);
@@ -164,7 +165,7 @@ static void test_seed(void) {
             options.seed = seed;
             ln_sampler *sampler = open_sampler(options, VOCAB);
             for (int i = 0; i < 64; i++) {
-                int32_t id = ln_sampler_draw(sampler, logits);
+                int32_t id = ln_sampler_draw(sampler, logits, NULL);
                 CHECK(again == 0 || id == first[i], "seed %d, draw %d", (int)seed, i);
                 differs += again == 0 && seed > 0 && id != first[i];
                 first[i] = id;
@@ -185,7 +186,7 @@ static void test_options(void) {
         {.temperature = 1, .top_p = NAN, .repetition_penalty = 1},
         {.temperature = 1, .top_p = 1, .min_p = -0.1f, .repetition_penalty = 1},
         {.temperature = 1, .top_p = 1, .repetition_penalty = 0},
-        {.temperature = 1, .top_p = 1, .repetition_penalty = 1, .repetition_window = -1},
+        {.temperature = 1, .top_p = 1, .repetition_penalty = 1, .repeat_last_n = -1},
     };
     ln_sampler *sampler;
     ln_error err;

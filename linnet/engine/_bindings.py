@@ -218,15 +218,46 @@ class ln_sampler(Structure):
 
 
 class ln_sampler_options(Structure):
-    """Applied in this order: repetition penalty, temperature, top-k, top-p, min-p."""
+    """How tokens are drawn, in the order in which it is applied: 1. the mask of allowed tokens, logit
+    biases, banned strings 2. repetition, frequency and presence penalty, then DRY 3. top-n-sigma 4.
+    temperature, or dynamic temperature 5. mirostat 2, or else top-k, typical, top-p, min-p, XTC With
+    temperature 0 the most probable token after 1 and 2 is taken, the lowest id on a tie. Tokens are counted
+    as they are accepted, those of the prompt too."""
 
     _fields_ = (
-        ("temperature", c_float),  # 0 = greedy: the most probable token, lowest id on a tie
+        ("temperature", c_float),  # 0 = greedy
+        # temperature -+ this, by entropy; 0 = off; Zhang et al. 2024 (EDT), as llama.cpp maps it
+        ("dynatemp_range", c_float),
+        ("dynatemp_exponent", c_float),  # of the entropy's share of the largest possible
+        # keeps logits at most so many standard deviations below the best; 0 = off
+        ("top_n_sigma", c_float),
         ("top_k", c_int32),  # 0 = off
+        ("typical_p", c_float),  # 1 = off
         ("top_p", c_float),  # 1 = off
         ("min_p", c_float),  # 0 = off
+        ("xtc_probability", c_float),  # how often XTC is applied; 0 = off
+        ("xtc_threshold", c_float),  # share from which a token counts as a top choice; above 0.5 = off
         ("repetition_penalty", c_float),  # 1 = off; Keskar et al. 2019 (CTRL), section 4.1
-        ("repetition_window", c_int32),  # how many of the last tokens are penalised
+        ("frequency_penalty", c_float),  # taken off per occurrence; 0 = off
+        ("presence_penalty", c_float),  # taken off once; 0 = off
+        ("repeat_last_n", c_int32),  # how many of the last tokens these three look at
+        # DRY (p-e-w 2024): multiplier * base^(length - allowed_length) is taken off a
+        ("dry_multiplier", c_float),
+        ("dry_base", c_float),  # token that would go on repeating length tokens; 0 = off
+        ("dry_allowed_length", c_int32),
+        ("dry_penalty_last_n", c_int32),  # how many of the last tokens it looks at
+        ("dry_breakers", c_char_p),  # strings a repetition does not reach across, each ended by a NUL byte
+        ("n_dry_breakers", c_int32),
+        ("mirostat", c_int32),  # 0 or 2; Basu et al. 2021
+        ("mirostat_tau", c_float),  # the surprise aimed at, in bits
+        ("mirostat_eta", c_float),  # learning rate
+        ("bias_ids", c_void_p),  # [n_biases]
+        ("biases", c_void_p),  # [n_biases], added to the logits; -infinity = never
+        ("n_biases", c_int32),
+        ("banned", c_char_p),  # strings that never become part of the text, each ended by a NUL byte
+        ("n_banned", c_int32),
+        # what tokens spell, for breakers and banned strings; must outlive the sampler
+        ("tokenizer", POINTER(ln_tokenizer)),
         ("seed", c_uint64),
     )
 
@@ -416,18 +447,30 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     ),
     # int32_t ln_sampler_open(const ln_sampler_options *options, int32_t vocab_size, ln_sampler **out,
     # ln_error *err)
+    # Copies what it needs of options.
     "ln_sampler_open": (
         c_int32,
         (POINTER(ln_sampler_options), c_int32, POINTER(POINTER(ln_sampler)), POINTER(ln_error)),
     ),
     # void ln_sampler_close(ln_sampler *sampler)
     "ln_sampler_close": (None, (POINTER(ln_sampler),)),
-    # int32_t ln_sampler_draw(ln_sampler *sampler, const float *logits)
-    # Draws one token from logits[vocab_size]; logits are not changed. -1 when no logit is finite.
-    "ln_sampler_draw": (c_int32, (POINTER(ln_sampler), c_void_p)),
+    # int32_t ln_sampler_draw(ln_sampler *sampler, const float *logits, const uint32_t *mask)
+    # Draws one token from logits[vocab_size]; logits are not changed. mask[(vocab_size + 31) / 32] has the
+    # bit id % 32 of word id / 32 set for every allowed id; NULL = all. -1 when no logit that is left is
+    # finite.
+    "ln_sampler_draw": (c_int32, (POINTER(ln_sampler), c_void_p, c_void_p)),
     # void ln_sampler_accept(ln_sampler *sampler, int32_t id)
     # Tells the sampler that id is now part of the text (prompt or drawn).
     "ln_sampler_accept": (None, (POINTER(ln_sampler), c_int32)),
+    # int32_t ln_log_probs(const float *logits, int32_t vocab_size, int32_t id, float *log_prob, int32_t
+    # n_top, int32_t *top_ids, float *top_log_probs, ln_error *err)
+    # Writes the natural-log probability of id, and those of the n_top most probable tokens with their ids,
+    # best first, the lower id first on a tie, -1 where there are no more: all of the model's own
+    # distribution.
+    "ln_log_probs": (
+        c_int32,
+        (c_void_p, c_int32, c_int32, c_void_p, c_int32, c_void_p, c_void_p, POINTER(ln_error)),
+    ),
     # const char *ln_version(void)
     # Version of the core, "major.minor.patch".
     "ln_version": (c_char_p, ()),

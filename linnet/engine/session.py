@@ -12,7 +12,7 @@ from linnet.engine import _bindings
 from linnet.engine.library import Handle, call, describe, int32, int32_array, library
 from linnet.engine.model import Model
 from linnet.engine.processors import available_processors
-from linnet.engine.sampler import Sampler
+from linnet.engine.sampler import Draws
 from linnet.errors import ContextFullError, UnsupportedError, UsageError
 from linnet.types import TensorType
 
@@ -267,7 +267,7 @@ class Session:
 
         return np.ctypeslib.as_array(self._logits(), shape=(self.model.vocab_size,)).copy()
 
-    def draw(self, sampler: Sampler) -> int:
+    def draw(self, sampler: Draws) -> int:
         """Draws the next token from the logits after the last one; does not append it."""
         return sampler.draw(self._logits())
 

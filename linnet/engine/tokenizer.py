@@ -16,7 +16,7 @@ class Tokenizer:
     """An immutable tokenizer; ``bos_id`` and ``eos_id`` are None where it names none."""
 
     def __init__(self, handle: Handle) -> None:
-        self._handle = handle
+        self.handle = handle
         info = describe("ln_tokenizer", handle)
         self.vocab_size: int = info.vocab_size
         self.bos_id: int | None = info.bos_id if info.bos_id >= 0 else None
@@ -46,9 +46,9 @@ class Tokenizer:
     def added_tokens(self) -> dict[str, tuple[int, bool]]:
         """The tokens found in a text before it is split: their texts, ids, and whether they are special."""
         n = ctypes.c_int64()
-        library().ln_tokenizer_added(self._handle, None, 0, ctypes.byref(n))
+        library().ln_tokenizer_added(self.handle, None, 0, ctypes.byref(n))
         ids = (ctypes.c_int32 * n.value)()
-        library().ln_tokenizer_added(self._handle, ids, n.value, ctypes.byref(n))
+        library().ln_tokenizer_added(self.handle, ids, n.value, ctypes.byref(n))
         return {
             self.decode([token], special=True, at_start=False).decode("utf-8", "replace"): (
                 token,
@@ -71,7 +71,7 @@ class Tokenizer:
         capacity = len(data) + 16
         while True:
             ids = (ctypes.c_int32 * capacity)()
-            call("ln_tokenizer_encode", self._handle, data, len(data), flags, ids, capacity, ctypes.byref(n))
+            call("ln_tokenizer_encode", self.handle, data, len(data), flags, ids, capacity, ctypes.byref(n))
             if n.value <= capacity:
                 return ids[: n.value]
             capacity = n.value
@@ -90,7 +90,7 @@ class Tokenizer:
             text = ctypes.create_string_buffer(capacity)
             call(
                 "ln_tokenizer_decode",
-                self._handle,
+                self.handle,
                 array,
                 len(ids),
                 flags,

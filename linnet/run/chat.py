@@ -168,14 +168,13 @@ def stream_chat(
     documents: Sequence[Mapping[str, Any]] | None = None,
     enable_thinking: bool | None = None,
     variables: Mapping[str, Any] | None = None,
-    stop: Sequence[str] | str = (),
     **options: Unpack[StreamOptions],
 ) -> ChatStream:
     """Begins the answer to ``messages``.
 
     ``tools`` are Python functions or schemas in OpenAI's shape, which the model may call;
     nothing is called here. ``documents``, ``enable_thinking`` and ``variables`` go to the
-    template; ``stop`` are texts that end the answer; ``options`` are those of
+    template; ``options`` are those of
     :meth:`LanguageModel.stream`, where ``overflow="turns"`` leaves the oldest turns of a
     conversation out that is too long, and keeps a quarter of the context (or ``max_tokens``,
     if that is less) for the answer. Raises UsageError, TemplateError, ContextFullError.
@@ -195,6 +194,7 @@ def stream_chat(
         room = model.n_ctx - min(options.get("max_tokens", model.n_ctx), model.n_ctx // 4)
         messages, _, dropped = drop_oldest_turns(messages, lambda left: prompt_of(left).ids, room)
     prompt = prompt_of(messages)
+    stop = options.pop("stop", ())
     stops = [stop] if isinstance(stop, str) else list(stop)
     signs = Signs(
         reasoning=chat.reasoning,

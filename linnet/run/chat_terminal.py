@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from linnet.engine.sampler import SamplingOptions
 from linnet.errors import ContextFullError, LinnetError, SourceError, UsageError
 from linnet.formats.atomic import atomic_file
 from linnet.formats.inputs import read_bytes
 from linnet.run.chat import ChatOptions, ChatStream, stream_chat
 from linnet.run.markdown import AnswerPrinter, open_printer
-from linnet.run.model import LanguageModel, SamplingOptions, StreamOptions
+from linnet.run.model import LanguageModel, StreamOptions
 from linnet.run.template import prepared
 
 GREETING = "Write a message. /help shows what else there is; Ctrl-C stops an answer, Ctrl-D leaves."

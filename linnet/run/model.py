@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, TypedDict, Unpack, overload
 
 from linnet.engine.library import int32
 from linnet.engine.model import Model
-from linnet.engine.sampler import Sampler
+from linnet.engine.sampler import Sampler, SamplingOptions, TokenLogProb
 from linnet.engine.session import PAGE_TOKENS, Session, Workspace
 from linnet.engine.tokenizer import Tokenizer
 from linnet.errors import UsageError
+from linnet.run.choosing import Chooser, Guide, StopStrings
 from linnet.run.context import PromptCache, check_prompt, cut_middle
 from linnet.run.speculate import Continuation, Drafter, ModelDrafter, TextDrafter, check_same_tokenizer
 from linnet.run.timeline import Timeline
@@ -38,6 +39,7 @@ BUNDLED_MODEL = Path(__file__).parent.parent / "models" / "linnet-stories.gguf"
 
 DEFAULT_N_CTX = 4096  # at most, unless asked for: a key/value cache for a model's whole context may not fit
 OVERFLOWS = ("error", "slide")  # what happens to a text that does not fit into the context
+MOST_LOGPROBS = 100  # of other tokens, per token
 TIMELINES = 4  # contexts that fit into memory at once, long ones as far as they are used
 
 
@@ -101,11 +103,12 @@ def _within(ram: int, source: Path, type: str | None, options: HoldingOptions) -
 class Generation:
     """A text and what it cost.
 
-    ``finish_reason`` is ``stop`` (end of text), ``length``, ``context`` (full) or
-    ``interrupted`` (by whoever read the stream). Of the ``prompt_tokens`` those not known
-    from earlier texts were evaluated (``prefilled_tokens``). ``dropped_tokens`` of the
-    text are no longer in the context, which slid. ``drafted`` counts the guesses that
-    were checked, ``accepted`` those of them that were right.
+    ``finish_reason`` is ``stop`` (end of text, or a stop string, which :attr:`text` leaves out),
+    ``length``, ``context`` (full) or ``interrupted`` (by whoever read the stream). Of the
+    ``prompt_tokens`` those not known from earlier texts were evaluated (``prefilled_tokens``).
+    ``dropped_tokens`` of the text are no longer in the context, which slid. ``drafted`` counts the
+    guesses that were checked, ``accepted`` those of them that were right. ``log_probs`` belong to
+    ``ids``, where they were asked for.
     """
 
     prompt_tokens: int
@@ -118,11 +121,18 @@ class Generation:
     drafted: int = 0
     accepted: int = 0
     dropped_tokens: int = 0
+    log_probs: list[TokenLogProb] = field(default_factory=list)
 
     @property
     def cached_tokens(self) -> int:
         """Prompt tokens that were known from earlier texts."""
         return self.prompt_tokens - self.prefilled_tokens
+
+    @property
+    def mean_log_prob(self) -> float | None:
+        """Natural log per token; None where nothing was asked for or made."""
+        values = [token.log_prob for token in self.log_probs]
+        return sum(values) / len(values) if values else None
 
     @property
     def prefill_tok_s(self) -> float | None:
@@ -147,16 +157,18 @@ class TextStream:
         self,
         timeline: Timeline,
         prompt: Sequence[int],
-        sampler: Sampler,
+        chooser: Chooser,
         max_tokens: int,
         drafter: Drafter | None = None,
         ends: Collection[int] | None = None,
+        stop: str | Sequence[str] = (),
     ) -> None:
         self.generation = Generation(prompt_tokens=len(prompt), dropped_tokens=timeline.dropped_tokens)
-        self.seed = sampler.seed
+        self.seed = chooser.sampler.seed
         tokenizer = timeline.session.model.tokenizer
         self._ends = (tokenizer.eos_id,) if ends is None else ends
-        self.tokens = self._draw(timeline, prompt, sampler, max_tokens, drafter)  # read these or the text
+        self._stop = StopStrings(stop)
+        self.tokens = self._draw(timeline, prompt, chooser, max_tokens, drafter)  # read these or the text
         self._pieces = self._generate(tokenizer, prompt, self.tokens)
 
     def __iter__(self) -> Iterator[str]:
@@ -170,24 +182,42 @@ class TextStream:
         self._pieces.close()
         self.tokens.close()
 
-    def _generate(self, tokenizer: Tokenizer, prompt: Sequence[int], tokens: Iterator[int]) -> Generator[str]:
+    def finish(self) -> Generation:
+        """The whole text."""
+        for _ in self:
+            pass
+        return self.generation
+
+    def _generate(
+        self, tokenizer: Tokenizer, prompt: Sequence[int], tokens: Generator[int]
+    ) -> Generator[str]:
+        made = self.generation
+        for piece in self._pieces_of(tokenizer, prompt, tokens):
+            shown = self._stop.push(piece)
+            made.text += shown
+            if shown:
+                yield shown
+            if self._stop.found:
+                tokens.close()
+                made.finish_reason = "stop"
+                return
+        rest = self._stop.rest()
+        made.text += rest
+        if rest:
+            yield rest
+
+    def _pieces_of(self, tokenizer: Tokenizer, prompt: Sequence[int], tokens: Iterator[int]) -> Iterator[str]:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         for token in tokens:
             at_start = len(self.generation.ids) == 1 and list(prompt) == [tokenizer.bos_id]
-            piece = decoder.decode(tokenizer.decode([token], at_start=at_start))
-            self.generation.text += piece
-            if piece:
-                yield piece
-        rest = decoder.decode(b"", final=True)
-        self.generation.text += rest
-        if rest:
-            yield rest
+            yield decoder.decode(tokenizer.decode([token], at_start=at_start))
+        yield decoder.decode(b"", final=True)
 
     def _draw(
         self,
         timeline: Timeline,
         prompt: Sequence[int],
-        sampler: Sampler,
+        chooser: Chooser,
         max_tokens: int,
         drafter: Drafter | None,
     ) -> Generator[int]:
@@ -196,10 +226,10 @@ class TextStream:
         started = time.perf_counter()
         made.prefilled_tokens = timeline.prefill(prompt)
         for token in prompt:
-            sampler.accept(token)
+            chooser.sampler.accept(token)
         made.prefill_s = time.perf_counter() - started
         slide = timeline.slide if timeline.n_keep is not None else None
-        continuation = Continuation(timeline.session, sampler, drafter, slide)
+        continuation = Continuation(timeline.session, chooser, drafter, slide)
         try:
             for token in continuation.tokens(max_tokens):
                 if made.ids:
@@ -210,23 +240,15 @@ class TextStream:
                     made.finish_reason = "stop"
                     return
                 made.ids.append(token)
+                made.log_probs = chooser.log_probs[: len(made.ids)]
                 yield token
                 started = time.perf_counter()
         finally:
             timeline.finish()
-        if len(made.ids) < max_tokens:
+        if chooser.finished:
+            made.finish_reason = "stop"
+        elif len(made.ids) < max_tokens:
             made.finish_reason = "context"
-
-
-class SamplingOptions(TypedDict, total=False):
-    """How tokens are drawn; meaning as for :class:`linnet.engine.sampler.Sampler`."""
-
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    repetition_penalty: float
-    seed: int | None
 
 
 # Where these differ from a sampler's own defaults, which leave the probabilities as they are.
@@ -243,6 +265,15 @@ class StreamOptions(SamplingOptions, total=False):
     overflow: str
     n_keep: int
     adapter: str | Mapping[str, float] | None
+    stop: str | Sequence[str]
+    guide: Guide | None
+    logprobs: int | None
+
+
+_STREAM_DEFAULTS: StreamOptions = {
+    "max_tokens": 256, "speculate": True, "timeline": None, "ends": None, "overflow": "error", "n_keep": 0,
+    "adapter": None, "stop": (), "guide": None, "logprobs": None,
+}  # fmt: skip
 
 
 class LanguageModel:
@@ -314,27 +345,18 @@ class LanguageModel:
         """The text of ``ids``; bytes that are not UTF-8 become U+FFFD."""
         return self.tokenizer.decode(ids, special=special).decode("utf-8", "replace")
 
-    def stream(
-        self,
-        prompt: str | Sequence[int],
-        *,
-        max_tokens: int = 256,
-        speculate: bool = True,
-        timeline: Timeline | None = None,
-        ends: Collection[int] | None = None,
-        overflow: str = "error",
-        n_keep: int = 0,
-        adapter: str | Mapping[str, float] | None = None,
-        **sampling: Unpack[SamplingOptions],
-    ) -> TextStream:
+    def stream(self, prompt: str | Sequence[int], **options: Unpack[StreamOptions]) -> TextStream:
         """Continues ``prompt`` (text or token ids), piece by piece.
 
-        Draws with temperature 0.8, top-p 0.95 and min-p 0.05 unless ``sampling`` says
-        otherwise; ``temperature`` 0 always takes the most probable token. The same seed gives the
-        same text, with ``speculate`` (several tokens per pass where that is faster, see
-        :mod:`linnet.run.speculate`) and without. What a ``timeline`` of this model (default:
-        one that goes on from an earlier call which began alike) holds of the prompt is not
-        evaluated again. The text ends with one of the tokens ``ends`` (default: the end of a text).
+        Draws with temperature 0.8, top-p 0.95 and min-p 0.05 unless the
+        :class:`~linnet.engine.sampler.SamplingOptions` say otherwise; ``temperature`` 0 always takes the
+        most probable token. The same seed gives the same text, with ``speculate`` (several tokens per pass
+        where that is faster, see :mod:`linnet.run.speculate`, on by default) and without. At most
+        ``max_tokens`` (256) are made. What a ``timeline`` of this model (default: one that goes on from an
+        earlier call which began alike) holds of the prompt is not evaluated again. The text ends with one of
+        the tokens ``ends`` (default: the end of a text), and before the first of the strings ``stop``. A
+        ``guide`` says which tokens may come; ``logprobs`` asks for the log-probability of each token and of
+        so many others.
 
         A text longer than the context is an error if it is the prompt, and otherwise
         ends there. With ``overflow="slide"`` its middle is left out instead, as
@@ -343,25 +365,59 @@ class LanguageModel:
         their scales. Raises UsageError for an empty prompt without BOS or an impossible
         option, ContextFullError when the prompt does not fit.
         """
-        ids = self.tokenize(prompt) if isinstance(prompt, str) else list(prompt)
+        own: StreamOptions = {**_STREAM_DEFAULTS}
+        own.update({name: value for name, value in options.items() if name in own})  # type: ignore[typeddict-item]
+        sampling = {name: value for name, value in options.items() if name not in _STREAM_DEFAULTS}
+        max_tokens, logprobs = own["max_tokens"], own["logprobs"]
         if max_tokens < 1:
             raise UsageError(f"max_tokens is {max_tokens}; it must be at least 1")
+        if logprobs is not None and not 0 <= logprobs <= MOST_LOGPROBS:
+            raise UsageError(f"logprobs is {logprobs}; give 0 to {MOST_LOGPROBS}")
+        ids = self._prompt_ids(prompt)
+        kept = self._tokens_kept(ids, own["overflow"], own["n_keep"])
+        left = ids if kept is None else cut_middle(ids, self.n_ctx, kept)
+        check_prompt(len(left), self.n_ctx)
+        chooser = Chooser(self._sampler(sampling), own["guide"], logprobs)  # type: ignore[arg-type]
+        adapters, timeline = self._adapters(own["adapter"]), own["timeline"]
+        if timeline is not None and adapters not in ((), timeline.session.adapters):
+            raise UsageError("the timeline has other adapters; open one for these")
+        timeline = timeline or Timeline(self.cache.open(left, adapters), self.cache)
+        timeline.n_keep, timeline.dropped_tokens = kept, len(ids) - len(left)
+        drafter = self._open_drafter(left) if own["speculate"] else None
+        return TextStream(timeline, left, chooser, max_tokens, drafter, own["ends"], own["stop"])
+
+    def generate(
+        self, prompt: str | Sequence[int], *, best_of: int = 1, **options: Unpack[StreamOptions]
+    ) -> Generation:
+        """As :meth:`stream`, with the same options, all at once.
+
+        Of ``best_of`` texts, drawn with successive seeds, the one whose tokens have the highest mean
+        log-probability is returned.
+        """
+        if best_of < 1:
+            raise UsageError(f"best_of is {best_of}; it must be at least 1")
+        if best_of == 1:
+            return self.stream(prompt, **options).finish()
+        if options.get("guide") is not None:
+            raise UsageError("a guide is for one text; give best_of a schema or grammar instead")
+        if options.get("logprobs") is None:
+            options["logprobs"] = 0
+        made: list[Generation] = []
+        for i in range(best_of):
+            stream = self.stream(prompt, **options)
+            if i == 0:
+                first = stream.seed
+            made.append(stream.finish())
+            options["seed"] = (first + i + 1) % (1 << 64)
+        return max(made, key=lambda one: float("-inf") if one.mean_log_prob is None else one.mean_log_prob)
+
+    def _prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
+        ids = self.tokenize(prompt) if isinstance(prompt, str) else list(prompt)
         if not ids:
             raise UsageError(
                 "the prompt is empty and this model has no beginning-of-sequence token; write something"
             )
-        kept = self._tokens_kept(ids, overflow, n_keep)
-        left = ids if kept is None else cut_middle(ids, self.n_ctx, kept)
-        check_prompt(len(left), self.n_ctx)
-        chosen: SamplingOptions = {**DEFAULT_SAMPLING, **sampling}
-        sampler = Sampler(self.model.vocab_size, **chosen)
-        chosen_adapters = self._adapters(adapter)
-        if timeline is not None and chosen_adapters not in ((), timeline.session.adapters):
-            raise UsageError("the timeline has other adapters; open one for these")
-        timeline = timeline or Timeline(self.cache.open(left, chosen_adapters), self.cache)
-        timeline.n_keep, timeline.dropped_tokens = kept, len(ids) - len(left)
-        drafter = self._open_drafter(left) if speculate else None
-        return TextStream(timeline, left, sampler, max_tokens, drafter, ends)
+        return ids
 
     def add_adapter(self, name: str, folder: str | Path) -> None:
         """Makes the adapter of a PEFT folder ready under ``name``.
@@ -390,12 +446,13 @@ class LanguageModel:
             return None
         return 1 if n_keep == 0 and ids[0] == self.tokenizer.bos_id else n_keep
 
-    def generate(self, prompt: str | Sequence[int], **options: Unpack[StreamOptions]) -> Generation:
-        """As :meth:`stream`, with the same options, all at once."""
-        stream = self.stream(prompt, **options)
-        for _ in stream:
-            pass
-        return stream.generation
+    def _sampler(self, sampling: SamplingOptions) -> Sampler:
+        chosen: SamplingOptions = {**DEFAULT_SAMPLING, **sampling}
+        if chosen.get("repeat_last_n") == -1:
+            chosen["repeat_last_n"] = self.n_ctx
+        if chosen.get("dry_penalty_last_n") == -1:
+            chosen["dry_penalty_last_n"] = self.n_ctx
+        return Sampler(self.model.vocab_size, self.tokenizer, **chosen)
 
     def chat(self, messages: Sequence[Message], **options: Unpack[ChatOptions]) -> Answer:
         """The answer to a conversation; see :func:`linnet.run.chat.stream_chat`."""

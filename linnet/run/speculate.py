@@ -29,9 +29,11 @@ from linnet.engine.sampler import Sampler
 from linnet.engine.session import Session
 from linnet.engine.tokenizer import Tokenizer
 from linnet.errors import ContextFullError, UsageError
+from linnet.run.choosing import Chooser
 
 SIZES = (2, 4, 8, 16)  # tokens of a pass that checks guesses: the last of the text, and 1, 3, 7 or 15 guesses
 MOST_GUESSES = SIZES[-1] - 1
+MOST_CERTAIN = 48  # tokens that had to come evaluated at once; the timeline can be cut back behind them
 LEARNING_RATE = 1 / 16  # of a share of right guesses: about the last 16 count
 
 
@@ -261,7 +263,7 @@ class Pace:
 
 
 class Continuation:
-    """The tokens that follow a timeline whose last logits are there, drawn by ``sampler``.
+    """The tokens that follow a timeline whose last logits are there, as ``chooser`` decides.
 
     ``drafted`` and ``accepted`` count the guesses that were checked and those that were right. ``slide``
     makes room when the context is full; it is given the last token, which is not evaluated yet.
@@ -270,13 +272,13 @@ class Continuation:
     def __init__(
         self,
         session: Session,
-        sampler: Sampler,
+        chooser: Chooser,
         drafter: Drafter | None = None,
         slide: Callable[[int], None] | None = None,
     ) -> None:
         self.drafted = 0
         self.accepted = 0
-        self._session, self._sampler, self._drafter = session, sampler, drafter
+        self._session, self._chooser, self._drafter = session, chooser, drafter
         self._slide = slide
         self._pace = Pace()
         self._rest = 0  # plain passes left before guesses are considered again
@@ -284,23 +286,26 @@ class Continuation:
         self._logits = (ctypes.c_float * 0)()  # [tokens of the largest pass so far][vocab_size]
 
     def tokens(self, max_tokens: int) -> Iterator[int]:
-        """Draws at most ``max_tokens``, fewer when the context ends and does not slide. Each becomes part of
-        the text, and the next is computed, when the next is asked for."""
+        """At most ``max_tokens``, fewer when the context ends and does not slide, or nothing can follow. Each
+        becomes part of the text, and the next is computed, when the next is asked for."""
         most = min(max_tokens, self._room())
-        made, drawn = 0, iter([self._session.draw(self._sampler)])
+        made, drawn = 0, self._first()
         while True:
             for token in drawn:
                 yield token
-                self._sampler.accept(token)
+                self._chooser.accept(token)
                 if self._drafter is not None:
                     self._unseen.append(token)
                 made += 1
+                if self._chooser.finished:
+                    return
             if made < most:
-                drawn = self._pass(token, most - made)
+                certain = self._chooser.certain(min(most - made - 1, MOST_CERTAIN))
+                drawn = self._follow(token, certain) if certain else self._pass(token, most - made)
             elif made < max_tokens and self._slide is not None:
                 self._slide(token)
                 most = min(max_tokens, made + self._room())
-                drawn = iter([self._session.draw(self._sampler)])
+                drawn = self._first()
             else:
                 return
 
@@ -308,12 +313,21 @@ class Continuation:
         """Tokens that can be drawn; the last is not evaluated."""
         return self._session.n_ctx - len(self._session) + 1
 
+    def _first(self) -> Iterator[int]:
+        yield self._session.draw(self._chooser)
+
+    def _follow(self, last: int, certain: Sequence[int]) -> Iterator[int]:
+        """Evaluates the last token of the text and those that have to come, and draws one more."""
+        self._session.eval([last, *certain])
+        yield from certain
+        yield self._session.draw(self._chooser)
+
     def _pass(self, last: int, room: int) -> Iterator[int]:
         """Evaluates the last token of the text and guesses after it, and draws 1 to ``room`` tokens."""
         if self._drafter is None or self._rest:
             self._rest = max(self._rest - 1, 0)
             self._session.eval([last])
-            yield self._session.draw(self._sampler)
+            yield self._session.draw(self._chooser)
             return
         n = self._decide(self._drafter, min(room - 1, MOST_GUESSES))
         started = time.perf_counter()
@@ -326,13 +340,13 @@ class Continuation:
             started = time.perf_counter()
             self._session.eval([last])
             self._pace.record(1, time.perf_counter() - started, 1)
-            yield self._session.draw(self._sampler)
+            yield self._session.draw(self._chooser)
             return
         seconds = time.perf_counter() - started
         self.drafted += len(guesses)
         right = 0
         for row, guess in zip(rows, [*guesses, None], strict=True):
-            token = self._sampler.draw(row)
+            token = self._chooser.draw(row)
             if token != guess:  # at the latest where there is no guess any more
                 break
             right += 1

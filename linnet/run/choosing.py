@@ -1,0 +1,106 @@
+"""What decides on the next token: a sampler, and a guide that says which tokens may come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+from linnet.engine.sampler import Sampler, TokenLogProb, token_log_prob
+from linnet.errors import UsageError
+
+
+class Guide(Protocol):
+    """Which tokens may come next in one text; see :mod:`linnet.run.structured`."""
+
+    @property
+    def finished(self) -> bool:
+        """Nothing can follow: the text ends here."""
+
+    def mask(self) -> int | None:
+        """The address of uint32 [(vocab_size + 31) / 32], a bit for each token that may come; None: all may.
+
+        Valid until the next call.
+        """
+
+    def forced(self) -> Sequence[int]:
+        """The tokens that have to come next; none where there is a choice."""
+
+    def accept(self, token: int) -> None:
+        """Tells the guide that ``token`` is now part of the text; not called for what ends it."""
+
+
+class Chooser:
+    """Draws the tokens of one text, each exactly once and in order: a seed gives the same text at any pace.
+
+    :attr:`log_probs` are those of the drawn tokens, with the ``n_top`` most probable ones, where asked for.
+    """
+
+    def __init__(self, sampler: Sampler, guide: Guide | None = None, n_top: int | None = None) -> None:
+        self.sampler = sampler
+        self.n_top = n_top
+        self.log_probs: list[TokenLogProb] = []
+        self._guide = guide
+        self._forced: list[int] = list(guide.forced()) if guide is not None else []
+
+    def draw(self, logits: Any) -> int:
+        """The next token, from a pointer to the logits after the last one."""
+        if self._forced:
+            token = self._forced[0]
+        else:
+            token = self.sampler.draw(logits, self._guide.mask() if self._guide is not None else None)
+        if self.n_top is not None:
+            self.log_probs.append(token_log_prob(logits, self.sampler.vocab_size, token, self.n_top))
+        return token
+
+    def accept(self, token: int) -> None:
+        """Makes ``token`` part of the text."""
+        self.sampler.accept(token)
+        if self._guide is None:
+            return
+        self._guide.accept(token)
+        if self._forced:
+            del self._forced[0]
+        if not self._forced:
+            self._forced = list(self._guide.forced())
+
+    def certain(self, most: int) -> Sequence[int]:
+        """Up to ``most`` of the tokens that have to come next and need not be drawn."""
+        return () if self.n_top is not None else self._forced[:most]
+
+    @property
+    def finished(self) -> bool:
+        """Nothing can follow."""
+        return self._guide is not None and self._guide.finished
+
+
+class StopStrings:
+    """Cuts a text that comes in pieces before the first of ``strings``; :attr:`found` says that it did."""
+
+    def __init__(self, strings: str | Iterable[str]) -> None:
+        self._strings = (strings,) if isinstance(strings, str) else tuple(strings)
+        if not all(self._strings):
+            raise UsageError("a stop string is empty; leave it out")
+        self._longest = max(map(len, self._strings), default=0)
+        self._held = ""  # the end of the text, which may become one of the strings
+        self.found = False
+
+    def push(self, piece: str) -> str:
+        """The next part of the text that cannot belong to a stop string any more."""
+        if not self._strings or not piece:
+            return piece
+        text = self._held + piece
+        places = [at for at in (text.find(string) for string in self._strings) if at >= 0]
+        if places:
+            self.found, self._held = True, ""
+            return text[: min(places)]
+        n = next((n for n in range(min(self._longest - 1, len(text)), 0, -1) if self._begins(text[-n:])), 0)
+        self._held = text[len(text) - n :]
+        return text[: len(text) - n]
+
+    def rest(self) -> str:
+        """What was held back of a text that has ended."""
+        held, self._held = self._held, ""
+        return held
+
+    def _begins(self, end: str) -> bool:
+        return any(string.startswith(end) for string in self._strings)
