@@ -429,7 +429,34 @@ class EvaluateOptions(VerbOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(MemoryOptions):
+class DrawingOptions(MemoryOptions):
+    """How tokens are drawn, and where a text ends."""
+
+    temperature: float = option(0.8, metavar="T", help="0 always takes the most probable token")
+    top_k: int = option(0, metavar="K", help="sample from the K most probable tokens; 0 = off")
+    top_p: float = option(
+        0.95, metavar="P", help="sample from the smallest set of tokens with this probability; 1 = off"
+    )
+    min_p: float = option(0.05, metavar="P", help="drop tokens less probable than P times the best; 0 = off")
+    repetition_penalty: float = option(
+        1.0, metavar="X", help="make tokens of the recent text less probable; 1 = off"
+    )
+    sampling: tuple[str, ...] = option(
+        (),
+        metavar="NAME=VALUE",
+        help="any other way of drawing tokens, such as top_n_sigma=1 or banned_strings=TEXT; see docs/run.md",
+    )
+    stop: tuple[str, ...] = option((), metavar="TEXT", help="end before this text")
+    logprobs: int | None = option(
+        None, metavar="N", help="with --json: the log-probability of each token, and those of the N best"
+    )
+    seed: int | None = option(
+        None, metavar="N", help="the same seed gives the same text (default: a new one each time)"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(DrawingOptions):
     """Generate text with a model, offline."""
 
     prompt: str | None = option(
@@ -447,18 +474,6 @@ class RunOptions(MemoryOptions):
         short="-n",
         metavar="N",
         help="stop after this many tokens (default: 256; in a conversation when the context is full)",
-    )
-    temperature: float = option(0.8, metavar="T", help="0 always takes the most probable token")
-    top_k: int = option(0, metavar="K", help="sample from the K most probable tokens; 0 = off")
-    top_p: float = option(
-        0.95, metavar="P", help="sample from the smallest set of tokens with this probability; 1 = off"
-    )
-    min_p: float = option(0.05, metavar="P", help="drop tokens less probable than P times the best; 0 = off")
-    repetition_penalty: float = option(
-        1.0, metavar="X", help="make tokens of the recent text less probable; 1 = off"
-    )
-    seed: int | None = option(
-        None, metavar="N", help="the same seed gives the same text (default: a new one each time)"
     )
     speculate: bool = option(
         True, help="guess tokens and check several at once where that is faster; the text stays the same"

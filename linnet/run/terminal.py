@@ -6,8 +6,9 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
+from linnet.engine.sampler import NEUTRAL, SamplingOptions
 from linnet.errors import ContextFullError, UsageError
 from linnet.options import RunOptions
 from linnet.run.meter import Energy, EnergyMeter, peak_rss_bytes, process_age
@@ -26,7 +27,7 @@ def run(options: RunOptions) -> dict[str, object]:
 
     ``text, reasoning`` (of a chat), ``tokens, prompt_tokens, cached_tokens, dropped_tokens,
     finish_reason, prefill_tok_s, decode_tok_s, ttft_s`` (seconds from the start of the process to
-    the first token), ``drafted, accepted, peak_rss_bytes, energy, seed``.
+    the first token), ``drafted, accepted, peak_rss_bytes, energy, seed`` and, if asked for, ``log_probs``.
     """
     if options.prompt is None and sys.stdin.isatty() and not options.json:
         model = _load(options)
@@ -66,8 +67,32 @@ def adapter_scales(named: Sequence[str]) -> dict[str, float]:
     return scales
 
 
+def sampling_of(pairs: Sequence[str]) -> SamplingOptions:
+    """What ``--sampling NAME=VALUE`` says. Names of lists may come several times. Raises UsageError."""
+    chosen: dict[str, Any] = {}
+    for pair in pairs:
+        name, _, text = pair.partition("=")
+        usual = NEUTRAL.get(name)
+        try:
+            if isinstance(usual, tuple):
+                chosen.setdefault(name, []).append(text)
+            elif isinstance(usual, dict):
+                token, _, bias = text.partition(":")
+                chosen.setdefault(name, {})[int(token)] = float(bias)
+            else:
+                kind: Any = str if usual is None else type(usual)
+                chosen[name] = kind(text)
+        except ValueError:
+            problem = f"--sampling {pair}: '{text}' is not what {name} can be; see docs/run.md"
+            raise UsageError(problem) from None
+    return cast(SamplingOptions, chosen)
+
+
 def _chosen(options: RunOptions, max_tokens: int) -> StreamOptions:
     return {
+        **sampling_of(options.sampling),  # type: ignore[typeddict-item]
+        "stop": options.stop,
+        "logprobs": options.logprobs,
         "max_tokens": options.max_tokens if options.max_tokens is not None else max_tokens,
         "speculate": options.speculate,
         "temperature": options.temperature,
@@ -139,7 +164,12 @@ def _answer(model: LanguageModel, prompt: str, options: RunOptions) -> dict[str,
         "peak_rss_bytes": peak_rss_bytes(),
         "energy": energy.as_json(len(made.ids)),
         "seed": stream.seed,
+        **_log_probs_of(made, options),
     }
+
+
+def _log_probs_of(made: Generation, options: RunOptions) -> dict[str, object]:
+    return {} if options.logprobs is None else {"log_probs": [token._asdict() for token in made.log_probs]}
 
 
 def _converse(model: LanguageModel, options: RunOptions) -> dict[str, object]:
