@@ -1,89 +1,65 @@
 """The decoder in torch: the same facts, the same arithmetic as the C core.
 
-Parameters carry the Hugging Face names (``model.layers.0.self_attn.q_proj.weight``), so a state
-dict is a checkpoint. Matrices that read the same input are joined for the product only, which
-keeps the names and still gives the processor one large product instead of three small ones.
+Parameters carry the Hugging Face names of Llama (``model.layers.0.self_attn.q_proj.weight``), so the
+state dict of a Llama is a checkpoint; ``weights.py`` fills the decoder of any family. Matrices that
+read the same input are joined for the product only, which keeps the names and still gives the
+processor one large product instead of three small ones.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from linnet.train.blocks import (
+    Attention,
+    Experts,
+    FeedForward,
+    ShortConvolution,
+    View,
+    norm_of,
+    window_mask,
+)
+from linnet.train.rotary import rotary_table
 from linnet.types import ModelFacts
-
-Product = Callable[[Tensor, Tensor], Tensor]  # (x [..., inputs], weight [outputs, inputs]) -> x @ weight.T
-
-
-class Attention(nn.Module):
-    """Grouped-query attention with rotary positions (Ainslie et al. 2023; Su et al. 2021)."""
-
-    def __init__(self, facts: ModelFacts) -> None:
-        super().__init__()
-        self.n_heads, self.n_kv_heads, self.head_dim = facts.n_heads, facts.n_kv_heads, facts.head_dim
-        query_dim = facts.n_heads * facts.head_dim
-        self.q_proj = nn.Linear(facts.dim, query_dim, bias=False)
-        self.k_proj = nn.Linear(facts.dim, facts.kv_dim, bias=False)
-        self.v_proj = nn.Linear(facts.dim, facts.kv_dim, bias=False)
-        self.o_proj = nn.Linear(query_dim, facts.dim, bias=False)
-
-    def forward(self, x: Tensor, rotary: Tensor, mask: Tensor | None, product: Product) -> Tensor:
-        """``x`` [rows, length, dim]; ``rotary`` [2, length, 1, head_dim]; returns the shape of ``x``."""
-        rows, length, _ = x.shape
-        joined = torch.cat([self.q_proj.weight, self.k_proj.weight, self.v_proj.weight])
-        heads = product(x, joined).view(rows, length, -1, self.head_dim)
-        turned, values = heads.split([self.n_heads + self.n_kv_heads, self.n_kv_heads], dim=2)
-        turned = rotate(turned, rotary)
-        queries, keys = turned.split([self.n_heads, self.n_kv_heads], dim=2)
-        if mask is not None and x.is_cuda:  # the fused CUDA kernels take a mask or grouped heads, not both
-            group = self.n_heads // self.n_kv_heads
-            keys, values = keys.repeat_interleave(group, dim=2), values.repeat_interleave(group, dim=2)
-        mixed = F.scaled_dot_product_attention(
-            queries.transpose(1, 2),
-            keys.transpose(1, 2),
-            values.transpose(1, 2),
-            attn_mask=mask if mask is None else mask.to(queries.dtype),
-            is_causal=mask is None,
-            enable_gqa=queries.shape[2] != keys.shape[2],
-        )
-        return product(mixed.transpose(1, 2).reshape(rows, length, -1), self.o_proj.weight)
-
-
-class FeedForward(nn.Module):
-    """SwiGLU (Shazeer 2020)."""
-
-    def __init__(self, facts: ModelFacts) -> None:
-        super().__init__()
-        self.gate_proj = nn.Linear(facts.dim, facts.ffn_dim, bias=False)
-        self.up_proj = nn.Linear(facts.dim, facts.ffn_dim, bias=False)
-        self.down_proj = nn.Linear(facts.ffn_dim, facts.dim, bias=False)
-
-    def forward(self, x: Tensor, product: Product) -> Tensor:
-        """``x`` [rows, length, dim] -> the same shape."""
-        joined = torch.cat([self.gate_proj.weight, self.up_proj.weight])
-        gate, up = product(x, joined).chunk(2, dim=-1)
-        return product(F.silu(gate) * up, self.down_proj.weight)
 
 
 class Layer(nn.Module):
-    """One pre-norm residual layer."""
+    """One residual layer: attention (or a short convolution) and a feed-forward part (or experts)."""
 
-    def __init__(self, facts: ModelFacts, dropout: float) -> None:
+    def __init__(self, facts: ModelFacts, index: int, dropout: float) -> None:
         super().__init__()
-        self.input_layernorm = nn.RMSNorm(facts.dim, eps=facts.norm_eps)
-        self.self_attn = Attention(facts)
-        self.post_attention_layernorm = nn.RMSNorm(facts.dim, eps=facts.norm_eps)
-        self.mlp = FeedForward(facts)
+        attends = index not in facts.conv_layers
+        self.parallel, self.scale = facts.parallel_residual, facts.residual_scale
+        self.input_layernorm = norm_of(facts, facts.dim) if facts.pre_norm else nn.Identity()
+        if attends:
+            self.self_attn = Attention(facts)
+        else:
+            self.conv = ShortConvolution(facts)
+        own_norm = facts.pre_norm and not facts.one_norm
+        self.post_attention_layernorm = norm_of(facts, facts.dim) if own_norm else nn.Identity()
+        self.mlp = Experts(facts) if facts.n_experts else FeedForward(facts)
+        self.attention_post_norm = norm_of(facts, facts.dim) if facts.post_norm else nn.Identity()
+        self.mlp_post_norm = norm_of(facts, facts.dim) if facts.post_norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)
+        self.mixes = "self_attn" if attends else "conv"
+        self.one_norm = facts.one_norm
 
-    def forward(self, x: Tensor, rotary: Tensor, mask: Tensor | None, product: Product) -> Tensor:
+    def forward(self, x: Tensor, view: View) -> Tensor:
         """``x`` [rows, length, dim] -> the same shape."""
-        x = x + self.dropout(self.self_attn(self.input_layernorm(x), rotary, mask, product))
-        return x + self.dropout(self.mlp(self.post_attention_layernorm(x), product))
+        first = self.input_layernorm(x)
+        added = self._added(self.attention_post_norm(getattr(self, self.mixes)(first, view)))
+        read = x if self.parallel else x + added
+        second = first if self.one_norm else self.post_attention_layernorm(read)
+        x = x + added if self.parallel else read
+        return x + self._added(self.mlp_post_norm(self.mlp(second, view)))
+
+    def _added(self, part: Tensor) -> Tensor:
+        part = self.dropout(part)
+        return part if self.scale == 1 else part * self.scale
 
 
 class Trunk(nn.Module):
@@ -92,13 +68,15 @@ class Trunk(nn.Module):
     def __init__(self, facts: ModelFacts, dropout: float) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(facts.vocab_size, facts.dim)
-        self.layers = nn.ModuleList(Layer(facts, dropout) for _ in range(facts.n_layers))
-        self.norm = nn.RMSNorm(facts.dim, eps=facts.norm_eps)
+        if facts.learned_positions:
+            self.embed_positions = nn.Embedding(facts.max_seq_len, facts.dim)
+        self.layers = nn.ModuleList(Layer(facts, index, dropout) for index in range(facts.n_layers))
+        self.norm = norm_of(facts, facts.dim)
         self.dropout = nn.Dropout(dropout)
 
 
 class Decoder(nn.Module):
-    """A Llama decoder built from ``facts``.
+    """A decoder built from ``facts``.
 
     ``dropout`` acts on the embeddings and on what each half-layer adds to the residual stream.
     """
@@ -109,9 +87,18 @@ class Decoder(nn.Module):
         self.rounds = False  # True: products of operands rounded to bf16
         self.model = Trunk(facts, dropout)
         if not facts.tied_embeddings:
-            self.lm_head = nn.Linear(facts.dim, facts.vocab_size, bias=False)
-        self.register_buffer("rotary", rotary_table(facts), persistent=False)
-        self.rotary: Tensor
+            self.lm_head = nn.Linear(facts.dim, facts.vocab_size, bias=facts.head_bias)
+        scaling = facts.rope_scaling
+        tables = {
+            "rotary": rotary_table(facts) if facts.rotated else None,
+            "rotary_local": rotary_table(facts, local=True) if facts.rope_theta_local else None,
+            "rotary_long": rotary_table(facts, long=True) if scaling and scaling.kind == "longrope" else None,
+        }
+        for name, table in tables.items():
+            self.register_buffer(name, table, persistent=False)
+        self.rotary: Tensor | None
+        self.rotary_local: Tensor | None
+        self.rotary_long: Tensor | None
 
     @property
     def head_weight(self) -> Tensor:
@@ -124,36 +111,58 @@ class Decoder(nn.Module):
         ``mask`` is added to the attention scores (see :func:`document_mask`); None means each
         row is one document and attention is causal.
         """
-        rotary, product = self.rotary[:, : tokens.shape[1]], rounded_product if self.rounds else F.linear
-        x = self.model.dropout(self.model.embed_tokens(tokens))
-        for layer in self.model.layers:
-            x = layer(x, rotary, mask, product)
+        facts = self.facts
+        x = self.model.embed_tokens(tokens)
+        if facts.embedding_scale != 1:
+            x = x * facts.embedding_scale
+        if facts.learned_positions:
+            x = x + self.model.embed_positions.weight[: tokens.shape[1]]
+        x = self.model.dropout(x)
+        everywhere, nearby = self._views(tokens, mask)
+        plain = everywhere._replace(rotary=None)
+        repeat = facts.block_repeat
+        for index, layer in enumerate(self.model.layers):
+            for place in range(index * repeat, (index + 1) * repeat):
+                view = nearby if _is_local(facts, place) else everywhere
+                x = layer(x, view if _rotates(facts, place) else plain._replace(mask=view.mask))
         return self.model.norm(x)
+
+    def _views(self, tokens: Tensor, mask: Tensor | None) -> tuple[View, View]:
+        """What layers that see all before a token see, and those with a window."""
+        facts, length = self.facts, tokens.shape[1]
+        product = rounded_product if self.rounds else F.linear
+        rotary, local = self.rotary, self.rotary_local
+        if self.rotary_long is not None and facts.rope_scaling and length > facts.rope_scaling.original_len:
+            rotary = self.rotary_long
+        rotary = rotary if rotary is None else rotary[:, :length]
+        everywhere = View(rotary, mask, product)
+        if not facts.sliding_window:
+            return everywhere, everywhere
+        local = rotary if local is None else local[:, :length]
+        if length <= facts.sliding_window:
+            return everywhere, View(local, mask, product)
+        near = window_mask(tokens[:, :, None].expand(-1, -1, length), facts.sliding_window)
+        return everywhere, View(local, near if mask is None else near + mask, product)
 
     def logits(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits [rows, length, vocab_size] of ``tokens`` [rows, length]."""
-        return F.linear(self(tokens, mask), self.head_weight)
+        facts = self.facts
+        scores = F.linear(self(tokens, mask), self.head_weight)
+        if facts.head_bias:
+            scores = scores + self.lm_head.bias
+        if facts.logit_divisor != 1:
+            scores = scores / facts.logit_divisor
+        return facts.logit_cap * torch.tanh(scores / facts.logit_cap) if facts.logit_cap else scores
 
 
-def rotary_table(facts: ModelFacts) -> Tensor:
-    """Cosines, and sines with the sign of the rotation, [2, max_seq_len, 1, head_dim].
-
-    Element i is turned together with element i + head_dim / 2 (the Hugging Face order).
-    """
-    frequencies = facts.rope_theta ** (
-        -torch.arange(0, facts.head_dim, 2, dtype=torch.float64) / facts.head_dim
-    )
-    angles = torch.outer(torch.arange(facts.max_seq_len, dtype=torch.float64), frequencies)
-    cos, sin = angles.cos(), angles.sin()
-    table = torch.stack([torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)])
-    return table.float().unsqueeze(2)
+def _is_local(facts: ModelFacts, layer: int) -> bool:
+    """Has layer ``layer`` a window?"""
+    every = facts.global_interval
+    return bool(facts.sliding_window) and not (every and (layer + 1) % every == 0)
 
 
-def rotate(heads: Tensor, rotary: Tensor) -> Tensor:
-    """Turns ``heads`` [rows, length, n, head_dim] by the angles of their positions."""
-    first, second = heads.chunk(2, dim=-1)
-    cos, sin = rotary.to(heads.dtype)
-    return heads * cos + torch.cat([second, first], dim=-1) * sin
+def _rotates(facts: ModelFacts, layer: int) -> bool:
+    return not (facts.rope_interval and (layer + 1) % facts.rope_interval == 0)
 
 
 def round_to_bf16(x: Tensor) -> Tensor:

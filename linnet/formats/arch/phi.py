@@ -28,6 +28,7 @@ _PHI2: dict[str, Any] = {
     "activation": "gelu_tanh",
     "gated": False,
     "parallel_residual": True,
+    "one_norm": True,
 }
 _BIASES: dict[str, Any] = {"attention_bias": True, "output_bias": True, "ffn_bias": True, "head_bias": True}
 

@@ -33,6 +33,7 @@ def _read(config: Mapping[str, Any]) -> ModelFacts:
         norm_eps=number(config, "layer_norm_eps", 1e-5),
         qk_norm="heads" if flag(config, "qk_layernorm") else "",
         parallel_residual=flag(config, "use_parallel_residual"),
+        one_norm=flag(config, "use_parallel_residual"),
         attention_bias=flag(config, "use_qkv_bias"),
         **read_rope({"partial_rotary_factor": 0.25, **config}, head_dim),
     )
@@ -53,6 +54,7 @@ def _complete(facts: ModelFacts, names: Collection[str]) -> ModelFacts:
     return replace(
         facts,
         parallel_residual="blk.0.ffn_norm.weight" not in names,
+        one_norm="blk.0.ffn_norm.weight" not in names,
         qk_norm="heads" if "blk.0.attn_q_norm.weight" in names else "",
     )
 
