@@ -147,7 +147,7 @@ class ModelFacts:
     activation: str = "silu"  # or gelu (erf), gelu_tanh, relu, relu2
     gated: bool = True
     parallel_residual: bool = False  # attention and feed-forward read the same stream
-    one_norm: bool = False  # which one norm goes before
+    one_norm: bool = False  # the norm before attention is that before the feed-forward part too
     attention_bias: bool = False  # of queries, keys and values
     output_bias: bool = False  # of what attention adds to the stream
     ffn_bias: bool = False

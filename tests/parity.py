@@ -4,8 +4,8 @@
     python -m tests.parity --write-docs         and puts it into docs/families.md
 
 For each family transformers makes a tiny model of random weights (seeded; no network) whose norms, caps and
-windows matter. Its logits over 60 tokens are then computed by transformers, by the core from the folder of
-safetensors, by the core from the GGUF file that ``linnet convert`` makes of it, by
+windows matter. Its logits over 60 tokens are then computed by transformers, by the decoder in torch and by
+the core from the folder of safetensors, by the core from the GGUF file ``linnet convert`` makes of it, by
 transformers from the folder that ``linnet convert`` makes of that file, and by llama.cpp from the GGUF file
 where it knows the family; and 64 tokens are continued greedily by transformers and by the core. Needs the
 [test] extra; llama.cpp the [peers] extra.
@@ -30,6 +30,7 @@ from linnet.engine.model import Model
 from linnet.engine.session import Session, Workspace
 from linnet.errors import LinnetError
 from linnet.export.convert import convert
+from linnet.formats.source import read_model
 from linnet.options import ConvertOptions
 from linnet.types import TensorType
 
@@ -142,6 +143,7 @@ CASES = {
 }  # fmt: skip
 
 COLUMNS = {
+    "torch": "torch",
     "folder": "core, safetensors",
     "gguf": "core, GGUF",
     "back": "converted back",
@@ -190,6 +192,14 @@ def of_transformers(model: Any, ids: list[int]) -> Logits:
     torch = importlib.import_module("torch")
     with torch.no_grad():
         return model(torch.tensor([ids])).logits[0].float().numpy()
+
+
+def of_torch(path: Path, ids: list[int]) -> Logits:
+    """The same by our decoder in torch."""
+    torch, weights = importlib.import_module("torch"), importlib.import_module("linnet.train.weights")
+    decoder = weights.decoder_of(read_model(path))
+    with torch.no_grad():
+        return decoder.logits(torch.tensor([ids]))[0].numpy()
 
 
 def of_core(path: Path, ids: list[int]) -> Logits:
@@ -257,6 +267,7 @@ def compare(name: str, folder: Path) -> dict[str, Any]:
         return of_transformers(again.float().eval(), ids)
 
     row: dict[str, Any] = {"family": case.family}
+    row["torch"] = _tried(lambda: difference(of_torch(source, ids)))
     row["folder"] = _tried(lambda: difference(of_core(source, ids)))
     row["gguf"] = _tried(lambda: difference(converted()))
     row["back"] = _tried(lambda: difference(returned()))

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from linnet.export.convert import convert
 from linnet.formats import arch
 from linnet.formats.checkpoint import read_checkpoint
+from linnet.options import ConvertOptions
 from tests import parity
 
 QUICK = ("llama3", "gemma3")
@@ -74,3 +76,43 @@ def test_shared_layers_are_layers_used_twice(tmp_path: Path) -> None:
     np.testing.assert_allclose(
         parity.of_core(once, ids), expected, atol=1e-4 * np.abs(expected).max(), rtol=0
     )
+    np.testing.assert_allclose(
+        parity.of_torch(once, ids), expected, atol=1e-4 * np.abs(expected).max(), rtol=0
+    )
+
+
+def test_torch_reads_gguf_files_and_texts_longer_than_longrope_was_trained_with(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="transformers makes the models; pip install 'linnet[test]'")
+    model = parity.make_model(parity.CASES["phi3-longrope"], tmp_path / "source")
+    convert(ConvertOptions(source=tmp_path / "source", output=tmp_path / "m.gguf", json=True))
+    for length in (40, 300):  # trained with 256
+        ids = [int(i) for i in np.random.default_rng(5).integers(3, parity.VOCAB, length)]
+        expected = parity.of_transformers(model, ids)
+        found = parity.of_torch(tmp_path / "m.gguf", ids)
+        np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
+
+
+@pytest.mark.parametrize("name", ["gemma2", "stablelm-12b", "qwen3moe", "lfm2"])
+def test_every_weight_of_a_new_decoder_learns(name: str, tmp_path: Path) -> None:
+    """A decoder drawn from a seed: the same twice, near a uniform guess, and each weight has a gradient."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip(
+        "transformers", reason="it knows the settings; pip install 'linnet[test]'"
+    )
+    from linnet.train.model import Decoder, initialise
+
+    case = parity.CASES[name]
+    config = getattr(transformers, case.config)(**case.settings).to_dict()
+    facts = arch.by_config(config).facts_from_config(config)
+    models = [Decoder(facts), Decoder(facts)]
+    for model in models:
+        initialise(model, 3)
+    tokens = torch.randint(0, parity.VOCAB, (4, 33), generator=torch.Generator().manual_seed(0))
+    losses = [
+        torch.nn.functional.cross_entropy(model.logits(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
+        for model in models
+    ]
+    assert losses[0].item() == losses[1].item()
+    assert losses[0].item() == pytest.approx(np.log(parity.VOCAB), rel=0.2)
+    losses[0].backward()
+    assert all(w.grad is not None and torch.isfinite(w.grad).all() for w in models[0].parameters())

@@ -1,4 +1,4 @@
-"""The parts of a layer: attention, short convolution, feed-forward, experts; each reads the facts it needs."""
+"""The parts of a layer: attention, short convolution, feed-forward, experts; each built from the facts."""
 
 from __future__ import annotations
 

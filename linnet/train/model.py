@@ -195,15 +195,15 @@ def initialise(model: Decoder, seed: int) -> None:
 
     Hidden matrices: normal, variance 1 / inputs; what writes to the residual stream is divided by
     sqrt(2 n_layers) so that the stream keeps its scale with depth (Radford et al. 2019).
-    Embeddings: normal with deviation 0.02.
+    Embeddings: normal with deviation 0.02. Norms: 1. Biases: 0.
     """
     generator = torch.Generator().manual_seed(seed)
     for name, weight in model.named_parameters():
-        if weight.dim() < 2:
-            nn.init.ones_(weight)
+        if weight.dim() < 2 or "norm" in name:
+            nn.init.constant_(weight, 0.0 if name.endswith(".bias") else 1.0)
             continue
-        deviation = 0.02 if "embed_tokens" in name or "lm_head" in name else weight.shape[1] ** -0.5
-        if name.endswith(("o_proj.weight", "down_proj.weight")):
+        deviation = 0.02 if "model.embed_" in name or "lm_head" in name else weight.shape[-1] ** -0.5
+        if "o_proj" in name or "out_proj" in name or "down_proj" in name:
             deviation /= math.sqrt(2 * model.facts.n_layers)
         values = torch.randn(weight.shape, generator=generator) * deviation
         with torch.no_grad():

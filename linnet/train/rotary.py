@@ -66,7 +66,7 @@ def _magnitude(scaling: RopeScaling) -> float:
 
 
 def rotate(heads: Tensor, rotary: Tensor) -> Tensor:
-    """Turns the leading elements of ``heads`` [rows, length, n, head_dim] by the angles of their positions."""
+    """Turns the first elements of ``heads`` [rows, length, n, head_dim] by the angles of their positions."""
     n_turned = rotary.shape[-1]
     turned, rest = heads[..., :n_turned], heads[..., n_turned:]
     first, second = turned.chunk(2, dim=-1)

@@ -1,4 +1,4 @@
-"""The decoder of a model in any format: its weights, moved from where GGUF has them to the decoder's names."""
+"""The decoder of a model in any format: its weights, moved from GGUF's names to those of the decoder."""
 
 from __future__ import annotations
 
@@ -52,7 +52,10 @@ _EXPERTS = {
 
 
 def decoder_of(model: ModelParts) -> Decoder:
-    """The decoder of ``model`` in float32, to evaluate. Raises UnsupportedError for a tensor it has no place for."""
+    """The decoder of ``model`` in float32, set to evaluate.
+
+    Raises UnsupportedError when the decoder built from its facts has other tensors than the model.
+    """
     decoder = Decoder(model.facts)
     wanted = decoder.state_dict()
     given = dict(_placed(model))
