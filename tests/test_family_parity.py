@@ -93,7 +93,7 @@ def test_torch_reads_gguf_files_and_texts_longer_than_longrope_was_trained_with(
 
 
 @pytest.mark.parametrize("name", ["gemma2", "stablelm-12b", "qwen3moe", "lfm2"])
-def test_every_weight_of_a_new_decoder_learns(name: str, tmp_path: Path) -> None:
+def test_every_weight_of_a_new_decoder_learns(name: str) -> None:
     """A decoder drawn from a seed: the same twice, near a uniform guess, and each weight has a gradient."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip(
