@@ -483,6 +483,10 @@ class RunOptions(DrawingOptions):
         metavar="MODEL",
         help="a smaller model with the same tokenizer that guesses (default: what the text itself suggests)",
     )
+    json_schema: Path | None = option(None, metavar="FILE", help="answer with JSON that this schema allows")
+    regex: str | None = option(None, metavar="REGEX", help="answer with a text this matches as a whole")
+    choice: tuple[str, ...] = option((), metavar="TEXT", help="answer with one of these; several times")
+    grammar: Path | None = option(None, metavar="FILE", help="answer with a text of this Lark or GBNF grammar")
     adapter: tuple[str, ...] = option(
         (), metavar="DIR[=SCALE]", help="a PEFT LoRA folder used on top of the model; several add up"
     )

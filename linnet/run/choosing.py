@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 from linnet.engine.sampler import Sampler, TokenLogProb, token_log_prob
 from linnet.errors import UsageError
+
+
+class FormOptions(TypedDict, total=False):
+    """What a text has to be: one of these.
+
+    ``json_schema`` is a schema as a dictionary, as JSON text, or a pydantic model class, ``regex`` is matched
+    from beginning to end, ``choices`` are the texts there are, ``grammar`` is Lark or GBNF.
+    """
+
+    json_schema: Any
+    regex: str | None
+    choices: Sequence[str] | None
+    grammar: str | None
 
 
 class Guide(Protocol):

@@ -18,7 +18,7 @@ from linnet.engine.sampler import Sampler, SamplingOptions, TokenLogProb
 from linnet.engine.session import PAGE_TOKENS, Session, Workspace
 from linnet.engine.tokenizer import Tokenizer
 from linnet.errors import UsageError
-from linnet.run.choosing import Chooser, Guide, StopStrings
+from linnet.run.choosing import Chooser, FormOptions, Guide, StopStrings
 from linnet.run.context import PromptCache, check_prompt, cut_middle
 from linnet.run.speculate import Continuation, Drafter, ModelDrafter, TextDrafter, check_same_tokenizer
 from linnet.run.timeline import Timeline
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from linnet.run.chat import Answer, ChatOptions, ChatStream
     from linnet.run.chat_format import ChatFormat
     from linnet.run.rank import Ranked, Score
+    from linnet.run.structured import Constraint, GuideTokenizer
     from linnet.run.template import Message
 
 BUNDLED_MODEL = Path(__file__).parent.parent / "models" / "linnet-stories.gguf"
@@ -255,7 +256,7 @@ class TextStream:
 DEFAULT_SAMPLING: SamplingOptions = {"temperature": 0.8, "top_p": 0.95, "min_p": 0.05}
 
 
-class StreamOptions(SamplingOptions, total=False):
+class StreamOptions(SamplingOptions, FormOptions, total=False):
     """The options of :meth:`LanguageModel.stream`, which has their meaning and defaults."""
 
     max_tokens: int
@@ -273,6 +274,7 @@ class StreamOptions(SamplingOptions, total=False):
 _STREAM_DEFAULTS: StreamOptions = {
     "max_tokens": 256, "speculate": True, "timeline": None, "ends": None, "overflow": "error", "n_keep": 0,
     "adapter": None, "stop": (), "guide": None, "logprobs": None,
+    "json_schema": None, "regex": None, "choices": None, "grammar": None,
 }  # fmt: skip
 
 
@@ -309,6 +311,7 @@ class LanguageModel:
         )
         self.adapters: dict[str, Adapter] = {}
         self.session = self.open_session()
+        self._guide_tokenizers: dict[tuple[int, ...], GuideTokenizer] = {}
         most = cache_tokens if cache_tokens is not None else _whole_pages(self._n_ctx)
         if most < 0:
             raise UsageError(f"cache_tokens is {most}; give 0 for none, or how many to keep")
@@ -354,9 +357,10 @@ class LanguageModel:
         where that is faster, see :mod:`linnet.run.speculate`, on by default) and without. At most
         ``max_tokens`` (256) are made. What a ``timeline`` of this model (default: one that goes on from an
         earlier call which began alike) holds of the prompt is not evaluated again. The text ends with one of
-        the tokens ``ends`` (default: the end of a text), and before the first of the strings ``stop``. A
-        ``guide`` says which tokens may come; ``logprobs`` asks for the log-probability of each token and of
-        so many others.
+        the tokens ``ends`` (default: the end of a text), and before the first of the strings ``stop``.
+        ``json_schema``, ``regex``, ``choices`` or ``grammar`` says what it has to be (see
+        :class:`~linnet.run.choosing.FormOptions`), a ``guide`` which tokens may come; ``logprobs`` asks for
+        the log-probability of each token and of so many others.
 
         A text longer than the context is an error if it is the prompt, and otherwise
         ends there. With ``overflow="slide"`` its middle is left out instead, as
@@ -377,7 +381,7 @@ class LanguageModel:
         kept = self._tokens_kept(ids, own["overflow"], own["n_keep"])
         left = ids if kept is None else cut_middle(ids, self.n_ctx, kept)
         check_prompt(len(left), self.n_ctx)
-        chooser = Chooser(self._sampler(sampling), own["guide"], logprobs)  # type: ignore[arg-type]
+        chooser = Chooser(self._sampler(sampling), self._guide(own), logprobs)  # type: ignore[arg-type]
         adapters, timeline = self._adapters(own["adapter"]), own["timeline"]
         if timeline is not None and adapters not in ((), timeline.session.adapters):
             raise UsageError("the timeline has other adapters; open one for these")
@@ -410,6 +414,27 @@ class LanguageModel:
             made.append(stream.finish())
             options["seed"] = (first + i + 1) % (1 << 64)
         return max(made, key=lambda one: float("-inf") if one.mean_log_prob is None else one.mean_log_prob)
+
+    def constrain(self, ends: Collection[int] | None = None, **form: Unpack[FormOptions]) -> Constraint:
+        """What texts have to be, compiled for this model and texts that end with ``ends``; gives guides.
+
+        Raises UnsupportedError, with the reason, for a form that cannot be held.
+        """
+        from linnet.run.structured import Constraint, GuideTokenizer
+
+        own = [self.tokenizer.eos_id] if ends is None else ends
+        chosen = tuple(sorted(token for token in own if token is not None))
+        if chosen not in self._guide_tokenizers:
+            self._guide_tokenizers[chosen] = GuideTokenizer(self.tokenizer, self.model.vocab_size, chosen)
+        return Constraint(self._guide_tokenizers[chosen], **form)
+
+    def _guide(self, options: StreamOptions) -> Guide | None:
+        form = {name: options[name] for name in FormOptions.__annotations__}  # type: ignore[literal-required]
+        if all(value is None for value in form.values()):
+            return options["guide"]
+        if options["guide"] is not None:
+            raise UsageError("give a guide or what the text has to be, not both")
+        return self.constrain(options["ends"], **form).guide()
 
     def _prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
         ids = self.tokenize(prompt) if isinstance(prompt, str) else list(prompt)

@@ -6,10 +6,11 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from linnet.engine.sampler import NEUTRAL, SamplingOptions
-from linnet.errors import ContextFullError, UsageError
+from linnet.errors import ContextFullError, SourceError, UsageError
 from linnet.options import RunOptions
 from linnet.run.meter import Energy, EnergyMeter, peak_rss_bytes, process_age
 from linnet.run.model import Generation, LanguageModel, StreamOptions, TextStream, load
@@ -88,11 +89,22 @@ def sampling_of(pairs: Sequence[str]) -> SamplingOptions:
     return cast(SamplingOptions, chosen)
 
 
+def _read(path: Path | None) -> str | None:
+    try:
+        return None if path is None else path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"cannot read {path}: {error}") from None
+
+
 def _chosen(options: RunOptions, max_tokens: int) -> StreamOptions:
     return {
         **sampling_of(options.sampling),  # type: ignore[typeddict-item]
         "stop": options.stop,
         "logprobs": options.logprobs,
+        "json_schema": _read(options.json_schema),
+        "regex": options.regex,
+        "choices": options.choice or None,
+        "grammar": _read(options.grammar),
         "max_tokens": options.max_tokens if options.max_tokens is not None else max_tokens,
         "speculate": options.speculate,
         "temperature": options.temperature,

@@ -1,0 +1,167 @@
+"""Texts held to a JSON schema, a regular expression, a list of choices or a grammar, by llguidance.
+
+A constraint is compiled once per model; each text takes a guide from it. The guide's mask has the bit of
+every token after which the text can still become one that is allowed, and that of the end where it is one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any, Unpack
+
+from linnet.engine.tokenizer import Tokenizer
+from linnet.errors import LinnetError, MissingExtraError, UnsupportedError, UsageError
+from linnet.run.choosing import FormOptions
+
+if TYPE_CHECKING:
+    import llguidance
+
+MOST_BYTES = 1 << 20  # of a schema or grammar; llguidance bounds what compiling it takes
+
+
+class GuideTokenizer:
+    """The vocabulary of a model as llguidance takes it: what each token spells, and which ones end a text."""
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, ends: Collection[int]) -> None:
+        try:
+            import llguidance
+        except ImportError:
+            raise MissingExtraError("llguidance", "structured") from None
+        if not ends:
+            raise UnsupportedError("this model has no token that ends a text, which structured output needs")
+        self._tokenizer = tokenizer
+        ids = range(min(tokenizer.vocab_size, vocab_size))
+        spelled = [tokenizer.decode([token], at_start=False) for token in ids]
+        self.tokens = [
+            text or tokenizer.decode([token], special=True, at_start=False)
+            for token, text in zip(ids, spelled, strict=True)
+        ]
+        self.tokens += [b""] * (vocab_size - len(self.tokens))
+        self.special_token_ids = [token for token, text in enumerate(spelled) if not text]
+        self.special_token_ids += range(len(spelled), vocab_size)
+        self.eos_token_id, self.bos_token_id = next(iter(ends)), tokenizer.bos_id
+        wrapper = llguidance.TokenizerWrapper(self)
+        self.native = llguidance.LLTokenizer(wrapper, n_vocab=vocab_size, eos_token=list(ends))
+
+    def __call__(self, text: bytes) -> list[int]:
+        return self._tokenizer.encode(text, at_start=False)
+
+
+class Constraint:
+    """A form of texts, compiled. Raises UnsupportedError, with the reason, for one that cannot be held."""
+
+    def __init__(self, tokenizer: GuideTokenizer, **form: Unpack[FormOptions]) -> None:
+        import llguidance
+
+        kind, what = _single(form)
+        try:
+            self._matcher = llguidance.LLMatcher(tokenizer.native, _COMPILERS[kind](what), log_level=0)
+            reason = self._matcher.get_error()
+        except (ValueError, RecursionError) as error:
+            reason = str(error)
+        except BaseException as error:  # a panic of llguidance is no Exception
+            if type(error).__name__ != "PanicException":
+                raise
+            reason = str(error)
+        if reason:
+            raise UnsupportedError(f"this {kind} cannot be held: {_line(reason)}")
+
+    def guide(self) -> GrammarGuide:
+        """The state of a new text."""
+        return GrammarGuide(self._matcher.deep_copy())
+
+
+class GrammarGuide:
+    """Which tokens may come next in one text; see :class:`linnet.run.choosing.Guide`."""
+
+    def __init__(self, matcher: llguidance.LLMatcher) -> None:
+        self._matcher = matcher
+        self._mask = b""  # what the core reads
+
+    @property
+    def finished(self) -> bool:
+        return self._matcher.is_stopped()
+
+    @property
+    def complete(self) -> bool:
+        """The text so far has the form, whether or not it could go on."""
+        return self._matcher.is_accepting()
+
+    def mask(self) -> int | None:
+        self._mask = self._matcher.compute_bitmask()
+        self._check()
+        return ctypes.cast(ctypes.c_char_p(self._mask), ctypes.c_void_p).value
+
+    def forced(self) -> Sequence[int]:
+        return [] if self.finished else self._matcher.compute_ff_tokens()
+
+    def accept(self, token: int) -> None:
+        self._matcher.consume_token(token)
+        self._check()
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise LinnetError(
+                f"the text cannot be held to its form any longer: {_line(self._matcher.get_error())}"
+            )
+
+
+def _line(reason: str) -> str:
+    return " ".join(reason.split())[:300]
+
+
+def _single(form: FormOptions) -> tuple[str, Any]:
+    given = [(kind, what) for kind, what in form.items() if what is not None]
+    if len(given) != 1:
+        raise UsageError("give exactly one of json_schema, regex, choices and grammar")
+    return given[0]
+
+
+def _from_schema(schema: Any) -> str:
+    import llguidance
+
+    if hasattr(schema, "model_json_schema"):  # a pydantic model
+        schema = schema.model_json_schema()
+    try:
+        text = schema if isinstance(schema, str) else json.dumps(schema)
+    except TypeError as error:
+        raise UsageError(f"json_schema is no JSON: {error}") from None
+    # At most one space between parts: a model that is unsure would go on with whitespace for ever.
+    return llguidance.LLMatcher.grammar_from_json_schema(
+        _bounded(text), overrides={"whitespace_pattern": " ?"}
+    )
+
+
+def _from_regex(regex: str) -> str:
+    import llguidance
+
+    return llguidance.LLMatcher.grammar_from_regex(_bounded(regex))
+
+
+def _from_choices(choices: Sequence[str]) -> str:
+    if isinstance(choices, str) or not choices or not all(choices):
+        raise UsageError("choices are one or more texts, none of them empty")
+    return _from_grammar("start: " + " | ".join(json.dumps(choice, ensure_ascii=False) for choice in choices))
+
+
+def _from_grammar(grammar: str) -> str:
+    import llguidance
+    from llguidance.gbnf_to_lark import any_to_lark
+
+    return llguidance.LLMatcher.grammar_from_lark(any_to_lark(_bounded(grammar)))
+
+
+def _bounded(text: str) -> str:
+    if len(text.encode("utf-8", "surrogatepass")) > MOST_BYTES:
+        raise ValueError(f"it has more than {MOST_BYTES} bytes")
+    return text
+
+
+_COMPILERS = {
+    "json_schema": _from_schema,
+    "regex": _from_regex,
+    "choices": _from_choices,
+    "grammar": _from_grammar,
+}

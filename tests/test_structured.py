@@ -1,0 +1,123 @@
+"""Texts held to a form: they have it, whatever the pace; what cannot be held is refused with the reason."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import linnet
+from linnet.cli import main
+from linnet.errors import UnsupportedError, UsageError
+
+pytest.importorskip("llguidance", reason="needs the [structured] extra")
+jsonschema = pytest.importorskip("jsonschema")
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 8},
+        "age": {"type": "integer", "minimum": 0, "maximum": 99},
+        "kind": {"enum": ["cat", "bird"]},
+    },
+    "required": ["name", "age", "kind"],
+    "additionalProperties": False,
+}
+BENCH = Path(__file__).parents[2] / "shared/data/eval/jsonschemabench/schemas_with_tests.jsonl"
+
+
+@pytest.fixture(scope="module")
+def model() -> linnet.LanguageModel:
+    return linnet.load(threads=1)
+
+
+def test_every_text_has_the_form_and_says_so(model: linnet.LanguageModel) -> None:
+    for seed in range(5):
+        made = model.generate("A person:", json_schema=SCHEMA, temperature=1.5, seed=seed, max_tokens=200)
+        assert made.finish_reason == "stop"
+        jsonschema.validate(json.loads(made.text), SCHEMA)
+        made = model.generate("Once", regex="[a-c]{3,5}x", temperature=1.5, seed=seed)
+        assert re.fullmatch("[a-c]{3,5}x", made.text) and made.finish_reason == "stop"
+        made = model.generate("Once", choices=["yes", 'no "sir"\n', "né\\"], temperature=3.0, seed=seed)
+        assert made.text in ("yes", 'no "sir"\n', "né\\")
+        assert re.fullmatch("x[0-9]{2}y", model.generate("1", grammar='root ::= "x" [0-9] [0-9] "y"').text)
+        assert re.fullmatch("a[0-9]{2}", model.generate("1", grammar='start: "a" b\nb: /[0-9]{2}/').text)
+
+
+def test_the_text_is_the_same_at_every_pace(model: linnet.LanguageModel) -> None:
+    plain = model.generate("A person:", json_schema=SCHEMA, seed=3, speculate=False, repetition_penalty=1.2)
+    guessed = model.generate("A person:", json_schema=SCHEMA, seed=3, repetition_penalty=1.2)
+    slow = model.generate("A person:", json_schema=SCHEMA, seed=3, repetition_penalty=1.2, logprobs=0)
+    assert plain.ids == guessed.ids == slow.ids
+    assert len(slow.log_probs) == len(slow.ids)
+    pieces = model.stream("A person:", json_schema=SCHEMA, seed=3, repetition_penalty=1.2)
+    assert "".join(pieces) == plain.text
+
+
+def test_a_text_cut_short_says_so(model: linnet.LanguageModel) -> None:
+    made = model.generate("A person:", json_schema=SCHEMA, max_tokens=4)
+    assert made.finish_reason == "length" and len(made.ids) == 4
+
+
+def test_the_end_is_allowed_where_the_form_is_complete(model: linnet.LanguageModel) -> None:
+    guide = model.constrain(regex="ab*").guide()
+    (a,) = model.tokenizer.encode("a", at_start=False)[-1:]
+    assert not guide.complete and model.tokenizer.eos_id is not None
+    guide.accept(a)
+    assert guide.complete and not guide.finished
+
+
+def test_a_pydantic_model_is_a_schema(model: linnet.LanguageModel) -> None:
+    pydantic = pytest.importorskip("pydantic")
+    config = {"extra": "forbid"}
+    bird = pydantic.create_model("Bird", __config__=config, age=(int, pydantic.Field(ge=0, le=9)))
+    assert 0 <= bird.model_validate_json(model.generate("A bird:", json_schema=bird).text).age <= 9
+
+
+@pytest.mark.parametrize(
+    ("form", "reason"),
+    [
+        ({"json_schema": {"$ref": "http://example.com/x"}}, "example.com"),
+        ({"json_schema": "{"}, "EOF"),
+        ({"json_schema": {"type": "bogus"}}, "bogus"),
+        ({"regex": "("}, "regex"),
+        ({"grammar": "start: foo"}, "foo"),
+        ({"regex": "a" * (1 << 20) + "b"}, "bytes"),
+    ],
+)
+def test_what_cannot_be_held_is_refused(model: linnet.LanguageModel, form: Any, reason: str) -> None:
+    with pytest.raises(UnsupportedError, match=reason):
+        model.generate("x", **form)
+
+
+def test_forms_exclude_each_other(model: linnet.LanguageModel) -> None:
+    with pytest.raises(UsageError, match="exactly one"):
+        model.stream("x", regex="a", choices=["b"])
+    with pytest.raises(UsageError, match="not both"):
+        model.stream("x", regex="a", guide=model.constrain(regex="a").guide())
+
+
+def test_the_command_line_takes_forms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "s.json").write_text(json.dumps(SCHEMA))
+    assert main(["run", "--json", "--json-schema", str(tmp_path / "s.json"), "A person:"]) == 0
+    jsonschema.validate(json.loads(json.loads(capsys.readouterr().out)["text"]), SCHEMA)
+    assert main(["run", "--json", "--choice", "yes", "--choice", "no", "Is it?"]) == 0
+    assert json.loads(capsys.readouterr().out)["text"] in ("yes", "no")
+
+
+@pytest.mark.skipif(not BENCH.exists(), reason="needs ../shared/data/eval/jsonschemabench")
+def test_schemas_of_others(model: linnet.LanguageModel) -> None:
+    n_valid = 0
+    for line in BENCH.read_text(encoding="utf-8").splitlines()[::30]:
+        schema = json.loads(line)["schema"]
+        try:
+            made = model.generate("JSON:", json_schema=schema, max_tokens=60, seed=1)
+        except UnsupportedError:
+            continue
+        if made.finish_reason == "stop":
+            jsonschema.validate(json.loads(made.text), schema)
+            n_valid += 1
+    assert n_valid > 2
