@@ -266,12 +266,7 @@ class VerbOptions:
 class EnergyOptions(VerbOptions):
     """How energy is told where nothing measures it."""
 
-    watts: float | None = option(
-        None,
-        metavar="W",
-        read=positive,
-        help="what this machine draws, for an energy estimate where nothing measures it",
-    )
+    watts: float | None = option(None, metavar="W", read=positive, help="what this machine draws, for an energy estimate where nothing measures it")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,9 +284,7 @@ class MemoryOptions(EnergyOptions):
         metavar="TYPE",
         help="hold the weights as q8_0, q4_k, q4_0, ..., quantized while they are loaded (default: as they are)",
     )
-    n_ctx: int | None = option(
-        None, metavar="N", help="tokens of context (default: what the model was made for, at most 4096)"
-    )
+    n_ctx: int | None = option(None, metavar="N", help="tokens of context (default: what the model was made for, at most 4096)")
     kv_type: str | None = option(
         None,
         choices=("f16", "q8_0", "q4_0", "f32"),
@@ -303,9 +296,7 @@ class MemoryOptions(EnergyOptions):
         read=memory,
         help="take no more memory than 4G, 512M, ...: less context, or refuse, with the numbers",
     )
-    threads: int | None = option(
-        None, metavar="N", help="threads to compute with (default: one per processor)"
-    )
+    threads: int | None = option(None, metavar="N", help="threads to compute with (default: one per processor)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,15 +309,9 @@ class DataOptions(VerbOptions):
         help="text, Markdown, JSONL or Parquet files, directories, or - for standard input",
     )
     output: Path = option(short="-o", metavar="DIR", help="the corpus to write")
-    tokenizer: Path | None = option(
-        None, metavar="FILE", help="use this tokenizer.json (or a folder or GGUF that holds one)"
-    )
-    vocab_size: int = option(
-        4096, metavar="N", read=count, help="train a byte-level BPE of this size when no tokenizer is given"
-    )
-    field: str = option(
-        "text", metavar="NAME", help="the column or key of JSONL and Parquet rows that holds the text"
-    )
+    tokenizer: Path | None = option(None, metavar="FILE", help="use this tokenizer.json (or a folder or GGUF that holds one)")
+    vocab_size: int = option(4096, metavar="N", read=count, help="train a byte-level BPE of this size when no tokenizer is given")
+    field: str = option("text", metavar="NAME", help="the column or key of JSONL and Parquet rows that holds the text")
     validation: float = option(0.01, metavar="SHARE", help="share of the documents kept out for validation")
     seed: int = option(0, metavar="N", help="chooses which documents are kept out")
     shard_tokens: int = option(100_000_000, metavar="N", read=count, help="tokens per shard file")
@@ -338,25 +323,13 @@ class TrainOptions(VerbOptions):
 
     corpus: Path = option(positional=True, metavar="CORPUS", help="a corpus made by linnet data")
     output: Path = option(short="-o", metavar="DIR", help="the checkpoint to write")
-    params: int = option(
-        3_000_000, metavar="N", read=count, help="size of the model; width and depth are derived from it"
-    )
-    shape: str = option(
-        "",
-        metavar="K=V,...",
-        help="set parts of the shape yourself: dim, n_layers, n_heads, n_kv_heads, ffn_dim, max_seq_len",
-    )
+    params: int = option(3_000_000, metavar="N", read=count, help="size of the model; width and depth are derived from it")
+    shape: str = option("", metavar="K=V,...", help="set parts of the shape yourself: dim, n_layers, n_heads, n_kv_heads, ffn_dim, max_seq_len")
     minutes: float | None = option(None, metavar="M", help="train for this long")
     tokens: int | None = option(None, metavar="N", read=count, help="train on this many tokens")
     epochs: float | None = option(None, metavar="E", help="go over the corpus this many times")
-    batch: str = option(
-        "", metavar="K=V,...", help="tokens per step and its parts: tokens, sequences, length"
-    )
-    optimizer: str = option(
-        "muon",
-        choices=("muon", "adamw"),
-        help="update rule of the weight matrices; embeddings and norms use AdamW",
-    )
+    batch: str = option("", metavar="K=V,...", help="tokens per step and its parts: tokens, sequences, length")
+    optimizer: str = option("muon", choices=("muon", "adamw"), help="update rule of the weight matrices; embeddings and norms use AdamW")
     hyper: str = option(
         "",
         metavar="K=V,...",
@@ -364,9 +337,7 @@ class TrainOptions(VerbOptions):
     )
     device: str = option("auto", choices=("auto", "cpu", "cuda"), help="where to compute")
     dtype: str = option("auto", choices=("auto", "bf16", "f32"), help="precision of the matrix products")
-    compile: bool = option(
-        False, help="let torch.compile fuse the model; pays off in long runs, needs a C++ compiler"
-    )
+    compile: bool = option(False, help="let torch.compile fuse the model; pays off in long runs, needs a C++ compiler")
     seed: int = option(0, metavar="N", help="seed of weights and data order")
     resume: bool = option(False, help="go on from the last state in the output, bit for bit")
 
@@ -375,33 +346,21 @@ class TrainOptions(VerbOptions):
 class ConvertOptions(VerbOptions):
     """Convert between checkpoints, GGUF and llama2.c files."""
 
-    source: Path = option(
-        positional=True,
-        metavar="MODEL",
-        help="a checkpoint folder, a GGUF or a llama2.c .bin file, or a name",
-    )
-    output: Path = option(
-        short="-o", metavar="OUT", help="a file ending in .gguf, or a folder for a checkpoint"
-    )
+    source: Path = option(positional=True, metavar="MODEL", help="a checkpoint folder, a GGUF or a llama2.c .bin file, or a name")
+    output: Path = option(short="-o", metavar="OUT", help="a file ending in .gguf, or a folder for a checkpoint")
     tokenizer: Path | None = option(
         None,
         metavar="FILE",
         help="tokenizer of the model: tokenizer.json, a llama2.c tokenizer .bin or a SentencePiece .vocab",
     )
-    type: str | None = option(
-        None, metavar="TYPE", help="store weights as f32, f16, q8_0, q4_k, q4_0, ... (default: as they are)"
-    )
+    type: str | None = option(None, metavar="TYPE", help="store weights as f32, f16, q8_0, q4_k, q4_0, ... (default: as they are)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizeOptions(VerbOptions):
     """Store the weights of a model in fewer bits."""
 
-    source: Path = option(
-        positional=True,
-        metavar="SOURCE",
-        help="a GGUF file, a checkpoint folder, or a name that linnet list knows",
-    )
+    source: Path = option(positional=True, metavar="SOURCE", help="a GGUF file, a checkpoint folder, or a name that linnet list knows")
     output: Path = option(short="-o", metavar="OUT.gguf", help="the GGUF file to write")
     type: str = option("q8_0", metavar="TYPE", help="how to store them: f16, q8_0, q6_k, q4_k, q4_0, ...")
 
@@ -410,22 +369,12 @@ class QuantizeOptions(VerbOptions):
 class EvaluateOptions(VerbOptions):
     """Measure how well a model predicts a text."""
 
-    model: Path = option(
-        short="-m", metavar="MODEL", help="a GGUF file, a checkpoint folder, or a name that linnet list knows"
-    )
-    text: Path = option(
-        metavar="FILE", help="a text file is one stream; each row of a .jsonl file is a document"
-    )
+    model: Path = option(short="-m", metavar="MODEL", help="a GGUF file, a checkpoint folder, or a name that linnet list knows")
+    text: Path = option(metavar="FILE", help="a text file is one stream; each row of a .jsonl file is a document")
     field: str = option("text", metavar="NAME", help="the key of JSONL rows that holds the text")
-    n_ctx: int | None = option(
-        None, metavar="N", help="tokens of context (default: what the model was made for, at most 4096)"
-    )
-    stride: int | None = option(
-        None, metavar="N", help="new tokens scored per window of a stream (default: half the context)"
-    )
-    threads: int | None = option(
-        None, metavar="N", help="threads to compute with (default: one per processor)"
-    )
+    n_ctx: int | None = option(None, metavar="N", help="tokens of context (default: what the model was made for, at most 4096)")
+    stride: int | None = option(None, metavar="N", help="new tokens scored per window of a stream (default: half the context)")
+    threads: int | None = option(None, metavar="N", help="threads to compute with (default: one per processor)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -434,25 +383,17 @@ class DrawingOptions(MemoryOptions):
 
     temperature: float = option(0.8, metavar="T", help="0 always takes the most probable token")
     top_k: int = option(0, metavar="K", help="sample from the K most probable tokens; 0 = off")
-    top_p: float = option(
-        0.95, metavar="P", help="sample from the smallest set of tokens with this probability; 1 = off"
-    )
+    top_p: float = option(0.95, metavar="P", help="sample from the smallest set of tokens with this probability; 1 = off")
     min_p: float = option(0.05, metavar="P", help="drop tokens less probable than P times the best; 0 = off")
-    repetition_penalty: float = option(
-        1.0, metavar="X", help="make tokens of the recent text less probable; 1 = off"
-    )
+    repetition_penalty: float = option(1.0, metavar="X", help="make tokens of the recent text less probable; 1 = off")
     sampling: tuple[str, ...] = option(
         (),
         metavar="NAME=VALUE",
         help="any other way of drawing tokens, such as top_n_sigma=1 or banned_strings=TEXT; see docs/run.md",
     )
     stop: tuple[str, ...] = option((), metavar="TEXT", help="end before this text")
-    logprobs: int | None = option(
-        None, metavar="N", help="with --json: the log-probability of each token, and those of the N best"
-    )
-    seed: int | None = option(
-        None, metavar="N", help="the same seed gives the same text (default: a new one each time)"
-    )
+    logprobs: int | None = option(None, metavar="N", help="with --json: the log-probability of each token, and those of the N best")
+    seed: int | None = option(None, metavar="N", help="the same seed gives the same text (default: a new one each time)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -465,9 +406,7 @@ class RunOptions(DrawingOptions):
         metavar="PROMPT",
         help="text to continue, or a question to a model made for conversations (default: ask on a terminal, else standard input)",
     )
-    system: str = option(
-        "", metavar="TEXT", help="what a model made for conversations is told before the first message"
-    )
+    system: str = option("", metavar="TEXT", help="what a model made for conversations is told before the first message")
     raw: bool = option(False, help="continue the text, also with a model made for conversations")
     max_tokens: int | None = option(
         None,
@@ -475,9 +414,7 @@ class RunOptions(DrawingOptions):
         metavar="N",
         help="stop after this many tokens (default: 256; in a conversation when the context is full)",
     )
-    speculate: bool = option(
-        True, help="guess tokens and check several at once where that is faster; the text stays the same"
-    )
+    speculate: bool = option(True, help="guess tokens and check several at once where that is faster; the text stays the same")
     draft_model: Path | None = option(
         None,
         metavar="MODEL",
@@ -487,17 +424,13 @@ class RunOptions(DrawingOptions):
     regex: str | None = option(None, metavar="REGEX", help="answer with a text this matches as a whole")
     choice: tuple[str, ...] = option((), metavar="TEXT", help="answer with one of these; several times")
     grammar: Path | None = option(None, metavar="FILE", help="answer with a text of this Lark or GBNF grammar")
-    adapter: tuple[str, ...] = option(
-        (), metavar="DIR[=SCALE]", help="a PEFT LoRA folder used on top of the model; several add up"
-    )
+    adapter: tuple[str, ...] = option((), metavar="DIR[=SCALE]", help="a PEFT LoRA folder used on top of the model; several add up")
     overflow: str = option(
         "error",
         choices=("error", "slide", "turns"),
         help="a text longer than the context: stop, leave out its middle and go on, or (in a conversation) its oldest turns",
     )
-    n_keep: int = option(
-        0, metavar="N", help="first tokens that are never left out; that of the beginning always stays"
-    )
+    n_keep: int = option(0, metavar="N", help="first tokens that are never left out; that of the beginning always stays")
 
 
 POOLINGS = ("mean", "cls", "last")  # how hidden states become one vector; in the order of GGUF's numbers
@@ -507,9 +440,7 @@ POOLINGS = ("mean", "cls", "last")  # how hidden states become one vector; in th
 class EmbedOptions(MemoryOptions):
     """Turn texts into vectors that are near each other when the texts are alike."""
 
-    texts: tuple[str, ...] = option(
-        (), positional=True, metavar="TEXT", help="the texts (default: each line of standard input)"
-    )
+    texts: tuple[str, ...] = option((), positional=True, metavar="TEXT", help="the texts (default: each line of standard input)")
     pooling: str | None = option(
         None,
         choices=POOLINGS,
@@ -522,9 +453,7 @@ class EmbedOptions(MemoryOptions):
 class ShowOptions(VerbOptions):
     """Describe a model, checkpoint or corpus, and say what is wrong with a broken one."""
 
-    source: Path = option(
-        positional=True, metavar="MODEL", help="a GGUF file, a checkpoint folder or a corpus"
-    )
+    source: Path = option(positional=True, metavar="MODEL", help="a GGUF file, a checkpoint folder or a corpus")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -536,34 +465,22 @@ class FitOptions(VerbOptions):
         metavar="MODEL",
         help="a GGUF file, a checkpoint folder, a name that linnet list knows, or ORG/NAME[:TYPE] on the Hub",
     )
-    ram: int | None = option(
-        None, metavar="SIZE", read=memory, help="find a context that fits into 4G, 512M, ..., or refuse"
-    )
-    type: str | None = option(
-        None, metavar="TYPE", help="with the weights held as q8_0, q4_k, q4_0, ... (default: as they are)"
-    )
-    n_ctx: int | None = option(
-        None, metavar="N", help="tokens of context (default: what the model was made for, at most 4096)"
-    )
+    ram: int | None = option(None, metavar="SIZE", read=memory, help="find a context that fits into 4G, 512M, ..., or refuse")
+    type: str | None = option(None, metavar="TYPE", help="with the weights held as q8_0, q4_k, q4_0, ... (default: as they are)")
+    n_ctx: int | None = option(None, metavar="N", help="tokens of context (default: what the model was made for, at most 4096)")
     kv_type: str | None = option(
         None,
         choices=("f16", "q8_0", "q4_0", "f32"),
         help="precision of the key/value cache (default: f16, or what fits into --ram)",
     )
-    threads: int | None = option(
-        None, metavar="N", help="threads to compute with (default: one per processor)"
-    )
+    threads: int | None = option(None, metavar="N", help="threads to compute with (default: one per processor)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PullOptions(VerbOptions):
     """Get a model from the Hugging Face Hub."""
 
-    name: str = option(
-        positional=True,
-        metavar="ORG/NAME[:TYPE]",
-        help="the repository, and the type where it has several (q4_k_m, ...)",
-    )
+    name: str = option(positional=True, metavar="ORG/NAME[:TYPE]", help="the repository, and the type where it has several (q4_k_m, ...)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -583,9 +500,7 @@ class CpOptions(VerbOptions):
     """Copy a model to another name, or to a file."""
 
     source: str = option(positional=True, metavar="MODEL", help="a name, a GGUF file or a checkpoint folder")
-    target: str = option(
-        positional=True, metavar="TARGET", help="a new name; a path begins with . or / or ends in .gguf"
-    )
+    target: str = option(positional=True, metavar="TARGET", help="a new name; a path begins with . or / or ends in .gguf")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -613,6 +528,4 @@ class BenchOptions(EnergyOptions):
     prompt_tokens: int = option(128, metavar="N", help="tokens of the prefill measurement")
     decode_tokens: int = option(64, metavar="N", help="tokens of the decode measurement")
     repeat: int = option(5, metavar="N", help="measurements of each kind; the median is reported")
-    threads: int | None = option(
-        None, metavar="N", help="measure this number of threads only (default: a table of several)"
-    )
+    threads: int | None = option(None, metavar="N", help="measure this number of threads only (default: a table of several)")
