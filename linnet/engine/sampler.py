@@ -80,6 +80,14 @@ NEUTRAL: SamplingOptions = {
 _NUMBERS = [name for name, value in NEUTRAL.items() if isinstance(value, (int, float))]
 
 
+def check_name(name: str) -> None:
+    """Raises UsageError, with the nearest name, when there is no such option."""
+    if name not in NEUTRAL:
+        near = difflib.get_close_matches(name, NEUTRAL, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise UsageError(f"there is no sampling option '{name}'{hint}")
+
+
 class Draws(Protocol):
     """Whatever chooses a token."""
 
@@ -99,10 +107,7 @@ class Sampler:
         self, vocab_size: int, tokenizer: Tokenizer | None = None, **options: Unpack[SamplingOptions]
     ) -> None:
         for name in options:
-            if name not in NEUTRAL:
-                near = difflib.get_close_matches(name, NEUTRAL, n=1)
-                hint = f"; did you mean '{near[0]}'?" if near else ""
-                raise UsageError(f"there is no sampling option '{name}'{hint}")
+            check_name(name)
         chosen: SamplingOptions = {**NEUTRAL, **options}
         seed = chosen["seed"]
         self.seed = int.from_bytes(os.urandom(4)) if seed is None else seed

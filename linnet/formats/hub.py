@@ -85,11 +85,21 @@ def open_repository(repo: str) -> Repository:
     with reported(repo):
         info = module.HfApi(library_name="linnet").model_info(repo, files_metadata=True)
     files = tuple(_file(sibling) for sibling in info.siblings or ())
+    if not _HASH.fullmatch(str(info.sha)):
+        raise FormatError("the server names a commit that is no hash; nothing was taken")
     return Repository(repo, str(info.sha), files)
 
 
+_HASH = re.compile(r"[0-9a-fA-F]{7,64}")
+
+
 def _file(sibling: Any) -> HubFile:
-    lfs = sibling.lfs
+    """A file as the server names it. Raises FormatError for what could lead out of a folder."""
+    lfs, name = sibling.lfs, str(sibling.rfilename)
+    odd = name.startswith("/") or "\\" in name or ":" in name or ".." in name.split("/")
+    hashes = [value for value in (sibling.blob_id, lfs and lfs.sha256) if value]
+    if odd or not all(_HASH.fullmatch(str(value)) for value in hashes):
+        raise FormatError(f"the server names a file {name!r}, which cannot be; nothing was taken")
     return HubFile(
         name=sibling.rfilename,
         n_bytes=int(sibling.size or 0),

@@ -133,7 +133,7 @@ class ChatStream:
                 if self._reader.stopped:
                     self.generation.finish_reason = "stop"
                     break
-            self._reader.feed(decoder.decode(b"", final=True))
+            yield from map(self._noted, self._reader.feed(decoder.decode(b"", final=True)))
             yield from map(self._noted, self._reader.finish())
         except GeneratorExit:
             self.generation.finish_reason = "interrupted"

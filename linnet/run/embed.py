@@ -36,6 +36,7 @@ def embed(options: EmbedOptions) -> dict[str, object]:
         n_ctx=options.n_ctx,
         threads=options.threads,
         kv_type=options.kv_type,
+        ram=options.ram,
     )
     pooling = options.pooling or default_pooling(model)
     vectors = embed_texts(model, texts, pooling=pooling, normalize=options.normalize)

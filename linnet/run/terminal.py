@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from linnet.engine.sampler import NEUTRAL, SamplingOptions
+from linnet.engine.sampler import NEUTRAL, SamplingOptions, check_name
 from linnet.errors import ContextFullError, SourceError, UsageError
 from linnet.options import RunOptions
 from linnet.run.meter import Energy, EnergyMeter, peak_rss_bytes, process_age
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from linnet.run.answer import Delta
     from linnet.run.chat import ChatStream
 
+_OWN_FLAGS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
 MOST_TOKENS = 256  # of a text that is continued, unless asked for others
 _DIM, _BOLD, _PLAIN = "\x1b[2m", "\x1b[1m", "\x1b[0m"
 
@@ -73,7 +74,10 @@ def sampling_of(pairs: Sequence[str]) -> SamplingOptions:
     chosen: dict[str, Any] = {}
     for pair in pairs:
         name, _, text = pair.partition("=")
-        usual = NEUTRAL.get(name)
+        if name in _OWN_FLAGS:
+            raise UsageError(f"--sampling {pair}: {name} has a flag of its own, --{name.replace('_', '-')}")
+        check_name(name)
+        usual = NEUTRAL[name]  # type: ignore[literal-required]
         try:
             if isinstance(usual, tuple):
                 chosen.setdefault(name, []).append(text)
@@ -81,7 +85,7 @@ def sampling_of(pairs: Sequence[str]) -> SamplingOptions:
                 token, _, bias = text.partition(":")
                 chosen.setdefault(name, {})[int(token)] = float(bias)
             else:
-                kind: Any = str if usual is None else type(usual)
+                kind: Any = type(usual)
                 chosen[name] = kind(text)
         except ValueError:
             problem = f"--sampling {pair}: '{text}' is not what {name} can be; see docs/run.md"

@@ -254,12 +254,17 @@ _BIASES = {
 }
 
 
+_MOST_EXPERTS = 65536
+
+
 def checked(facts: ModelFacts) -> ModelFacts:
     """``facts``, if a model of that shape can exist. Raises FormatError."""
     if facts.n_heads % facts.n_kv_heads:
         raise FormatError(f"{facts.n_heads} heads cannot share {facts.n_kv_heads} key/value heads evenly")
     if facts.rotated % 2:
         raise FormatError(f"the size of a head ({facts.head_dim}) is odd; rotary positions need pairs")
+    if facts.n_experts > _MOST_EXPERTS:
+        raise FormatError(f"{facts.n_experts} experts are no model's; at most {_MOST_EXPERTS} are read")
     if facts.n_experts_used > facts.n_experts:
         raise FormatError(f"{facts.n_experts_used} of {facts.n_experts} experts cannot be used")
     return facts

@@ -45,7 +45,7 @@ def read_rope(
     table = parameters_of(config, layers)
     every = {**config, **table}
     share = number(every, "partial_rotary_factor", number(config, "rotary_pct", 1.0))
-    dims = int(head_dim * share)
+    dims = int(head_dim * min(share, 2.0))
     if share > 1 or dims < 2 or dims % 2:
         raise FormatError(f"{share:g} of a head of {head_dim} elements cannot be rotated in pairs")
     return {
@@ -83,7 +83,7 @@ def _scaling(table: Table, config: Table, dims: int) -> RopeScaling | None:
         )
     if kind in ("longrope", "su"):
         factor = number(table, "factor", trained / original)
-        usual = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+        usual = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 and original > 1 else 1.0
         given = _attention_factor(table)
         return RopeScaling(
             "longrope",

@@ -32,6 +32,8 @@ def number(table: Table, key: str, default: float, *, zero: bool = False) -> flo
     value = default if value is None else value
     if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
         raise FormatError(f"'{key}' is {shown(value)}, which is not a number")
+    if isinstance(value, int) and abs(value) >= _LARGEST:
+        raise FormatError(f"'{key}' is {shown(value)}, which is not a possible value")
     if not (math.isfinite(value) and (value > 0 or (zero and value == 0))):
         raise FormatError(f"'{key}' is {value}, which is not a possible value")
     return float(value)
@@ -50,7 +52,7 @@ def choice(table: Table, key: str, default: str, known: Mapping[str, str]) -> st
     """What ``known`` says of a name. Raises UnsupportedError for one it does not hold."""
     value = table.get(key)
     value = default if value is None else value
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise UnsupportedError(f"'{key}' is {shown(value)}; known: {', '.join(known)}")
     return known[value]
 
