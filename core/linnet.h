@@ -97,11 +97,13 @@ typedef struct ln_tokenizer_info {
     int32_t bos_id;      /* -1 where the tokenizer names none */
     int32_t eos_id;      /* -1 where the tokenizer names none */
     int32_t add_bos;     /* 1 when its makers put BOS in front of every text */
-    char kind[24];       /* "bpe" (byte level) or "spm" (SentencePiece BPE) */
+    int32_t add_eos;     /* 1 when they put EOS behind it */
+    char kind[24];       /* "bpe" (byte level), "spm" (SentencePiece BPE), "unigram" or "wordpiece" */
 } ln_tokenizer_info;
 
 #define LN_ENCODE_SPECIAL 1 /* special tokens written out in the text become their ids */
 #define LN_ENCODE_INSIDE 2  /* the text goes on from another one: no dummy space in front of it */
+#define LN_ENCODE_FRAMED 4  /* with the tokens its makers put around every text (BOS, EOS, CLS, SEP) */
 #define LN_DECODE_SPECIAL 1 /* special tokens are written out; otherwise they are left out */
 
 /* Builds a tokenizer from a whole GGUF file in memory: from the embedded
@@ -116,7 +118,7 @@ LN_API void ln_tokenizer_close(ln_tokenizer *tokenizer);
 
 LN_API int32_t ln_tokenizer_describe(const ln_tokenizer *tokenizer, ln_tokenizer_info *out);
 
-/* Encodes n_bytes of text; BOS is never added here. Writes the first capacity ids
+/* Encodes n_bytes of text; without LN_ENCODE_FRAMED no BOS is added. Writes the first capacity ids
  * and stores the full count in n_ids, so a second call with that capacity gets all.
  * Invalid UTF-8 is encoded as U+FFFD, one per maximal ill-formed subsequence
  * (Unicode 3.9, the practice of WHATWG and of Python's errors="replace"). */

@@ -1,4 +1,4 @@
-"""Writes core/tokenizer/unicode_tables.h: character properties and NFC data for the tokenizer.
+"""Writes core/tokenizer/unicode_tables.h: character properties, case and normalization data for the tokenizer.
 
     pip install unicodedata2==16.0.0 tokenizers==0.23.3
     python scripts/unicode_tables.py core/tokenizer/unicode_tables.h
@@ -12,18 +12,21 @@ Ids must equal those of the `tokenizers` library, so the tables hold what that l
   are new there are named in core/tokenizer/load_steps.c;
 - `NFC` knows no character newer than about Unicode 10. Decompositions and combining classes never
   change once assigned (Unicode stability policy), so the values are taken from Unicode 16.0 and
-  kept where the library knows the character, which is asked of the library itself.
+  kept where the library knows the character, which is asked of the library itself;
+- lower case, the characters that ``StripAccents``, ``BertNormalizer`` and ``Nmt`` drop, those that
+  ``BertPreTokenizer`` splits at, and compatibility decompositions are asked of the library too: its
+  crates hold several versions of Unicode.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import unicodedata2
-from tokenizers import normalizers
+from tokenizers import normalizers, pre_tokenizers
 
 UNICODE_VERSION = "16.0.0"
 CODE_POINTS = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
@@ -84,6 +87,61 @@ def compositions(parts: dict[int, list[int]]) -> dict[tuple[int, int], int]:
     return {(p[0], p[1]): c for c, p in parts.items() if len(p) == 2 and nfc.normalize_str(chr(c)) == chr(c)}
 
 
+def compatibility() -> dict[int, str]:
+    """The full compatibility decompositions that differ from the canonical ones."""
+    nfkd, nfd = normalizers.NFKD(), normalizers.NFD()
+    found = {c: nfkd.normalize_str(chr(c)) for c in CODE_POINTS}
+    return {c: text for c, text in found.items() if text != nfd.normalize_str(chr(c))}
+
+
+def character_classes() -> dict[str, list[int]]:
+    """The characters of each ln_character_class, by the name of its array."""
+    off = {"clean_text": False, "handle_chinese_chars": False, "strip_accents": False, "lowercase": False}
+    bert = pre_tokenizers.BertPreTokenizer()
+
+    def chosen(change: Callable[[str], str], wanted: str) -> list[int]:
+        return [c for c in CODE_POINTS if c != 0x20 and change(f"a{chr(c)}b") == wanted]
+
+    def bert_step(name: str) -> Callable[[str], str]:
+        step = normalizers.BertNormalizer(**{**off, name: True})
+        return step.normalize_str
+
+    return {
+        "MARKS": chosen(normalizers.StripAccents().normalize_str, "ab"),
+        "NONSPACING_MARKS": chosen(bert_step("strip_accents"), "ab"),
+        "BERT_CONTROLS": chosen(bert_step("clean_text"), "ab"),
+        "BERT_PUNCTUATION": [c for c in CODE_POINTS if len(bert.pre_tokenize_str(f"a{chr(c)}b")) == 3],
+        "NMT_CONTROLS": chosen(normalizers.Nmt().normalize_str, "ab"),
+        "NMT_SPACES": chosen(normalizers.Nmt().normalize_str, "a b"),
+    }
+
+
+def lower_cases() -> list[tuple[int, int, int, int]]:
+    """Runs (first, last, step, distance to lower case) of the characters whose lower case is one other."""
+    lower = normalizers.Lowercase()
+    pairs = {c: lower.normalize_str(chr(c)) for c in CODE_POINTS}
+    found: list[tuple[int, int, int, int]] = []
+    for c, text in pairs.items():
+        if text == chr(c) or len(text) != 1:
+            continue
+        first, last, step, distance = found[-1] if found else (0, 0, 0, 0)
+        gap = c - last
+        if found and distance == ord(text) - c and gap <= 2 and (first == last or gap == step):
+            found[-1] = (first, c, gap, distance)
+        else:
+            found.append((c, c, 1, ord(text) - c))
+    return found
+
+
+def pool(texts: Iterable[str]) -> tuple[list[int], dict[str, int]]:
+    """UTF-16 units that hold every text, and where each begins; longer ones first, so that others lie in them."""
+    joined = ""
+    for text in sorted(set(texts), key=lambda text: (-len(text), text)):
+        joined += "" if text in joined else text
+    assert max(joined) < "\U00010000"
+    return [ord(character) for character in joined], {text: joined.index(text) for text in set(texts)}
+
+
 def properties(nfc_active: set[int]) -> bytearray:
     """One byte per code point: class in the low five bits, then the word and NFC bits."""
     index = {name: i for i, name in enumerate(CATEGORIES)}
@@ -117,6 +175,11 @@ def runs(classes: dict[int, int]) -> Iterator[tuple[int, int, int]]:
     yield first, last, value
 
 
+def spans(points: list[int]) -> list[str]:
+    """Characters as C initialisers {first, last}."""
+    return [f"{{0x{a:X}, 0x{b:X}}}" for a, b, _ in runs(dict.fromkeys(points, 1))]
+
+
 def array(declaration: str, items: Iterable[str]) -> str:
     """A C array, filled to 110 columns."""
     lines, line = [], "   "
@@ -135,6 +198,8 @@ def header() -> str:
     active = (set(parts) - set(pairs.values())) | set(classes) | {b for _, b in pairs}
     active |= set(range(0x1161, 0x1176)) | set(range(0x11A8, 0x11C3))  # Hangul vowels and finals
     index, blocks = two_stage(properties(active))
+    wide = compatibility()
+    units, places = pool(wide.values())
     sections = [
         "/* unicode_tables.h - written by scripts/unicode_tables.py, which says what is in it and why. */\n",
         f"/* Unicode {UNICODE_VERSION} */\n",
@@ -152,6 +217,14 @@ def header() -> str:
             "composition COMPOSITION[]",
             (f"{{0x{a:X}, 0x{b:X}, 0x{c:X}}}" for (a, b), c in sorted(pairs.items())),
         ),
+        "/* texts of compatibility decompositions, each of which may lie within another */\n",
+        array(f"uint16_t COMPATIBLE_TEXT[{len(units)}]", map(str, units)),
+        "/* {character, place in COMPATIBLE_TEXT, length}, sorted by character */\n",
+        array("compatible COMPATIBLE[]", (f"{{0x{c:X}, {places[t]}, {len(t)}}}" for c, t in sorted(wide.items()))),
+        "/* {first, last, step, distance}, sorted */\n",
+        array("case_run LOWER[]", (f"{{0x{a:X}, 0x{b:X}, {s}, {d}}}" for a, b, s, d in lower_cases())),
+        "/* {first, last}, sorted; in the order of ln_character_class */\n",
+        *[array(f"code_run {name}[]", spans(points)) for name, points in character_classes().items()],
     ]
     return "\n".join(sections)
 

@@ -1,4 +1,4 @@
-/* load_json.h - what the two files that read tokenizer.json share. */
+/* load_json.h - what the files that read tokenizer.json share. */
 #ifndef LINNET_LOAD_JSON_H
 #define LINNET_LOAD_JSON_H
 
@@ -22,6 +22,15 @@ ln_status ln_json_text(ln_json_loader *l, uint32_t node, const char *what, ln_st
 
 /* A boolean of an object; missing when it is not there or null. */
 int ln_json_flag(const ln_json_loader *l, uint32_t node, const char *key, int missing);
+
+/* LN_BAD_FILE with what is wrong. */
+ln_status ln_json_bad(ln_json_loader *l, const char *what);
+
+/* A child that must have this type; 0 where it is missing or has another. */
+uint32_t ln_json_child(const ln_json_loader *l, uint32_t node, const char *key, ln_json_type type);
+
+/* load_json_model.c: the vocabulary, merges or scores. */
+ln_status ln_load_json_model(ln_json_loader *l, uint32_t model);
 
 ln_status ln_load_json_normalizer(ln_json_loader *l);
 ln_status ln_load_json_pre_tokenizer(ln_json_loader *l);

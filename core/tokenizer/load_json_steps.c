@@ -81,10 +81,89 @@ static ln_status load_pattern(ln_json_loader *l, uint32_t node, ln_regex **out) 
 
 /* ---- normalizer --------------------------------------------------------------------------- */
 
+/* Appends what base64 text (RFC 4648) stands for, into room that is there; 0 when it is none. */
+static int decode_base64(ln_string text, ln_buffer *out) {
+    static const char ALPHABET[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    uint32_t bits = 0;
+    int n_bits = 0;
+    size_t length = text.length;
+    while (length > 0 && text.length - length < 2 && text.data[length - 1] == '=') {
+        length--;
+    }
+    for (size_t i = 0; i < length; i++) {
+        const char *place = memchr(ALPHABET, text.data[i], sizeof ALPHABET - 1);
+        if (place == NULL) {
+            return 0;
+        }
+        bits = bits << 6 | (uint32_t)(place - ALPHABET);
+        n_bits += 6;
+        if (n_bits >= 8) {
+            n_bits -= 8;
+            out->data[out->length++] = (char)(bits >> n_bits & 0xFF);
+        }
+    }
+    return 1;
+}
+
+static ln_status load_charsmap(ln_json_loader *l, uint32_t node) {
+    uint32_t table = ln_json_get(&l->json, node, "precompiled_charsmap");
+    if (table == 0 || ln_json_type_of(&l->json, table) == LN_JSON_NULL || ln_json_is(&l->json, table, "")) {
+        return LN_OK;
+    }
+    ln_string text;
+    ln_status status = ln_json_text(l, table, "precompiled_charsmap", &text);
+    l->other.length = 0;
+    status = status == LN_OK ? ln_buffer_reserve(&l->other, text.length, l->err) : status;
+    if (status != LN_OK) {
+        return status;
+    }
+    if (!decode_base64(text, &l->other)) {
+        return ln_fail(l->err, LN_BAD_FILE, "tokenizer.json: the precompiled_charsmap is not base64");
+    }
+    return ln_add_charsmap(l->tokenizer, LN_NORMAL_CLUSTERS, (ln_string){l->other.data, l->other.length}, l->err);
+}
+
+static ln_status load_bert_normalizer(ln_json_loader *l, uint32_t node) {
+    int lowercase = ln_json_flag(l, node, "lowercase", 1);
+    ln_bert_options options = {
+        .clean_text = ln_json_flag(l, node, "clean_text", 1),
+        .handle_chinese_chars = ln_json_flag(l, node, "handle_chinese_chars", 1),
+        .strip_accents = ln_json_flag(l, node, "strip_accents", lowercase),
+        .lowercase = lowercase,
+    };
+    return ln_add_bert_normalizer(l->tokenizer, options, l->err);
+}
+
+/* Steps that are nothing but their name. */
+static const struct {
+    const char *type;
+    ln_normal_kind kind;
+    int option;
+} NORMALIZERS[] = {{"NFC", LN_NORMAL_NFC, 0},
+                   {"NFD", LN_NORMAL_NFD, 0},
+                   {"NFKC", LN_NORMAL_NFKC, 0},
+                   {"NFKD", LN_NORMAL_NFKD, 0},
+                   {"Lowercase", LN_NORMAL_LOWER, 0},
+                   {"StripAccents", LN_NORMAL_DROP, LN_CLASS_MARK},
+                   {"Nmt", LN_NORMAL_NMT, 0}};
+
 static ln_status load_normal(ln_json_loader *l, uint32_t node) {
     ln_string text = {"", 0};
-    if (is_type(l, node, "NFC")) {
-        return ln_add_normal(l->tokenizer, LN_NORMAL_NFC, text, NULL, l->err);
+    for (size_t i = 0; i < sizeof NORMALIZERS / sizeof NORMALIZERS[0]; i++) {
+        if (is_type(l, node, NORMALIZERS[i].type)) {
+            return ln_add_normal_option(l->tokenizer, NORMALIZERS[i].kind, NORMALIZERS[i].option, l->err);
+        }
+    }
+    if (is_type(l, node, "Strip")) {
+        int sides = (ln_json_flag(l, node, "strip_left", 1) ? LN_STRIP_LEFT : 0) |
+                    (ln_json_flag(l, node, "strip_right", 1) ? LN_STRIP_RIGHT : 0);
+        return ln_add_normal_option(l->tokenizer, LN_NORMAL_STRIP, sides, l->err);
+    }
+    if (is_type(l, node, "Precompiled")) {
+        return load_charsmap(l, node);
+    }
+    if (is_type(l, node, "BertNormalizer")) {
+        return load_bert_normalizer(l, node);
     }
     if (is_type(l, node, "Prepend")) {
         ln_status status = step_text(l, node, "prepend", &text);
@@ -195,7 +274,9 @@ static ln_status load_pre(ln_json_loader *l, uint32_t node) {
         return ln_fail(l->err, LN_UNSUPPORTED, "tokenizer.json: a pre-tokenizer follows ByteLevel");
     }
     if (is_type(l, node, "ByteLevel")) {
-        return load_byte_level(l, node);
+        return t->model == LN_MODEL_BPE
+                   ? load_byte_level(l, node)
+                   : ln_fail(l->err, LN_UNSUPPORTED, "tokenizer.json: ByteLevel with a model that is not BPE");
     }
     if (is_type(l, node, "Split")) {
         return load_split(l, node);
@@ -212,6 +293,16 @@ static ln_status load_pre(ln_json_loader *l, uint32_t node) {
     }
     if (is_type(l, node, "WhitespaceSplit")) {
         return ln_add_split_pattern(t, "\\s", LN_REMOVED, 0, l->err);
+    }
+    if (is_type(l, node, "BertPreTokenizer")) {
+        return ln_add_bert_pre_tokenizer(t, l->err);
+    }
+    if (is_type(l, node, "CharDelimiterSplit")) {
+        ln_string delimiter;
+        ln_regex *regex;
+        ln_status status = step_text(l, node, "delimiter", &delimiter);
+        status = status == LN_OK ? ln_regex_literal(delimiter.data, delimiter.length, &regex, l->err) : status;
+        return status == LN_OK ? ln_add_split(t, regex, LN_REMOVED, 0, l->err) : status;
     }
     if (is_type(l, node, "Punctuation")) {
         ln_split_behavior behavior;
@@ -231,7 +322,9 @@ ln_status ln_load_json_pre_tokenizer(ln_json_loader *l) {
     }
     if (!l->tokenizer->byte_level) {
         ln_finish_characters(l->tokenizer, l->byte_fallback);
-        ln_bpe_find_cuts(l->tokenizer);
+        if (l->tokenizer->model == LN_MODEL_BPE) {
+            ln_bpe_find_cuts(l->tokenizer);
+        }
     }
     return LN_OK;
 }
@@ -327,6 +420,15 @@ static ln_status load_decoder(ln_json_loader *l, uint32_t node) {
     if (is_type(l, node, "Replace")) {
         return load_replace_decoder(l, node);
     }
+    if (is_type(l, node, "WordPiece")) {
+        ln_string prefix = {"##", 2};
+        ln_status status = LN_OK;
+        if (ln_json_get(&l->json, node, "prefix") != 0) {
+            status = step_text(l, node, "prefix", &prefix);
+        }
+        int cleanup = ln_json_flag(l, node, "cleanup", 1);
+        return status == LN_OK ? ln_decode_wordpiece(l->tokenizer, prefix, cleanup, l->err) : status;
+    }
     if (is_type(l, node, "ByteFallback")) {
         return decode_byte_pieces(l);
     }
@@ -373,20 +475,63 @@ static int32_t template_token(ln_json_loader *l, uint32_t processor, uint32_t it
     return -1;
 }
 
-static ln_status load_post(ln_json_loader *l, uint32_t node) {
+/* The special tokens of a template before its text and behind it. */
+static ln_status load_template(ln_json_loader *l, uint32_t node) {
     const ln_json *json = &l->json;
-    uint32_t single = ln_json_get(json, node, "single");
-    if (!is_type(l, node, "TemplateProcessing") || single == 0 || ln_json_type_of(json, single) != LN_JSON_ARRAY ||
-        json->nodes[single].length < 2) {
+    ln_tokenizer *t = l->tokenizer;
+    uint32_t single = ln_json_child(l, node, "single", LN_JSON_ARRAY);
+    if (single == 0) {
         return LN_OK;
     }
-    uint32_t last = ln_json_first(json, single);
-    while (ln_json_next(json, last) != ln_json_end(json, single)) {
-        last = ln_json_next(json, last);
+    int behind = 0;
+    t->n_before = t->n_after = 0;
+    for (uint32_t i = ln_json_first(json, single); i != ln_json_end(json, single); i = ln_json_next(json, i)) {
+        int32_t id = template_token(l, node, i);
+        behind |= ln_json_get(json, i, "Sequence") != 0;
+        if (id < 0) {
+            continue;
+        }
+        if ((behind ? t->n_after : t->n_before) == LN_MAX_TEMPLATE) {
+            return ln_fail(l->err, LN_UNSUPPORTED, "tokenizer.json: a template of more than %d tokens on one side",
+                           LN_MAX_TEMPLATE);
+        }
+        if (behind) {
+            t->after[t->n_after++] = id;
+        } else {
+            t->before[t->n_before++] = id;
+        }
     }
-    l->tokenizer->bos_id = template_token(l, node, ln_json_first(json, single));
-    l->tokenizer->add_bos = l->tokenizer->bos_id >= 0;
-    l->tokenizer->eos_id = template_token(l, node, last);
+    return LN_OK;
+}
+
+/* RobertaProcessing and BertProcessing: "cls" in front, "sep" behind, each [text, id]. */
+static int32_t pair_id(const ln_json_loader *l, uint32_t node, const char *key) {
+    uint32_t pair = ln_json_child(l, node, key, LN_JSON_ARRAY);
+    int32_t id = -1;
+    if (pair == 0 || l->json.nodes[pair].length != 2 || !ln_json_int(&l->json, ln_json_next(&l->json, pair + 1), &id)) {
+        return -1;
+    }
+    return id < l->tokenizer->vocab.n ? id : -1;
+}
+
+static ln_status load_post(ln_json_loader *l, uint32_t node) {
+    ln_tokenizer *t = l->tokenizer;
+    if (is_type(l, node, "RobertaProcessing") || is_type(l, node, "BertProcessing")) {
+        t->before[0] = pair_id(l, node, "cls");
+        t->after[0] = pair_id(l, node, "sep");
+        t->n_before = t->before[0] >= 0;
+        t->n_after = t->after[0] >= 0;
+    } else if (is_type(l, node, "TemplateProcessing")) {
+        ln_status status = load_template(l, node);
+        if (status != LN_OK) {
+            return status;
+        }
+    } else {
+        return LN_OK;
+    }
+    t->bos_id = t->n_before > 0 ? t->before[0] : -1;
+    t->eos_id = t->n_after > 0 ? t->after[t->n_after - 1] : -1;
+    t->add_bos = t->bos_id >= 0;
     return LN_OK;
 }
 

@@ -21,6 +21,52 @@ ln_status ln_add_normal(ln_tokenizer *t, ln_normal_kind kind, ln_string text, ln
     return ln_buffer_append(&step->text, text.data, text.length, err);
 }
 
+ln_status ln_add_normal_option(ln_tokenizer *t, ln_normal_kind kind, int option, ln_error *err) {
+    ln_status status = ln_add_normal(t, kind, (ln_string){"", 0}, NULL, err);
+    if (status == LN_OK) {
+        t->normal[t->n_normal - 1].option = option;
+    }
+    return status;
+}
+
+ln_status ln_add_charsmap(ln_tokenizer *t, ln_normal_kind kind, ln_string table, ln_error *err) {
+    ln_charsmap map;
+    ln_status status = ln_charsmap_open(table.data, table.length, &map, err);
+    status = status == LN_OK ? ln_add_normal(t, kind, (ln_string){"", 0}, NULL, err) : status;
+    if (status == LN_OK) {
+        t->normal[t->n_normal - 1].charsmap = map;
+    } else {
+        ln_charsmap_free(&map);
+    }
+    return status;
+}
+
+ln_status ln_add_bert_normalizer(ln_tokenizer *t, ln_bert_options options, ln_error *err) {
+    ln_status status = LN_OK;
+    if (options.clean_text) {
+        status = ln_add_normal_option(t, LN_NORMAL_CLEAN, 0, err);
+    }
+    if (status == LN_OK && options.handle_chinese_chars) {
+        status = ln_add_normal_option(t, LN_NORMAL_CHINESE, 0, err);
+    }
+    if (status == LN_OK && options.strip_accents) {
+        status = ln_add_normal_option(t, LN_NORMAL_NFD, 0, err);
+        status = status == LN_OK ? ln_add_normal_option(t, LN_NORMAL_DROP, LN_CLASS_NONSPACING_MARK, err) : status;
+    }
+    if (status == LN_OK && options.lowercase) {
+        status = ln_add_normal_option(t, LN_NORMAL_LOWER, 0, err);
+    }
+    return status;
+}
+
+ln_status ln_add_bert_pre_tokenizer(ln_tokenizer *t, ln_error *err) {
+    if (t->n_pre == LN_MAX_STEPS) {
+        return too_many("pre-tokenizer", err);
+    }
+    t->pre[t->n_pre++] = (ln_pre_step){.kind = LN_PRE_BERT};
+    return LN_OK;
+}
+
 ln_status ln_add_metaspace(ln_tokenizer *t, ln_string replacement, ln_prepend prepend, ln_error *err) {
     if (t->n_pre == LN_MAX_STEPS) {
         return too_many("pre-tokenizer", err);
@@ -132,6 +178,66 @@ void ln_finish_characters(ln_tokenizer *t, int byte_fallback) {
         char text[6] = {'<', '0', 'x', HEX[b >> 4], HEX[b & 15], '>'};
         t->byte_ids[b] = byte_fallback ? ln_vocab_find(&t->vocab, text, sizeof text) : -1;
     }
+}
+
+/* ---- pieces of unigram and WordPiece ------------------------------------------------------ */
+
+#define MAX_PIECE 512 /* bytes: every piece is looked for at each place of a text */
+
+ln_status ln_finish_trie(ln_tokenizer *t, ln_error *err) {
+    ln_trie_key *keys = ln_alloc((size_t)t->vocab.n, sizeof *keys, "the vocabulary", err);
+    if (keys == NULL) {
+        return LN_NO_MEMORY;
+    }
+    size_t n = 0;
+    ln_status status = LN_OK;
+    for (int32_t id = 0; id < t->vocab.n && status == LN_OK; id++) {
+        ln_string text = ln_vocab_text(&t->vocab, id);
+        if (!(t->vocab.pieces[id].flags & LN_PIECE_MODEL)) {
+            continue;
+        }
+        if (text.length > MAX_PIECE) {
+            status = ln_fail(err, LN_UNSUPPORTED, "token %d is %zu bytes long; at most %d are supported", id,
+                             text.length, MAX_PIECE);
+        }
+        keys[n++] = (ln_trie_key){text.data, (uint32_t)text.length, id};
+    }
+    status = status == LN_OK ? ln_trie_open(keys, n, &t->trie, err) : status;
+    free(keys);
+    return status;
+}
+
+/* Takes the space off where clean_up_tokenization of the tokenizers library does; text begins with it. */
+static int joins_word_before(ln_string text) {
+    static const char *const JOINED[] = {".", "?", "!", ",", "n't", "'m", "'s", "'ve", "'re"};
+    for (size_t i = 0; i < sizeof JOINED / sizeof JOINED[0]; i++) {
+        size_t length = strlen(JOINED[i]);
+        if (text.length >= length && memcmp(text.data, JOINED[i], length) == 0) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+ln_status ln_decode_wordpiece(ln_tokenizer *t, ln_string prefix, int cleanup, ln_error *err) {
+    char text[MAX_PIECE + 1];
+    ln_status status = LN_OK;
+    for (int32_t id = 0; id < t->vocab.n && status == LN_OK; id++) {
+        ln_string piece = ln_vocab_text(&t->vocab, id);
+        if (!(t->vocab.pieces[id].flags & LN_PIECE_PRESENT) || piece.length > MAX_PIECE) {
+            continue;
+        }
+        int inner = piece.length >= prefix.length && memcmp(piece.data, prefix.data, prefix.length) == 0;
+        size_t skipped = inner ? prefix.length : 0;
+        size_t n = 0;
+        if (!inner && !(cleanup && joins_word_before(piece))) {
+            text[n++] = ' ';
+        }
+        memcpy(text + n, piece.data + skipped, piece.length - skipped);
+        status = ln_vocab_set_bytes(&t->vocab, id, text, n + piece.length - skipped, err);
+    }
+    t->strip_left = 1;
+    return status;
 }
 
 int ln_byte_piece(ln_string text) {

@@ -1,4 +1,4 @@
-/* pretokenize.c - splits text into the words that BPE works on.
+/* pretokenize.c - splits text into the words that the model works on.
  *
  * Each step hands the parts it finds to the next one as it finds them, so no list of words
  * is ever built. Behaviours as in the tokenizers library (SplitDelimiterBehavior).
@@ -130,16 +130,56 @@ static ln_status prefix_space(ln_encoder *e, size_t index, ln_string text, int a
     return status == LN_OK ? run_steps(e, index + 1, (ln_string){out->data, out->length}, at_start) : status;
 }
 
+static int is_bert_punctuation(const char *text) {
+    unsigned char c = (unsigned char)text[0];
+    if (c < 0x80) {
+        return c > ' ' && c < 0x7F && !((c >= '0' && c <= '9') || ((c | 0x20) >= 'a' && (c | 0x20) <= 'z'));
+    }
+    return ln_unicode_is(LN_CLASS_BERT_PUNCTUATION, ln_utf8_get(text));
+}
+
+static ln_status bert(ln_encoder *e, size_t index, ln_string text, int at_start) {
+    ln_status status = LN_OK;
+    size_t start = 0;
+    for (size_t i = 0; i <= text.length && status == LN_OK;) {
+        size_t width = i < text.length ? ln_utf8_length(text.data[i]) : 1;
+        int is_space = i == text.length || ln_unicode_is_space(ln_utf8_get(text.data + i));
+        int is_alone = !is_space && is_bert_punctuation(text.data + i);
+        if ((is_space || is_alone) && i > start) {
+            status = run_steps(e, index + 1, (ln_string){text.data + start, i - start}, at_start && start == 0);
+        }
+        if (is_alone && status == LN_OK) {
+            status = run_steps(e, index + 1, (ln_string){text.data + i, width}, at_start && i == 0);
+        }
+        i += width;
+        start = is_space || is_alone ? i : start;
+    }
+    return status;
+}
+
+static ln_status encode_word(ln_encoder *e, ln_string word) {
+    switch (e->tokenizer->model) {
+    case LN_MODEL_UNIGRAM:
+        return ln_unigram_encode(e, word.data, word.length);
+    case LN_MODEL_WORDPIECE:
+        return ln_wordpiece_encode(e, word.data, word.length);
+    default:
+        return ln_bpe_encode(e, word.data, word.length);
+    }
+}
+
 /* Recursion is at most LN_MAX_STEPS deep. */
 static ln_status run_steps(ln_encoder *e, size_t index, ln_string text, int at_start) {
     if (index == e->tokenizer->n_pre) {
-        return ln_bpe_encode(e, text.data, text.length);
+        return encode_word(e, text);
     }
     switch (e->tokenizer->pre[index].kind) {
     case LN_PRE_SPLIT:
         return split(e, index, text, at_start);
     case LN_PRE_METASPACE:
         return metaspace(e, index, text, at_start);
+    case LN_PRE_BERT:
+        return bert(e, index, text, at_start);
     default:
         return prefix_space(e, index, text, at_start);
     }

@@ -48,9 +48,12 @@ void ln_tokenizer_close(ln_tokenizer *tokenizer) {
     }
     ln_vocab_free(&tokenizer->vocab);
     ln_merges_free(&tokenizer->merges);
+    ln_trie_free(&tokenizer->trie);
+    free(tokenizer->scores);
     for (size_t i = 0; i < tokenizer->n_normal; i++) {
         ln_regex_free(tokenizer->normal[i].regex);
         ln_buffer_free(&tokenizer->normal[i].text);
+        ln_charsmap_free(&tokenizer->normal[i].charsmap);
     }
     for (size_t i = 0; i < tokenizer->n_pre; i++) {
         ln_regex_free(tokenizer->pre[i].regex);
@@ -70,8 +73,11 @@ int32_t ln_tokenizer_describe(const ln_tokenizer *tokenizer, ln_tokenizer_info *
         .bos_id = tokenizer->bos_id,
         .eos_id = tokenizer->eos_id,
         .add_bos = tokenizer->add_bos,
+        .add_eos = tokenizer->n_after > 0 && tokenizer->after[tokenizer->n_after - 1] == tokenizer->eos_id,
     };
-    memcpy(out->kind, tokenizer->byte_level ? "bpe" : "spm", 4);
+    static const char *const KINDS[] = {"spm", "unigram", "wordpiece"};
+    const char *kind = tokenizer->byte_level ? "bpe" : KINDS[tokenizer->model];
+    memcpy(out->kind, kind, strlen(kind) + 1);
     return LN_OK;
 }
 
@@ -107,6 +113,12 @@ void ln_encoder_close(ln_encoder *e) {
     ln_buffer_free(&e->heap);
 }
 
+static void emit_all(ln_encoder *e, const int32_t *ids, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        ln_encoder_emit(e, ids[i]);
+    }
+}
+
 int32_t ln_tokenizer_encode(const ln_tokenizer *tokenizer, const char *text, size_t n_bytes, uint32_t flags,
                             int32_t *ids, int64_t capacity, int64_t *n_ids, ln_error *err) {
     if (tokenizer == NULL || n_ids == NULL || (text == NULL && n_bytes > 0) || (ids == NULL && capacity > 0) ||
@@ -129,9 +141,12 @@ int32_t ln_tokenizer_encode(const ln_tokenizer *tokenizer, const char *text, siz
     e.inside = (flags & LN_ENCODE_INSIDE) != 0;
     e.ids = ids;
     e.capacity = capacity;
+    int framed = (flags & LN_ENCODE_FRAMED) != 0;
+    emit_all(&e, tokenizer->before, framed ? tokenizer->n_before : 0);
     if (status == LN_OK && n_bytes > 0) {
         status = ln_added_split(&e, &tokenizer->added[0], input, 1, encode_given);
     }
+    emit_all(&e, tokenizer->after, framed ? tokenizer->n_after : 0);
     ln_encoder_close(&e);
     ln_buffer_free(&repaired);
     *n_ids = status == LN_OK ? e.n_ids : 0;

@@ -1,14 +1,17 @@
 /* tokenizer.h - the parts of a tokenizer and the order in which text passes through them.
  *
- *     text -> added tokens -> normalizer -> added tokens (normalised) -> pre-tokenizer -> BPE
+ *     text -> added tokens -> normalizer -> added tokens (normalised) -> pre-tokenizer -> model
  *
- * Every kind of tokenizer file is turned into this one structure: byte-level BPE and
- * SentencePiece BPE differ in their steps and in where the first symbols of a word come from.
+ * Every kind of tokenizer file is turned into this one structure. The model makes ids of a word: byte
+ * pair encoding, unigram or WordPiece. Byte-level BPE and SentencePiece BPE differ in their steps and
+ * in where the first symbols of a word come from.
  */
 #ifndef LINNET_TOKENIZER_H
 #define LINNET_TOKENIZER_H
 
+#include "charsmap.h"
 #include "regex.h"
+#include "trie.h"
 #include "vocab.h"
 
 #define LN_MAX_STEPS 16
@@ -19,14 +22,30 @@
 
 typedef enum ln_normal_kind {
     LN_NORMAL_NFC,
-    LN_NORMAL_PREPEND, /* text in front, unless there is none to be in front of */
-    LN_NORMAL_REPLACE, /* every match of regex by text */
+    LN_NORMAL_NFD,
+    LN_NORMAL_NFKC,
+    LN_NORMAL_NFKD,
+    LN_NORMAL_LOWER,
+    LN_NORMAL_STRIP,   /* white space at the ends: LN_STRIP_* */
+    LN_NORMAL_DROP,    /* the characters of a class of unicode.h */
+    LN_NORMAL_CLEAN,   /* BERT: no control characters, and every white space is a space */
+    LN_NORMAL_CHINESE, /* BERT: spaces around ideographs */
+    LN_NORMAL_NMT,     /* the same for machine translation: other lists of characters */
+    LN_NORMAL_CHARSMAP,
+    LN_NORMAL_CLUSTERS, /* the charsmap as the tokenizers library applies it */
+    LN_NORMAL_SQUEEZE,  /* SentencePiece: one space for several, none at the ends */
+    LN_NORMAL_PREPEND,  /* text in front, unless there is none to be in front of */
+    LN_NORMAL_REPLACE,  /* every match of regex by text */
 } ln_normal_kind;
+
+enum { LN_STRIP_LEFT = 1, LN_STRIP_RIGHT = 2 };
 
 typedef struct ln_normal_step {
     ln_normal_kind kind;
+    int option; /* LN_STRIP_*, or an ln_character_class */
     ln_buffer text;
     ln_regex *regex;
+    ln_charsmap charsmap;
 } ln_normal_step;
 
 /* ---- pre-tokenizer ---------------------------------------------------------------- */
@@ -43,6 +62,7 @@ typedef enum ln_pre_kind {
     LN_PRE_SPLIT,     /* at the matches of regex */
     LN_PRE_METASPACE, /* ' ' becomes text; text in front as prepend says */
     LN_PRE_SPACE,     /* ' ' in front, where there is none */
+    LN_PRE_BERT,      /* at white space, which goes, and around every punctuation character */
 } ln_pre_kind;
 
 typedef enum ln_prepend { LN_PREPEND_NEVER, LN_PREPEND_FIRST, LN_PREPEND_ALWAYS } ln_prepend;
@@ -78,13 +98,25 @@ typedef struct ln_added_set {
 
 /* ---- the tokenizer ------------------------------------------------------------------ */
 
+typedef enum ln_word_model { LN_MODEL_BPE, LN_MODEL_UNIGRAM, LN_MODEL_WORDPIECE } ln_word_model;
+
+#define LN_MAX_TEMPLATE 8 /* tokens that the makers put in front of a text, or behind it */
+
 struct ln_tokenizer {
     ln_vocab vocab;
-    ln_merges merges;
+    ln_word_model model;
+    ln_merges merges;        /* BPE */
+    ln_trie trie;            /* the others */
+    double *scores;          /* unigram: [vocab.n], log probabilities */
+    double unknown_score;
+    int float_scores;        /* sums of them are rounded to float */
+    uint32_t first_node;     /* WordPiece: where the pieces that begin a word are, and the others */
+    uint32_t inner_node;
+    size_t max_word_characters;
     int byte_level;         /* words are split into bytes, else into characters */
     int ignore_merges;      /* a word that is a piece is that piece */
     int fuse_unk;           /* neighbouring unknown characters are one unknown */
-    int cuts_at_space;      /* no merge crosses from another character to U+2581 */
+    int cuts_at_space;      /* no merge or piece crosses from another character to U+2581 */
     int32_t unk_id;         /* -1: unknown characters are dropped */
     int32_t byte_ids[256];  /* byte level: the piece of a byte; else byte fallback; -1: none */
     int32_t ascii_ids[128]; /* not byte level: the piece of an ASCII character; -1: none */
@@ -97,6 +129,10 @@ struct ln_tokenizer {
     int32_t bos_id;
     int32_t eos_id;
     int add_bos;
+    int32_t before[LN_MAX_TEMPLATE]; /* what the makers put in front of a text, add_bos included */
+    size_t n_before;
+    int32_t after[LN_MAX_TEMPLATE];
+    size_t n_after;
 };
 
 /* What one call of ln_tokenizer_encode works with. */
@@ -149,11 +185,19 @@ ln_status ln_next_match(ln_encoder *e, const ln_regex *regex, ln_string text, ln
  * whole text does. */
 ln_status ln_pretokenize(ln_encoder *e, ln_string text, int at_start);
 
-/* bpe.c: appends the ids of one word. */
+/* bpe.c, unigram.c, wordpiece.c: append the ids of one word. */
 ln_status ln_bpe_encode(ln_encoder *e, const char *word, size_t length);
+ln_status ln_unigram_encode(ln_encoder *e, const char *word, size_t length);
+ln_status ln_wordpiece_encode(ln_encoder *e, const char *word, size_t length);
 
 /* bpe.c: fills in cuts_at_space, once the merges are there. */
 void ln_bpe_find_cuts(ln_tokenizer *tokenizer);
+
+/* unigram.c: what follows from the pieces and the lowest of their scores. */
+void ln_unigram_finish(ln_tokenizer *tokenizer, double lowest_score);
+
+/* wordpiece.c: the prefixes that pieces have in the trie, at the start of a word and within one. */
+void ln_wordpiece_finish(ln_tokenizer *tokenizer, ln_string first, ln_string inner);
 
 /* added.c */
 ln_status ln_added_add(ln_added_set *set, ln_added_token token, ln_string text, ln_error *err);
@@ -177,6 +221,21 @@ ln_status ln_load_gguf(ln_tokenizer *tokenizer, const void *data, size_t size, l
  * also after an error. */
 ln_status ln_add_normal(ln_tokenizer *tokenizer, ln_normal_kind kind, ln_string text, ln_regex *regex,
                         ln_error *err);
+ln_status ln_add_normal_option(ln_tokenizer *tokenizer, ln_normal_kind kind, int option, ln_error *err);
+
+/* The table of a precompiled_charsmap; kind says how it is applied. */
+ln_status ln_add_charsmap(ln_tokenizer *tokenizer, ln_normal_kind kind, ln_string table, ln_error *err);
+
+/* The steps of BERT (Devlin et al. 2018), one by one. */
+typedef struct ln_bert_options {
+    int clean_text;
+    int handle_chinese_chars;
+    int strip_accents;
+    int lowercase;
+} ln_bert_options;
+
+ln_status ln_add_bert_normalizer(ln_tokenizer *tokenizer, ln_bert_options options, ln_error *err);
+ln_status ln_add_bert_pre_tokenizer(ln_tokenizer *tokenizer, ln_error *err);
 ln_status ln_add_metaspace(ln_tokenizer *tokenizer, ln_string replacement, ln_prepend prepend, ln_error *err);
 ln_status ln_add_prefix_space(ln_tokenizer *tokenizer, ln_error *err);
 ln_status ln_add_split(ln_tokenizer *tokenizer, ln_regex *regex, ln_split_behavior behavior, int invert,
@@ -201,6 +260,13 @@ ln_status ln_finish_byte_level(ln_tokenizer *tokenizer, ln_error *err);
 
 /* load_steps.c: the pieces of single ASCII characters, and of bytes as <0xXX>. */
 void ln_finish_characters(ln_tokenizer *tokenizer, int byte_fallback);
+
+/* load_steps.c: the trie of all pieces that lookups may produce. */
+ln_status ln_finish_trie(ln_tokenizer *tokenizer, ln_error *err);
+
+/* load_steps.c: what WordPiece pieces decode to: a space in front, none behind the prefix. cleanup: and none in
+ * front of punctuation, nor within English contractions. */
+ln_status ln_decode_wordpiece(ln_tokenizer *tokenizer, ln_string prefix, int cleanup, ln_error *err);
 
 /* The byte that a piece like <0x0A> names, -1 for another text. */
 int ln_byte_piece(ln_string text);

@@ -1,4 +1,4 @@
-/* unicode.c - UTF-8, character properties and Normalization Form C. */
+/* unicode.c - UTF-8, character properties, case and the normalization forms. */
 #include "unicode.h"
 
 #include <stdlib.h>
@@ -22,6 +22,24 @@ typedef struct composition {
     uint32_t composite;
 } composition;
 
+typedef struct compatible {
+    uint32_t character;
+    uint16_t text; /* in COMPATIBLE_TEXT */
+    uint16_t length;
+} compatible;
+
+typedef struct case_run {
+    uint32_t first;
+    uint32_t last;
+    int32_t step;
+    int32_t distance; /* from a character to its lower case */
+} case_run;
+
+typedef struct code_run {
+    uint32_t first;
+    uint32_t last;
+} code_run;
+
 #include "unicode_tables.h"
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
@@ -38,6 +56,89 @@ int ln_unicode_is_space(uint32_t code_point) {
     }
     uint32_t category = ln_unicode_properties(code_point) & LN_PROPERTY_CATEGORY;
     return (category >= LN_ZS && category <= LN_ZP) || category == LN_NEXT_LINE;
+}
+
+static int is_in_runs(const code_run *runs, size_t n, uint32_t code_point) {
+    size_t low = 0;
+    size_t high = n;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (code_point > runs[middle].last) {
+            low = middle + 1;
+        } else if (code_point < runs[middle].first) {
+            high = middle;
+        } else {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+int ln_unicode_is(ln_character_class class, uint32_t code_point) {
+    static const struct {
+        const code_run *runs;
+        size_t n;
+    } CLASSES[] = {{MARKS, COUNT(MARKS)},
+                   {NONSPACING_MARKS, COUNT(NONSPACING_MARKS)},
+                   {BERT_CONTROLS, COUNT(BERT_CONTROLS)},
+                   {BERT_PUNCTUATION, COUNT(BERT_PUNCTUATION)},
+                   {NMT_CONTROLS, COUNT(NMT_CONTROLS)},
+                   {NMT_SPACES, COUNT(NMT_SPACES)}};
+    return is_in_runs(CLASSES[class].runs, CLASSES[class].n, code_point);
+}
+
+size_t ln_unicode_lower(uint32_t code_point, char out[4]) {
+    if (code_point < 0x80) {
+        out[0] = (char)(code_point >= 'A' && code_point <= 'Z' ? code_point + 32 : code_point);
+        return 1;
+    }
+    if (code_point == 0x130) { /* the only lower case of two characters */
+        memcpy(out, "i\xCC\x87", 3);
+        return 3;
+    }
+    size_t low = 0;
+    size_t high = COUNT(LOWER);
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        const case_run *run = &LOWER[middle];
+        if (code_point > run->last) {
+            low = middle + 1;
+        } else if (code_point < run->first) {
+            high = middle;
+        } else {
+            int is_member = (code_point - run->first) % (uint32_t)run->step == 0;
+            return ln_utf8_put(is_member ? code_point + (uint32_t)run->distance : code_point, out);
+        }
+    }
+    return ln_utf8_put(code_point, out);
+}
+
+/* Exact for the clusters of less than six bytes, which are what the callers look for: marks and joiners belong to
+ * the character before them, unless that is a control character. Flags and Hangul are longer. */
+size_t ln_unicode_cluster_length(const char *text, size_t length) {
+    uint32_t c = ln_utf8_get(text);
+    size_t n = ln_utf8_length(text[0]);
+    if (c == '\r' && length > 1 && text[1] == '\n') {
+        return 2;
+    }
+    uint32_t category = ln_unicode_properties(c) & LN_PROPERTY_CATEGORY;
+    int is_control = category == LN_CC || category == LN_CF || category == LN_ZL || category == LN_ZP ||
+                     category == LN_NEXT_LINE;
+    if (is_control && c != 0x200C && c != 0x200D) {
+        return n;
+    }
+    while (n < length && (unsigned char)text[n] >= 0xCC) {
+        uint32_t next = ln_utf8_get(text + n);
+        uint32_t kind = ln_unicode_properties(next) & LN_PROPERTY_CATEGORY;
+        int joins = (kind >= LN_MN && kind <= LN_ME) || next == 0x200C || next == 0x200D;
+        int follows_joiner = category == LN_SO && kind == LN_SO && (unsigned char)text[n - 1] == 0x8D &&
+                             n > 3 && ln_utf8_get(text + n - 3) == 0x200D;
+        if (!joins && !follows_joiner) {
+            break;
+        }
+        n += ln_utf8_length(text[n]);
+    }
+    return n;
 }
 
 /* ---- UTF-8 ------------------------------------------------------------------ */
@@ -149,7 +250,7 @@ size_t ln_utf8_put(uint32_t code_point, char out[4]) {
     return 4;
 }
 
-/* ---- Normalization Form C -------------------------------------------------- */
+/* ---- normalization forms -------------------------------------------------- */
 
 /* Hangul syllables are composed by arithmetic (Unicode 16.0, section 3.12). */
 enum {
@@ -198,6 +299,23 @@ static const decomposition *find_decomposition(uint32_t code_point) {
             return &DECOMPOSITION[middle];
         }
         if (DECOMPOSITION[middle].character < code_point) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return NULL;
+}
+
+static const compatible *find_compatible(uint32_t code_point) {
+    size_t low = 0;
+    size_t high = COUNT(COMPATIBLE);
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (COMPATIBLE[middle].character == code_point) {
+            return &COMPATIBLE[middle];
+        }
+        if (COMPATIBLE[middle].character < code_point) {
             low = middle + 1;
         } else {
             high = middle;
@@ -346,12 +464,15 @@ static void compose_run(sequence *run) {
     run->length = kept;
 }
 
-static ln_status flush_run(sequence *run, ln_buffer *out) {
+/* Appends the characters of a run, in order, and empties it. */
+static ln_status flush_run(sequence *run, int composes, ln_buffer *out) {
     ln_status status = order_marks(run);
     if (status != LN_OK) {
         return status;
     }
-    compose_run(run);
+    if (composes) {
+        compose_run(run);
+    }
     status = ln_buffer_reserve(out, run->length * 4, run->err);
     if (status != LN_OK) {
         return status;
@@ -363,32 +484,50 @@ static ln_status flush_run(sequence *run, ln_buffer *out) {
     return LN_OK;
 }
 
-static int is_active(const char *text) {
-    return (unsigned char)text[0] >= 0xCC && (ln_unicode_properties(ln_utf8_get(text)) & LN_PROPERTY_NFC) != 0;
+/* May a character change in this form, or change with the one before it? */
+static int is_active(ln_normal_form form, const char *text) {
+    unsigned char lead = (unsigned char)text[0];
+    if (form == LN_FORM_C) {
+        return lead >= 0xCC && (ln_unicode_properties(ln_utf8_get(text)) & LN_PROPERTY_NFC) != 0;
+    }
+    return lead >= 0xC2; /* the other forms change many characters: nothing beyond ASCII is passed over */
+}
+
+static ln_status push_form(sequence *run, ln_normal_form form, uint32_t code_point) {
+    const compatible *c = form >= LN_FORM_KC && code_point >= 0xA0 ? find_compatible(code_point) : NULL;
+    if (c == NULL) {
+        return push_decomposed(run, code_point);
+    }
+    ln_status status = LN_OK;
+    for (uint16_t i = 0; i < c->length && status == LN_OK; i++) {
+        status = push(run, COMPATIBLE_TEXT[c->text + i]);
+    }
+    return status;
 }
 
 /* Only runs of active characters, each with the character in front of it, can change:
  * everything else is copied. */
-ln_status ln_unicode_nfc(const char *text, size_t length, ln_buffer *out, ln_error *err) {
+ln_status ln_unicode_normalize(ln_normal_form form, const char *text, size_t length, ln_buffer *out, ln_error *err) {
     sequence run = {.err = err};
+    int composes = form == LN_FORM_C || form == LN_FORM_KC;
     ln_status status = LN_OK;
     size_t copied = 0;
     size_t previous = 0; /* start of the character before i */
     size_t i = 0;
     while (i < length && status == LN_OK) {
-        if (!is_active(text + i)) {
+        if (!is_active(form, text + i)) {
             previous = i;
             i += ln_utf8_length(text[i]);
             continue;
         }
         status = ln_buffer_append(out, text + copied, previous - copied, err);
         size_t j = previous;
-        while (status == LN_OK && j < length && (j <= i || is_active(text + j))) {
-            status = push_decomposed(&run, ln_utf8_get(text + j));
+        while (status == LN_OK && j < length && (j <= i || is_active(form, text + j))) {
+            status = push_form(&run, form, ln_utf8_get(text + j));
             j += ln_utf8_length(text[j]);
         }
         if (status == LN_OK) {
-            status = flush_run(&run, out);
+            status = flush_run(&run, composes, out);
         }
         copied = previous = i = j;
     }

@@ -1,4 +1,4 @@
-/* unicode.h - UTF-8, character properties and Normalization Form C. */
+/* unicode.h - UTF-8, character properties, case and the normalization forms. */
 #ifndef LINNET_UNICODE_H
 #define LINNET_UNICODE_H
 
@@ -60,7 +60,27 @@ static inline uint32_t ln_utf8_get(const char *text) {
            (b[3] & 0x3Fu);
 }
 
-/* Appends the Normalization Form C (UAX #15) of valid UTF-8. */
-ln_status ln_unicode_nfc(const char *text, size_t length, ln_buffer *out, ln_error *err);
+typedef enum ln_normal_form { LN_FORM_C, LN_FORM_D, LN_FORM_KC, LN_FORM_KD } ln_normal_form;
+
+/* Appends a normalization form (UAX #15) of valid UTF-8. */
+ln_status ln_unicode_normalize(ln_normal_form form, const char *text, size_t length, ln_buffer *out, ln_error *err);
+
+/* Classes of characters that steps of tokenizers drop or split at, as the tokenizers library has them. */
+typedef enum ln_character_class {
+    LN_CLASS_MARK,             /* StripAccents */
+    LN_CLASS_NONSPACING_MARK,  /* strip_accents of BERT */
+    LN_CLASS_BERT_CONTROL,
+    LN_CLASS_BERT_PUNCTUATION,
+    LN_CLASS_NMT_CONTROL,
+    LN_CLASS_NMT_SPACE,
+} ln_character_class;
+
+int ln_unicode_is(ln_character_class class, uint32_t code_point);
+
+/* The lower case of one character, as UTF-8; its length, at most 4. */
+size_t ln_unicode_lower(uint32_t code_point, char out[4]);
+
+/* Bytes of the grapheme cluster (UAX #29) at the start of valid UTF-8. */
+size_t ln_unicode_cluster_length(const char *text, size_t length);
 
 #endif

@@ -1,0 +1,156 @@
+/* unigram.c - the most probable way to cut a word into pieces (Kudo 2018, arXiv:1804.10959).
+ *
+ * Viterbi's algorithm over the pieces that start at each place. Ids equal those of sentencepiece and of the
+ * tokenizers library, which differ in how they round: the first keeps sums of log probabilities as float.
+ */
+#include <string.h>
+
+#include "tokenizer.h"
+#include "unicode.h"
+
+#define UNKNOWN_PENALTY 10.0 /* an unknown character is this much less probable than the rarest piece */
+#define NO_START UINT32_MAX
+
+/* The best way to reach one place of the text. */
+typedef struct path_end {
+    double score;
+    uint32_t start; /* of its last piece; NO_START: not reached yet */
+    int32_t id;
+} path_end;
+
+static void offer(path_end *end, double score, int rounded, uint32_t start, int32_t id) {
+    if (end->start == NO_START || score > end->score) {
+        *end = (path_end){rounded ? (double)(float)score : score, start, id};
+    }
+}
+
+/* Fills in the ends of the paths over text; ends[0] is given. */
+static void find_paths(const ln_tokenizer *t, const char *text, size_t length, path_end *ends) {
+    for (size_t i = 1; i <= length; i++) {
+        ends[i].start = NO_START;
+    }
+    double unknown_score = t->unknown_score;
+    for (size_t start = 0; start < length;) {
+        double so_far = ends[start].score;
+        size_t width = ln_utf8_length(text[start]);
+        int has_character = 0;
+        uint32_t node = LN_TRIE_ROOT;
+        for (size_t i = start; i < length; i++) {
+            node = ln_trie_step(&t->trie, node, (unsigned char)text[i]);
+            if (node == LN_TRIE_NONE) {
+                break;
+            }
+            int32_t id = t->trie.ids[node];
+            if (id >= 0) {
+                offer(&ends[i + 1], so_far + t->scores[id], t->float_scores, (uint32_t)start, id);
+                has_character |= i + 1 - start == width;
+            }
+        }
+        if (!has_character) {
+            double score = so_far + unknown_score;
+            offer(&ends[start + width], t->float_scores ? (double)(float)score : score, t->float_scores,
+                  (uint32_t)start, t->unk_id);
+        }
+        start += width;
+    }
+}
+
+/* Unknown text: its bytes where all of them are pieces, else one unknown for the whole run. */
+static void emit_unknown(ln_encoder *e, const char *text, size_t length) {
+    const ln_tokenizer *t = e->tokenizer;
+    int known = 1;
+    for (size_t i = 0; i < length; i++) {
+        known &= t->byte_ids[(unsigned char)text[i]] >= 0;
+    }
+    if (!known) {
+        if (t->unk_id >= 0) {
+            ln_encoder_emit(e, t->unk_id);
+        }
+        return;
+    }
+    for (size_t i = 0; i < length; i++) {
+        ln_encoder_emit(e, t->byte_ids[(unsigned char)text[i]]);
+    }
+}
+
+/* Emits the pieces of the best path, which is linked from its end: turned round in place. */
+static void emit_path(ln_encoder *e, const char *text, size_t length, path_end *ends) {
+    uint32_t next = NO_START;
+    for (uint32_t at = (uint32_t)length;;) {
+        uint32_t start = ends[at].start;
+        ends[at].start = next; /* from now on: where the piece behind this place ends */
+        next = at;
+        if (at == 0) {
+            break;
+        }
+        at = start;
+    }
+    size_t unknown = 0; /* bytes of unknown text that wait in front of `at` */
+    for (uint32_t at = 0; ends[at].start != NO_START;) {
+        uint32_t end = ends[at].start;
+        if (ends[end].id == e->tokenizer->unk_id) {
+            unknown += end - at;
+        } else {
+            if (unknown > 0) {
+                emit_unknown(e, text + at - unknown, unknown);
+                unknown = 0;
+            }
+            ln_encoder_emit(e, ends[end].id);
+        }
+        at = end;
+    }
+    if (unknown > 0) {
+        emit_unknown(e, text + length - unknown, unknown);
+    }
+}
+
+/* Bytes up to the next place that every path passes through: in front of a space symbol, where no piece holds one
+ * behind another character. */
+static size_t part_length(const ln_tokenizer *t, const char *text, size_t length) {
+    int was_space = 1;
+    size_t i = 0;
+    while (t->cuts_at_space && i < length) {
+        int is_space = length - i >= 3 && memcmp(text + i, LN_SPACE_SYMBOL, 3) == 0;
+        if (is_space && !was_space) {
+            return i;
+        }
+        was_space = is_space;
+        i += ln_utf8_length(text[i]);
+    }
+    return length;
+}
+
+ln_status ln_unigram_encode(ln_encoder *e, const char *word, size_t length) {
+    double score = 0;
+    for (size_t done = 0; done < length;) {
+        size_t part = part_length(e->tokenizer, word + done, length - done);
+        e->symbols.length = 0;
+        ln_status status = ln_buffer_reserve(&e->symbols, (part + 1) * sizeof(path_end), e->err);
+        if (status != LN_OK) {
+            return status;
+        }
+        path_end *ends = (path_end *)(void *)e->symbols.data;
+        ends[0] = (path_end){.score = score};
+        find_paths(e->tokenizer, word + done, part, ends);
+        score = ends[part].score;
+        emit_path(e, word + done, part, ends);
+        done += part;
+    }
+    return LN_OK;
+}
+
+void ln_unigram_finish(ln_tokenizer *t, double lowest_score) {
+    t->unknown_score = t->float_scores ? (double)((float)lowest_score - (float)UNKNOWN_PENALTY)
+                                       : lowest_score - UNKNOWN_PENALTY;
+    t->cuts_at_space = 1;
+    for (int32_t id = 0; id < t->vocab.n && t->cuts_at_space; id++) {
+        const ln_piece *piece = &t->vocab.pieces[id];
+        ln_string text = ln_vocab_text(&t->vocab, id);
+        int was_space = 1;
+        for (size_t i = 0; (piece->flags & LN_PIECE_MODEL) && i < text.length; i += ln_utf8_length(text.data[i])) {
+            int is_space = text.length - i >= 3 && memcmp(text.data + i, LN_SPACE_SYMBOL, 3) == 0;
+            t->cuts_at_space &= !is_space || was_space;
+            was_space = is_space;
+        }
+    }
+}
