@@ -546,6 +546,7 @@ ln_status ln_gguf_array_of(const ln_gguf *gguf, const char *key, ln_gguf_type ty
     if (!matches) {
         return wrong_type(key, type == LN_GGUF_STRING ? "an array of strings"
                                : type == LN_GGUF_F32  ? "an array of 32-bit floats"
+                               : type == LN_GGUF_U8   ? "an array of bytes"
                                                       : "an array of 32-bit integers", err);
     }
     *out = pair->array;

@@ -86,7 +86,7 @@ ln_status ln_gguf_f32(const ln_gguf *gguf, const char *key, float *out, ln_error
 ln_status ln_gguf_bool(const ln_gguf *gguf, const char *key, int *out, ln_error *err);
 ln_status ln_gguf_string(const ln_gguf *gguf, const char *key, ln_string *out, ln_error *err);
 
-/* The array called key. type is LN_GGUF_STRING, LN_GGUF_I32 (u32 and bool are taken too) or LN_GGUF_F32;
+/* The array called key. type is LN_GGUF_STRING, LN_GGUF_I32 (u32 and bool are taken too), LN_GGUF_F32 or LN_GGUF_U8;
  * LN_BAD_FILE for other elements. An absent key is LN_OK with length 0. */
 ln_status ln_gguf_array_of(const ln_gguf *gguf, const char *key, ln_gguf_type type, ln_gguf_array *out,
                            ln_error *err);

@@ -25,7 +25,9 @@ typedef struct gguf_loader {
     ln_gguf_array tokens;
     ln_gguf_array types;
     int byte_level;
+    int wordpiece;
     size_t size; /* of the file */
+    ln_buffer scratch;
     ln_error *err;
 } gguf_loader;
 
@@ -53,7 +55,7 @@ static ln_status set_decoded_text(gguf_loader *l, int32_t id, int32_t type, ln_s
         char decoded = (char)byte;
         return ln_vocab_set_bytes(vocab, id, &decoded, 1, l->err);
     }
-    if (l->byte_level || type == TYPE_USER_DEFINED || type == TYPE_CONTROL || text.length > MAX_SCORED_LENGTH) {
+    if (l->byte_level || l->wordpiece || type == TYPE_USER_DEFINED || type == TYPE_CONTROL || text.length > MAX_SCORED_LENGTH) {
         return LN_OK;
     }
     char decoded[MAX_SCORED_LENGTH];
@@ -74,6 +76,7 @@ static ln_status add_piece(gguf_loader *l, int32_t id, ln_string text) {
     }
     uint32_t flags = special ? LN_PIECE_SPECIAL : LN_PIECE_MODEL;
     flags |= type == TYPE_USER_DEFINED ? LN_PIECE_LITERAL : 0;
+    flags |= type == TYPE_NORMAL ? 0 : LN_PIECE_APART;
     int first; /* a text that occurs twice is encoded as the first */
     ln_status status = ln_vocab_add(&l->tokenizer->vocab, id, text, flags, &first, l->err);
     status = status == LN_OK ? set_decoded_text(l, id, type, text) : status;
@@ -84,6 +87,20 @@ static ln_status add_piece(gguf_loader *l, int32_t id, ln_string text) {
     if (type == TYPE_UNKNOWN && l->tokenizer->unk_id < 0) {
         l->tokenizer->unk_id = id;
     }
+    return status;
+}
+
+/* GGUF marks the WordPiece pieces that begin a word with U+2581, BERT those that do not with ##; ours are BERT's. */
+static ln_status as_bert_writes(gguf_loader *l, int32_t id, ln_string *text) {
+    if (!l->wordpiece || type_of(l, id) != TYPE_NORMAL) {
+        return LN_OK;
+    }
+    int first = text->length >= 3 && memcmp(text->data, LN_SPACE_SYMBOL, 3) == 0;
+    size_t skipped = first ? 3 : 0;
+    l->scratch.length = 0;
+    ln_status status = ln_buffer_append(&l->scratch, "##", first ? 0 : 2, l->err);
+    status = status == LN_OK ? ln_buffer_append(&l->scratch, text->data + skipped, text->length - skipped, l->err) : status;
+    *text = (ln_string){l->scratch.data, l->scratch.length};
     return status;
 }
 
@@ -107,9 +124,23 @@ static ln_status load_pieces(gguf_loader *l) {
         if (!ln_gguf_array_next(&cursor, &text)) {
             return ln_fail(l->err, LN_BAD_FILE, "the tokens of the GGUF file end at %d of %d", id, n);
         }
-        status = add_piece(l, id, text);
+        status = as_bert_writes(l, id, &text);
+        status = status == LN_OK ? add_piece(l, id, text) : status;
     }
     return status == LN_OK ? ln_added_finish(&l->tokenizer->added[0], l->err) : status;
+}
+
+static ln_status load_special_id(gguf_loader *l, const char *key, int32_t *id) {
+    ln_status status = ln_gguf_i32(&l->gguf, key, id, l->err);
+    if (status == LN_OK && *id >= l->tokenizer->vocab.n) {
+        return ln_fail(l->err, LN_BAD_FILE, "%s is %d, but there are %d tokens", key, *id, l->tokenizer->vocab.n);
+    }
+    *id = *id < 0 ? -1 : *id;
+    return status;
+}
+
+static ln_status load_unknown_id(gguf_loader *l) {
+    return load_special_id(l, "tokenizer.ggml.unknown_token_id", &l->tokenizer->unk_id);
 }
 
 /* ---- byte-level BPE --------------------------------------------------------------------- */
@@ -248,13 +279,7 @@ static ln_status load_sentencepiece(gguf_loader *l) {
     ln_regex *space = NULL;
     status = status == LN_OK ? ln_regex_literal(" ", 1, &space, l->err) : status;
     status = status == LN_OK ? ln_add_normal(t, LN_NORMAL_REPLACE, symbol, space, l->err) : status;
-    int32_t unknown = t->unk_id;
-    status = status == LN_OK ? ln_gguf_i32(&l->gguf, "tokenizer.ggml.unknown_token_id", &unknown, l->err) : status;
-    if (status == LN_OK && unknown >= t->vocab.n) {
-        return ln_fail(l->err, LN_BAD_FILE, "tokenizer.ggml.unknown_token_id is %d, but there are %d tokens", unknown,
-                       t->vocab.n);
-    }
-    t->unk_id = unknown;
+    status = status == LN_OK ? load_unknown_id(l) : status;
     t->fuse_unk = 1;
     t->strip_left = prefix ? 1 : 0;
     status = status == LN_OK ? merges_from_scores(l) : status;
@@ -265,26 +290,153 @@ static ln_status load_sentencepiece(gguf_loader *l) {
     return status;
 }
 
+/* ---- unigram -------------------------------------------------------------------------------- */
+
+/* What the file says about SentencePiece's normalizer; the defaults are SentencePiece's. */
+static ln_status load_sentencepiece_steps(gguf_loader *l) {
+    ln_tokenizer *t = l->tokenizer;
+    ln_string symbol = {LN_SPACE_SYMBOL, 3};
+    ln_gguf_array table;
+    int prefix = 1;
+    int squeeze = 1;
+    ln_status status =
+        ln_gguf_array_of(&l->gguf, "tokenizer.ggml.precompiled_charsmap", LN_GGUF_U8, &table, l->err);
+    status = status == LN_OK ? ln_gguf_bool(&l->gguf, "tokenizer.ggml.add_space_prefix", &prefix, l->err) : status;
+    status =
+        status == LN_OK ? ln_gguf_bool(&l->gguf, "tokenizer.ggml.remove_extra_whitespaces", &squeeze, l->err) : status;
+    if (status == LN_OK && table.length > 0) {
+        ln_string bytes = {(const char *)table.data, (size_t)table.length};
+        status = ln_add_charsmap(t, LN_NORMAL_CHARSMAP, bytes, l->err);
+    }
+    if (status == LN_OK && squeeze) {
+        status = ln_add_normal_option(t, LN_NORMAL_SQUEEZE, 0, l->err);
+    }
+    if (status == LN_OK && prefix) {
+        status = ln_add_normal(t, LN_NORMAL_PREPEND, symbol, NULL, l->err);
+    }
+    ln_regex *space = NULL;
+    status = status == LN_OK ? ln_regex_literal(" ", 1, &space, l->err) : status;
+    t->strip_left = prefix ? 1 : 0;
+    return status == LN_OK ? ln_add_normal(t, LN_NORMAL_REPLACE, symbol, space, l->err) : status;
+}
+
+static ln_status load_scores(gguf_loader *l, double *lowest) {
+    ln_tokenizer *t = l->tokenizer;
+    ln_gguf_array scores;
+    ln_status status = token_array(l, "tokenizer.ggml.scores", LN_GGUF_F32, 1, &scores);
+    t->scores = status == LN_OK ? ln_alloc((size_t)t->vocab.n, sizeof *t->scores, "the scores", l->err) : NULL;
+    if (t->scores == NULL) {
+        return status == LN_OK ? LN_NO_MEMORY : status;
+    }
+    *lowest = INFINITY;
+    for (int32_t id = 0; id < t->vocab.n; id++) {
+        t->scores[id] = (double)ln_gguf_array_f32(&scores, (uint64_t)id);
+        if (!isfinite(t->scores[id])) {
+            return ln_fail(l->err, LN_BAD_FILE, "the score of token %d of the GGUF file is no number", id);
+        }
+        *lowest = type_of(l, id) == TYPE_NORMAL && t->scores[id] < *lowest ? t->scores[id] : *lowest;
+    }
+    *lowest = isfinite(*lowest) ? *lowest : 0;
+    return LN_OK;
+}
+
+static ln_status load_unigram(gguf_loader *l) {
+    ln_tokenizer *t = l->tokenizer;
+    double lowest = 0;
+    t->model = LN_MODEL_UNIGRAM;
+    t->float_scores = 1;
+    ln_status status = load_sentencepiece_steps(l);
+    status = status == LN_OK ? load_unknown_id(l) : status;
+    status = status == LN_OK ? load_scores(l, &lowest) : status;
+    status = status == LN_OK ? ln_finish_trie(t, l->err) : status;
+    if (status == LN_OK) {
+        ln_finish_characters(t, 1);
+        ln_unigram_finish(t, lowest);
+    }
+    return status;
+}
+
+/* ---- WordPiece -------------------------------------------------------------------------------- */
+
+/* GGUF does not say whether a vocabulary has case: one without a capital letter in any piece has none. */
+static int has_case(const gguf_loader *l) {
+    for (int32_t id = 0; id < l->tokenizer->vocab.n; id++) {
+        ln_string text = ln_vocab_text(&l->tokenizer->vocab, id);
+        size_t skipped = text.length > 2 && memcmp(text.data, "##", 2) == 0 ? 2 : 0;
+        int bracketed = skipped < text.length && text.data[skipped] == '[';
+        for (size_t i = skipped; type_of(l, id) == TYPE_NORMAL && !bracketed && i < text.length; i++) {
+            if (text.data[i] >= 'A' && text.data[i] <= 'Z') {
+                return 1;
+            }
+        }
+    }
+    return 0;
+}
+
+static ln_status load_wordpiece(gguf_loader *l) {
+    ln_tokenizer *t = l->tokenizer;
+    int lowercase = !has_case(l);
+    ln_bert_options options = {
+        .clean_text = 1, .handle_chinese_chars = 1, .strip_accents = lowercase, .lowercase = lowercase};
+    t->model = LN_MODEL_WORDPIECE;
+    t->max_word_characters = 100;
+    ln_status status = ln_add_bert_normalizer(t, options, l->err);
+    status = status == LN_OK ? ln_add_bert_pre_tokenizer(t, l->err) : status;
+    status = status == LN_OK ? load_unknown_id(l) : status;
+    status = status == LN_OK ? ln_finish_trie(t, l->err) : status;
+    status = status == LN_OK ? ln_decode_wordpiece(t, (ln_string){"##", 2}, 1, l->err) : status;
+    if (status == LN_OK) {
+        ln_wordpiece_finish(t, (ln_string){"", 0}, (ln_string){"##", 2});
+    }
+    return status;
+}
+
 /* ---- the whole file ------------------------------------------------------------------------ */
 
-static ln_status load_special_id(gguf_loader *l, const char *key, int32_t *id) {
-    ln_status status = ln_gguf_i32(&l->gguf, key, id, l->err);
-    if (status == LN_OK && *id >= l->tokenizer->vocab.n) {
-        return ln_fail(l->err, LN_BAD_FILE, "%s is %d, but there are %d tokens", key, *id, l->tokenizer->vocab.n);
+/* The tokens around a text: BOS in front (or more, where a template has them), and EOS behind. */
+static void set_frame(ln_tokenizer *t, int add_eos) {
+    if (!t->add_bos) {
+        t->n_before = 0;
+    } else if (t->n_before == 0) {
+        t->before[t->n_before++] = t->bos_id;
     }
-    *id = *id < 0 ? -1 : *id;
-    return status;
+    if (!add_eos) {
+        t->n_after = 0;
+    } else if (t->n_after == 0) {
+        t->after[t->n_after++] = t->eos_id;
+    }
 }
 
 /* What the GGUF file says about BOS and EOS goes before what a tokenizer.json says. */
 static ln_status load_special_ids(gguf_loader *l) {
     ln_tokenizer *t = l->tokenizer;
-    ln_status status = load_special_id(l, "tokenizer.ggml.bos_token_id", &t->bos_id);
+    int framed = t->model == LN_MODEL_WORDPIECE;
+    int add_eos = t->n_after > 0 || (framed && t->n_before == 0);
+    t->add_bos = t->add_bos || framed;
+    ln_status status = load_special_id(l, "tokenizer.ggml.cls_token_id", framed ? &t->bos_id : &(int32_t){-1});
+    status = status == LN_OK ? load_special_id(l, "tokenizer.ggml.seperator_token_id",
+                                               framed ? &t->eos_id : &(int32_t){-1})
+                             : status;
+    status = status == LN_OK ? load_special_id(l, "tokenizer.ggml.bos_token_id", &t->bos_id) : status;
     status = status == LN_OK ? load_special_id(l, "tokenizer.ggml.eos_token_id", &t->eos_id) : status;
     status = status == LN_OK ? ln_gguf_bool(&l->gguf, "tokenizer.ggml.add_bos_token", &t->add_bos, l->err) : status;
+    status = status == LN_OK ? ln_gguf_bool(&l->gguf, "tokenizer.ggml.add_eos_token", &add_eos, l->err) : status;
     t->add_bos = t->add_bos && t->bos_id >= 0;
+    set_frame(t, add_eos && t->eos_id >= 0);
     return status;
 }
+
+/* The kinds of tokenizer.ggml.model. */
+static const struct {
+    const char *name;
+    ln_status (*load)(gguf_loader *l);
+    int byte_level;
+    int wordpiece;
+    int add_bos; /* where the file does not say */
+} MODELS[] = {{"gpt2", load_byte_level, 1, 0, 0},
+              {"llama", load_sentencepiece, 0, 0, 1},
+              {"t5", load_unigram, 0, 0, 0},
+              {"bert", load_wordpiece, 0, 1, 1}};
 
 static ln_status load_ggml(gguf_loader *l) {
     ln_string model = {"", 0};
@@ -293,17 +445,20 @@ static ln_status load_ggml(gguf_loader *l) {
     if (status != LN_OK) {
         return status;
     }
-    l->byte_level = ln_string_is(model, "gpt2");
-    if (!l->byte_level && !ln_string_is(model, "llama")) {
-        return ln_fail(l->err, LN_UNSUPPORTED, "the tokenizer '%.*s' is not supported; 'gpt2' and 'llama' are",
+    size_t i = 0;
+    while (i < sizeof MODELS / sizeof MODELS[0] && !ln_string_is(model, MODELS[i].name)) {
+        i++;
+    }
+    if (i == sizeof MODELS / sizeof MODELS[0]) {
+        return ln_fail(l->err, LN_UNSUPPORTED,
+                       "the tokenizer '%.*s' is not supported; 'gpt2', 'llama', 't5' and 'bert' are",
                        LN_STRING_ARGS(model));
     }
-    l->tokenizer->add_bos = !l->byte_level;
+    l->byte_level = MODELS[i].byte_level;
+    l->wordpiece = MODELS[i].wordpiece;
+    l->tokenizer->add_bos = MODELS[i].add_bos;
     status = load_pieces(l);
-    if (status != LN_OK) {
-        return status;
-    }
-    return l->byte_level ? load_byte_level(l) : load_sentencepiece(l);
+    return status == LN_OK ? MODELS[i].load(l) : status;
 }
 
 ln_status ln_load_gguf(ln_tokenizer *tokenizer, const void *data, size_t size, ln_error *err) {
@@ -319,5 +474,6 @@ ln_status ln_load_gguf(ln_tokenizer *tokenizer, const void *data, size_t size, l
     }
     status = status == LN_OK ? load_special_ids(&l) : status;
     ln_gguf_close(&l.gguf);
+    ln_buffer_free(&l.scratch);
     return status;
 }

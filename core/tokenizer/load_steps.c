@@ -193,7 +193,8 @@ ln_status ln_finish_trie(ln_tokenizer *t, ln_error *err) {
     ln_status status = LN_OK;
     for (int32_t id = 0; id < t->vocab.n && status == LN_OK; id++) {
         ln_string text = ln_vocab_text(&t->vocab, id);
-        if (!(t->vocab.pieces[id].flags & LN_PIECE_MODEL)) {
+        uint32_t flags = t->vocab.pieces[id].flags;
+        if (!(flags & LN_PIECE_MODEL) || (flags & LN_PIECE_APART)) {
             continue;
         }
         if (text.length > MAX_PIECE) {

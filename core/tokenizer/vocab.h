@@ -9,6 +9,7 @@ enum {
     LN_PIECE_MODEL = 2,   /* merges and lookups may produce it */
     LN_PIECE_SPECIAL = 4, /* control token: not text unless asked for */
     LN_PIECE_LITERAL = 8, /* decodes to its text as it is written */
+    LN_PIECE_APART = 16,  /* found by its whole text only: unigram and WordPiece make no word of it */
 };
 
 typedef struct ln_piece {

@@ -59,6 +59,7 @@ LN_TYPE_TQ2_0 = 35
 LN_TYPE_MXFP4 = 39
 LN_ENCODE_SPECIAL = 1  # special tokens written out in the text become their ids
 LN_ENCODE_INSIDE = 2  # the text goes on from another one: no dummy space in front of it
+LN_ENCODE_FRAMED = 4  # with the tokens its makers put around every text (BOS, EOS, CLS, SEP)
 LN_DECODE_SPECIAL = 1  # special tokens are written out; otherwise they are left out
 LN_PAGE = 64  # positions of one page of keys and values
 LN_TARGET_Q = 0
@@ -98,7 +99,8 @@ class ln_tokenizer_info(Structure):
         ("bos_id", c_int32),  # -1 where the tokenizer names none
         ("eos_id", c_int32),  # -1 where the tokenizer names none
         ("add_bos", c_int32),  # 1 when its makers put BOS in front of every text
-        ("kind", c_char * 24),  # "bpe" (byte level) or "spm" (SentencePiece BPE)
+        ("add_eos", c_int32),  # 1 when they put EOS behind it
+        ("kind", c_char * 24),  # "bpe" (byte level), "spm" (SentencePiece BPE), "unigram" or "wordpiece"
     )
 
 
@@ -293,9 +295,9 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "ln_tokenizer_describe": (c_int32, (POINTER(ln_tokenizer), POINTER(ln_tokenizer_info))),
     # int32_t ln_tokenizer_encode(const ln_tokenizer *tokenizer, const char *text, size_t n_bytes, uint32_t
     # flags, int32_t *ids, int64_t capacity, int64_t *n_ids, ln_error *err)
-    # Encodes n_bytes of text; BOS is never added here. Writes the first capacity ids and stores the full
-    # count in n_ids, so a second call with that capacity gets all. Invalid UTF-8 is encoded as U+FFFD, one
-    # per maximal ill-formed subsequence (Unicode 3.9, the practice of WHATWG and of Python's
+    # Encodes n_bytes of text; without LN_ENCODE_FRAMED no BOS is added. Writes the first capacity ids and
+    # stores the full count in n_ids, so a second call with that capacity gets all. Invalid UTF-8 is encoded
+    # as U+FFFD, one per maximal ill-formed subsequence (Unicode 3.9, the practice of WHATWG and of Python's
     # errors="replace").
     "ln_tokenizer_encode": (
         c_int32,

@@ -22,6 +22,7 @@ class Tokenizer:
         self.bos_id: int | None = info.bos_id if info.bos_id >= 0 else None
         self.eos_id: int | None = info.eos_id if info.eos_id >= 0 else None
         self.add_bos: bool = bool(info.add_bos)
+        self.add_eos: bool = bool(info.add_eos)
         self.kind: str = info.kind.decode()
 
     @classmethod
@@ -57,8 +58,10 @@ class Tokenizer:
             for token in ids
         }
 
-    def encode(self, text: str | bytes, *, special: bool = False, at_start: bool = True) -> list[int]:
-        """Token ids of ``text``, without BOS.
+    def encode(
+        self, text: str | bytes, *, special: bool = False, at_start: bool = True, framed: bool = False
+    ) -> list[int]:
+        """Token ids of ``text``; ``framed`` by the tokens its makers put around every text (BOS, CLS, SEP ...).
 
         With ``special`` the special tokens written out in the text become their ids.
         Unless ``at_start`` the text goes on from another one, so that SentencePiece puts
@@ -67,6 +70,7 @@ class Tokenizer:
         data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
         flags = _bindings.LN_ENCODE_SPECIAL if special else 0
         flags |= 0 if at_start else _bindings.LN_ENCODE_INSIDE
+        flags |= _bindings.LN_ENCODE_FRAMED if framed else 0
         n = ctypes.c_int64()
         capacity = len(data) + 16
         while True:
