@@ -1,4 +1,4 @@
-"""Writes core/tokenizer/unicode_tables.h: character properties, case and normalization data for the tokenizer.
+"""Writes core/tokenizer/unicode_tables.h: properties, case and normalization of characters.
 
     pip install unicodedata2==16.0.0 tokenizers==0.23.3
     python scripts/unicode_tables.py core/tokenizer/unicode_tables.h
@@ -134,7 +134,7 @@ def lower_cases() -> list[tuple[int, int, int, int]]:
 
 
 def pool(texts: Iterable[str]) -> tuple[list[int], dict[str, int]]:
-    """UTF-16 units that hold every text, and where each begins; longer ones first, so that others lie in them."""
+    """UTF-16 units that hold every text, and where each begins; short texts lie within long ones."""
     joined = ""
     for text in sorted(set(texts), key=lambda text: (-len(text), text)):
         joined += "" if text in joined else text
@@ -220,7 +220,10 @@ def header() -> str:
         "/* texts of compatibility decompositions, each of which may lie within another */\n",
         array(f"uint16_t COMPATIBLE_TEXT[{len(units)}]", map(str, units)),
         "/* {character, place in COMPATIBLE_TEXT, length}, sorted by character */\n",
-        array("compatible COMPATIBLE[]", (f"{{0x{c:X}, {places[t]}, {len(t)}}}" for c, t in sorted(wide.items()))),
+        array(
+            "compatible COMPATIBLE[]",
+            (f"{{0x{c:X}, {places[t]}, {len(t)}}}" for c, t in sorted(wide.items())),
+        ),
         "/* {first, last, step, distance}, sorted */\n",
         array("case_run LOWER[]", (f"{{0x{a:X}, 0x{b:X}, {s}, {d}}}" for a, b, s, d in lower_cases())),
         "/* {first, last}, sorted; in the order of ln_character_class */\n",

@@ -74,7 +74,7 @@ def test_pieces_of_llama2c_are_spelt_as_sentencepiece_does(stories: Path, shared
     folder = shared / "weights" / "babyllama_char"
     from_text = parse_vocab_text((folder / "tok105.vocab").read_text(encoding="utf-8"), 105)
     from_model = parse_sentencepiece((folder / "tok105.model").read_bytes())
-    assert from_text == from_model
+    assert from_text == replace(from_model, squeezes_spaces=False)
 
 
 def test_sentencepiece_models(shared: Path) -> None:
@@ -142,8 +142,8 @@ def test_vocabularies_of_real_tokenizer_json_files(shared: Path) -> None:
     assert (phi.kind, phi.unk_id, phi.tokens[29871]) == (VocabularyKind.SPM, 0, "\u2581")
     assert phi.kinds[32000] is TokenKind.CONTROL
     assert phi.kinds[32063] is TokenKind.UNUSED  # the model has more embeddings than the tokenizer tokens
-    with pytest.raises(UnsupportedError, match="only BPE"):
-        open_tokenizer(folder / "bert" / "bert-base-uncased.tokenizer.json", 30522)
+    bert = open_tokenizer(folder / "bert" / "bert-base-uncased.tokenizer.json", 30522).vocabulary
+    assert (bert.kind, bert.unk_id, bert.tokens[30521]) == (VocabularyKind.WORDPIECE, 100, "##～")
 
 
 def test_tokenizer_json_made_from_a_byte_level_gguf(shared: Path) -> None:

@@ -360,7 +360,15 @@ static void test_refused_json(void) {
         {"{\"a\":1,}", LN_BAD_FILE, "key"},
         {"{\"a\":1}x", LN_BAD_FILE, "follows"},
         {"{\"a\":\"\xFF\"}", LN_BAD_FILE, "UTF-8"},
-        {"{\"model\":{\"type\":\"Unigram\"}}", LN_UNSUPPORTED, "Unigram"},
+        {"{\"model\":{\"type\":\"WordLevel\"}}", LN_UNSUPPORTED, "WordLevel"},
+        {"{\"model\":{\"type\":\"Unigram\"}}", LN_BAD_FILE, "Unigram"},
+        {"{\"model\":{\"type\":\"Unigram\",\"vocab\":[[\"a\"]]}}", LN_BAD_FILE, "entry 0"},
+        {"{\"model\":{\"type\":\"Unigram\",\"vocab\":[[\"a\",1e999]]}}", LN_BAD_FILE, "entry 0"},
+        {"{\"model\":{\"type\":\"Unigram\",\"vocab\":[[\"a\",0]],\"unk_id\":1}}", LN_BAD_FILE, "unk_id"},
+        {"{\"model\":{\"type\":\"WordPiece\",\"vocab\":[]}}", LN_BAD_FILE, "WordPiece"},
+        {GOOD ",\"normalizer\":{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"?\"}}", LN_BAD_FILE, "base64"},
+        {GOOD ",\"normalizer\":{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"////AA==\"}}", LN_BAD_FILE,
+         "damaged"},
         {MODEL("", "") "}", LN_BAD_FILE, "empty"},
         {MODEL("\"a\":-1", "") "}", LN_BAD_FILE, "'a'"},
         {MODEL("\"a\":1.5", "") "}", LN_BAD_FILE, "'a'"},
@@ -380,7 +388,7 @@ static void test_refused_json(void) {
         {GOOD ",\"added_tokens\":[{\"id\":3}]}", LN_BAD_FILE, "content"},
         {GOOD ",\"added_tokens\":[{\"id\":0,\"content\":\"x\"}]}", LN_BAD_FILE, "id 0"},
         {GOOD ",\"added_tokens\":[{\"id\":3,\"content\":\"a\"}]}", LN_BAD_FILE, "another id"},
-        {GOOD ",\"normalizer\":{\"type\":\"NFKC\"}}", LN_UNSUPPORTED, "NFKC"},
+        {GOOD ",\"normalizer\":{\"type\":\"ByteLevel\"}}", LN_UNSUPPORTED, "ByteLevel"},
         {GOOD ",\"normalizer\":3}", LN_UNSUPPORTED, "normalizer"},
         {GOOD ",\"pre_tokenizer\":{\"type\":\"Sequence\"}}", LN_BAD_FILE, "pretokenizers"},
         {GOOD ",\"pre_tokenizer\":{\"type\":\"UnicodeScripts\"}}", LN_UNSUPPORTED, "UnicodeScripts"},
@@ -388,7 +396,7 @@ static void test_refused_json(void) {
          LN_BAD_FILE, "( without )"},
         {GOOD ",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"String\":\"a\"},\"behavior\":\"Odd\"}}",
          LN_UNSUPPORTED, "behavior"},
-        {GOOD ",\"decoder\":{\"type\":\"WordPiece\"}}", LN_UNSUPPORTED, "WordPiece"},
+        {GOOD ",\"decoder\":{\"type\":\"CTC\"}}", LN_UNSUPPORTED, "CTC"},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
         ln_tokenizer *t = NULL;
@@ -567,8 +575,8 @@ static void test_refused_gguf(void) {
     open_gguf(&g, LN_BAD_FILE, "tokenizer.ggml.model");
 
     put_header(&g, 0, 1);
-    put_pair_string(&g, "tokenizer.ggml.model", "bert");
-    open_gguf(&g, LN_UNSUPPORTED, "bert");
+    put_pair_string(&g, "tokenizer.ggml.model", "rwkv");
+    open_gguf(&g, LN_UNSUPPORTED, "rwkv");
 
     put_header(&g, 0, 1);
     put_pair_string(&g, "tokenizer.ggml.model", "llama");

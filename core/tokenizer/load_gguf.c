@@ -262,43 +262,18 @@ static ln_status merges_from_scores(gguf_loader *l) {
     for (size_t i = 0; i < n_merges && status == LN_OK; i++) {
         ln_merge merge;
         memcpy(&merge, merges.data + i * sizeof merge, sizeof merge);
-        ln_merges_add(&l->tokenizer->merges, merge);
+        status = ln_merges_add(&l->tokenizer->merges, merge, l->err);
     }
     ln_buffer_free(&merges);
     return status;
 }
 
-static ln_status load_sentencepiece(gguf_loader *l) {
-    ln_tokenizer *t = l->tokenizer;
-    ln_string symbol = {LN_SPACE_SYMBOL, 3};
-    int prefix = 1;
-    ln_status status = ln_gguf_bool(&l->gguf, "tokenizer.ggml.add_space_prefix", &prefix, l->err);
-    if (status == LN_OK && prefix) {
-        status = ln_add_normal(t, LN_NORMAL_PREPEND, symbol, NULL, l->err);
-    }
-    ln_regex *space = NULL;
-    status = status == LN_OK ? ln_regex_literal(" ", 1, &space, l->err) : status;
-    status = status == LN_OK ? ln_add_normal(t, LN_NORMAL_REPLACE, symbol, space, l->err) : status;
-    status = status == LN_OK ? load_unknown_id(l) : status;
-    t->fuse_unk = 1;
-    t->strip_left = prefix ? 1 : 0;
-    status = status == LN_OK ? merges_from_scores(l) : status;
-    if (status == LN_OK) {
-        ln_finish_characters(t, 1);
-        ln_bpe_find_cuts(t);
-    }
-    return status;
-}
-
-/* ---- unigram -------------------------------------------------------------------------------- */
-
-/* What the file says about SentencePiece's normalizer; the defaults are SentencePiece's. */
-static ln_status load_sentencepiece_steps(gguf_loader *l) {
+/* What the file says about SentencePiece's normalizer; squeeze: where it says nothing about extra spaces. */
+static ln_status load_sentencepiece_steps(gguf_loader *l, int squeeze) {
     ln_tokenizer *t = l->tokenizer;
     ln_string symbol = {LN_SPACE_SYMBOL, 3};
     ln_gguf_array table;
     int prefix = 1;
-    int squeeze = 1;
     ln_status status =
         ln_gguf_array_of(&l->gguf, "tokenizer.ggml.precompiled_charsmap", LN_GGUF_U8, &table, l->err);
     status = status == LN_OK ? ln_gguf_bool(&l->gguf, "tokenizer.ggml.add_space_prefix", &prefix, l->err) : status;
@@ -319,6 +294,21 @@ static ln_status load_sentencepiece_steps(gguf_loader *l) {
     t->strip_left = prefix ? 1 : 0;
     return status == LN_OK ? ln_add_normal(t, LN_NORMAL_REPLACE, symbol, space, l->err) : status;
 }
+
+static ln_status load_sentencepiece(gguf_loader *l) {
+    ln_tokenizer *t = l->tokenizer;
+    ln_status status = load_sentencepiece_steps(l, 0);
+    status = status == LN_OK ? load_unknown_id(l) : status;
+    t->fuse_unk = 1;
+    status = status == LN_OK ? merges_from_scores(l) : status;
+    if (status == LN_OK) {
+        ln_finish_characters(t, 1);
+        ln_bpe_find_cuts(t);
+    }
+    return status;
+}
+
+/* ---- unigram -------------------------------------------------------------------------------- */
 
 static ln_status load_scores(gguf_loader *l, double *lowest) {
     ln_tokenizer *t = l->tokenizer;
@@ -345,7 +335,7 @@ static ln_status load_unigram(gguf_loader *l) {
     double lowest = 0;
     t->model = LN_MODEL_UNIGRAM;
     t->float_scores = 1;
-    ln_status status = load_sentencepiece_steps(l);
+    ln_status status = load_sentencepiece_steps(l, 1);
     status = status == LN_OK ? load_unknown_id(l) : status;
     status = status == LN_OK ? load_scores(l, &lowest) : status;
     status = status == LN_OK ? ln_finish_trie(t, l->err) : status;

@@ -216,18 +216,41 @@ static ln_status load_wordpiece(ln_json_loader *l, uint32_t model) {
 
 /* ---- unigram ---------------------------------------------------------------------------------- */
 
-/* A JSON number as a double. */
+/* A JSON number as a double, rounded as the tokenizers library (serde_json) does: its digits as an integer of 64
+ * bits, then one division or product with a power of ten. The nearest double may be another one, and between
+ * equally probable ways to cut a word the last bit decides. */
 static int read_number(const ln_json *json, uint32_t node, double *out) {
-    char text[64];
     const ln_json_node *n = &json->nodes[node];
-    if (n->type != LN_JSON_NUMBER || n->length >= sizeof text) {
+    const char *text = json->text + n->start;
+    if (n->type != LN_JSON_NUMBER || n->length > 400) {
         return 0;
     }
-    memcpy(text, json->text + n->start, n->length);
-    text[n->length] = '\0';
-    char *end;
-    *out = strtod(text, &end);
-    return *end == '\0' && isfinite(*out);
+    uint64_t digits = 0;
+    int exponent = 0;
+    int in_fraction = 0;
+    uint32_t i = text[0] == '-';
+    for (; i < n->length && (text[i] | 0x20) != 'e'; i++) {
+        if (text[i] == '.') {
+            in_fraction = 1;
+        } else if (digits > (UINT64_MAX - (uint64_t)(text[i] - '0')) / 10) {
+            exponent += !in_fraction; /* further digits do not count */
+        } else {
+            digits = digits * 10 + (uint64_t)(text[i] - '0');
+            exponent -= in_fraction;
+        }
+    }
+    exponent += i < n->length ? (int)strtol(text + i + 1, NULL, 10) : 0;
+    if (exponent < -300 || exponent > 300) {
+        return 0;
+    }
+    *out = (double)digits;
+    double power = 1; /* exact up to 10^22, more than the digits of a double need */
+    for (int i10 = exponent < 0 ? -exponent : exponent; i10 > 0; i10--) {
+        power *= 10;
+    }
+    *out = exponent < 0 ? *out / power : *out * power;
+    *out = text[0] == '-' ? -*out : *out;
+    return isfinite(*out);
 }
 
 /* Piece and score of the entry [text, score] of id. Of equal texts the last one counts, as in the library. */

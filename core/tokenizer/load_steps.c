@@ -163,7 +163,7 @@ ln_status ln_add_merge(ln_tokenizer *t, size_t rank, ln_string left, ln_string r
         status = find_merge_token(&t->vocab, rank, both, &merge.id, err);
     }
     if (status == LN_OK) {
-        ln_merges_add(&t->merges, merge);
+        status = ln_merges_add(&t->merges, merge, err);
     }
     return status;
 }

@@ -26,6 +26,8 @@ static int32_t open_with(loader load, const void *data, size_t size, ln_tokenize
     }
     tokenizer->unk_id = tokenizer->bos_id = tokenizer->eos_id = -1;
     ln_status status = load(tokenizer, data, size, err);
+    status = status == LN_OK ? ln_vocab_check(&tokenizer->vocab, err) : status;
+    status = status == LN_OK ? ln_merges_check(&tokenizer->merges, err) : status;
     if (status != LN_OK) {
         ln_tokenizer_close(tokenizer);
         return status;

@@ -130,7 +130,8 @@ size_t ln_unicode_cluster_length(const char *text, size_t length) {
     while (n < length && (unsigned char)text[n] >= 0xCC) {
         uint32_t next = ln_utf8_get(text + n);
         uint32_t kind = ln_unicode_properties(next) & LN_PROPERTY_CATEGORY;
-        int joins = (kind >= LN_MN && kind <= LN_ME) || next == 0x200C || next == 0x200D;
+        int joins = (kind >= LN_MN && kind <= LN_ME) || next == 0x200C || next == 0x200D ||
+                    (next >= 0x1AB0 && next <= 0x1AFF); /* marks, also those of a later Unicode */
         int follows_joiner = category == LN_SO && kind == LN_SO && (unsigned char)text[n - 1] == 0x8D &&
                              n > 3 && ln_utf8_get(text + n - 3) == 0x200D;
         if (!joins && !follows_joiner) {

@@ -19,8 +19,9 @@ typedef struct path_end {
 } path_end;
 
 static void offer(path_end *end, double score, int rounded, uint32_t start, int32_t id) {
+    score = rounded ? (double)(float)score : score;
     if (end->start == NO_START || score > end->score) {
-        *end = (path_end){rounded ? (double)(float)score : score, start, id};
+        *end = (path_end){score, start, id};
     }
 }
 
@@ -29,7 +30,6 @@ static void find_paths(const ln_tokenizer *t, const char *text, size_t length, p
     for (size_t i = 1; i <= length; i++) {
         ends[i].start = NO_START;
     }
-    double unknown_score = t->unknown_score;
     for (size_t start = 0; start < length;) {
         double so_far = ends[start].score;
         size_t width = ln_utf8_length(text[start]);
@@ -47,9 +47,7 @@ static void find_paths(const ln_tokenizer *t, const char *text, size_t length, p
             }
         }
         if (!has_character) {
-            double score = so_far + unknown_score;
-            offer(&ends[start + width], t->float_scores ? (double)(float)score : score, t->float_scores,
-                  (uint32_t)start, t->unk_id);
+            offer(&ends[start + width], so_far + t->unknown_score, t->float_scores, (uint32_t)start, t->unk_id);
         }
         start += width;
     }

@@ -49,6 +49,10 @@ void ln_vocab_free(ln_vocab *vocab) {
     *vocab = (ln_vocab){0};
 }
 
+/* More places passed over, or more filled ones in a row, than in any vocabulary that was not made for it. It keeps
+ * loading and lookups linear, whatever a file holds: the hash is the same for everybody, so what collides can be found. */
+#define MAX_PROBES 512
+
 /* The slot of a text, or the empty one where it would go. */
 static ln_vocab_slot *find_slot(const ln_vocab *vocab, const char *text, size_t length, uint32_t hash) {
     for (uint32_t i = hash & vocab->mask;; i = (i + 1) & vocab->mask) {
@@ -89,6 +93,9 @@ ln_status ln_vocab_add(ln_vocab *vocab, int32_t id, ln_string text, uint32_t fla
     if (flags & LN_PIECE_MODEL) {
         uint32_t hash = hash_text(text.data, text.length);
         ln_vocab_slot *slot = find_slot(vocab, text.data, text.length, hash);
+        if ((((uint32_t)(slot - vocab->slots) - hash) & vocab->mask) > MAX_PROBES) {
+            return ln_fail(err, LN_BAD_FILE, "the texts of the tokens are made to collide in a table");
+        }
         *first = slot->id < 0;
         if (*first) {
             *slot = (ln_vocab_slot){hash, id};
@@ -105,6 +112,17 @@ ln_status ln_vocab_set_bytes(ln_vocab *vocab, int32_t id, const char *bytes, siz
     ln_piece *piece = &vocab->pieces[id];
     piece->bytes_length = (uint32_t)length;
     return add_to_pool(vocab, bytes, length, &piece->bytes, err);
+}
+
+ln_status ln_vocab_check(const ln_vocab *vocab, ln_error *err) {
+    size_t row = 0;
+    for (size_t i = 0; vocab->slots != NULL && i <= vocab->mask; i++) {
+        row = vocab->slots[i].id >= 0 ? row + 1 : 0;
+        if (row > MAX_PROBES) {
+            return ln_fail(err, LN_BAD_FILE, "the texts of the tokens are made to collide in a table");
+        }
+    }
+    return LN_OK;
 }
 
 ln_string ln_vocab_text(const ln_vocab *vocab, int32_t id) {
@@ -136,13 +154,29 @@ void ln_merges_free(ln_merges *merges) {
     *merges = (ln_merges){0};
 }
 
-void ln_merges_add(ln_merges *merges, ln_merge merge) {
-    size_t i = ln_merges_slot(merges, merge.left, merge.right);
+ln_status ln_merges_add(ln_merges *merges, ln_merge merge, ln_error *err) {
+    size_t first = ln_merges_slot(merges, merge.left, merge.right);
+    size_t i = first;
     while (merges->slots[i].left >= 0 &&
            (merges->slots[i].left != merge.left || merges->slots[i].right != merge.right)) {
         i = (i + 1) & merges->mask;
     }
+    if (((i - first) & merges->mask) > MAX_PROBES) {
+        return ln_fail(err, LN_BAD_FILE, "the merges of the tokenizer are made to collide in a table");
+    }
     merges->slots[i] = merge;
+    return LN_OK;
+}
+
+ln_status ln_merges_check(const ln_merges *merges, ln_error *err) {
+    size_t row = 0;
+    for (size_t i = 0; merges->slots != NULL && i <= merges->mask; i++) {
+        row = merges->slots[i].left >= 0 ? row + 1 : 0;
+        if (row > MAX_PROBES) {
+            return ln_fail(err, LN_BAD_FILE, "the merges of the tokenizer are made to collide in a table");
+        }
+    }
+    return LN_OK;
 }
 
 /* ---- the alphabet of byte-level BPE -------------------------------------------- */

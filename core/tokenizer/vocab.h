@@ -50,6 +50,9 @@ int32_t ln_vocab_find(const ln_vocab *vocab, const char *text, size_t length);
 /* Sets what a piece decodes to. */
 ln_status ln_vocab_set_bytes(ln_vocab *vocab, int32_t id, const char *bytes, size_t length, ln_error *err);
 
+/* LN_BAD_FILE where lookups would be slow because the texts were chosen for it. */
+ln_status ln_vocab_check(const ln_vocab *vocab, ln_error *err);
+
 ln_string ln_vocab_text(const ln_vocab *vocab, int32_t id);
 
 /* ---- merges ------------------------------------------------------------------- */
@@ -72,8 +75,11 @@ ln_status ln_merges_open(size_t n, ln_merges *out, ln_error *err);
 
 void ln_merges_free(ln_merges *merges);
 
-/* A later merge of the same pair replaces the earlier one. */
-void ln_merges_add(ln_merges *merges, ln_merge merge);
+/* A later merge of the same pair replaces the earlier one. LN_BAD_FILE for merges made to be slow. */
+ln_status ln_merges_add(ln_merges *merges, ln_merge merge, ln_error *err);
+
+/* As ln_vocab_check. */
+ln_status ln_merges_check(const ln_merges *merges, ln_error *err);
 
 static inline size_t ln_merges_slot(const ln_merges *merges, int32_t left, int32_t right) {
     uint64_t key = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;

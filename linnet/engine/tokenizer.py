@@ -61,7 +61,7 @@ class Tokenizer:
     def encode(
         self, text: str | bytes, *, special: bool = False, at_start: bool = True, framed: bool = False
     ) -> list[int]:
-        """Token ids of ``text``; ``framed`` by the tokens its makers put around every text (BOS, CLS, SEP ...).
+        """Token ids of ``text``; ``framed`` by what its makers put around every text (BOS, CLS, SEP ...).
 
         With ``special`` the special tokens written out in the text become their ids.
         Unless ``at_start`` the text goes on from another one, so that SentencePiece puts

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ from linnet.formats.gguf_tokenizer import END_IDS_KEY, EOM_KEY, EOT_KEY, TEMPLAT
 from linnet.formats.inputs import read_bytes
 from linnet.formats.parts import ModelParts, Tensor, TokenizerParts
 from linnet.formats.safetensors_file import StoredTensor, read_safetensors, write_safetensors
-from linnet.formats.sentencepiece import read_sentencepiece
+from linnet.formats.sentencepiece import parse_sentencepiece
+from linnet.formats.tiktoken import is_tiktoken, json_from_ranks
 from linnet.formats.tokenizer_json import (
     adds_bos,
     json_from_vocabulary,
@@ -33,13 +34,16 @@ from linnet.formats.tokenizer_json import (
     token_id,
     vocabulary_from_json,
 )
+from linnet.formats.vocab_files import added_tokens, json_from_vocab_files
+from linnet.formats.vocabulary import TokenKind, Vocabulary
 from linnet.types import ModelFacts, SpecialTokens, TensorType
 
 # What a checkpoint folder consists of; a folder with other names in it is not replaced.
 CHECKPOINT_FILES = (
     "config.json", "generation_config.json", "model.safetensors", "model-*-of-*.safetensors",
     "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
-    "special_tokens_map.json", "chat_template.jinja", "additional_chat_templates",
+    "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt",
+    "chat_template.jinja", "additional_chat_templates",
 )  # fmt: skip
 
 TEMPLATE_FOLDER = "additional_chat_templates"  # NAME.jinja
@@ -88,16 +92,47 @@ def read_checkpoint(path: Path, tokenizer: TokenizerParts | None = None) -> Mode
 def read_tokenizer(directory: Path, n_tokens: int) -> TokenizerParts:
     """The tokenizer of a checkpoint folder, for a model with ``n_tokens`` embeddings."""
     path = directory / "tokenizer.json"
-    if path.exists():
-        text = read_bytes(path)
-        try:
+    try:
+        if path.exists():
+            text: bytes | None = read_bytes(path)
+        elif (path := directory / "tokenizer.model").exists():
+            data = read_bytes(path)
+            if not is_tiktoken(data):
+                return TokenizerParts(_sentencepiece(data, directory, n_tokens))
+            text = json_from_ranks(data, added_tokens(directory))
+        else:
+            text = json_from_vocab_files(path := directory)
+        if text is not None:
             return TokenizerParts(vocabulary_from_json(text, n_tokens), text)
-        except (FormatError, UnsupportedError) as error:
-            raise type(error)(f"{path}: {error}") from None
-    path = directory / "tokenizer.model"
-    if path.exists():
-        return TokenizerParts(read_sentencepiece(path, n_tokens))
+    except (FormatError, UnsupportedError) as error:
+        raise type(error)(f"{path}: {error}") from None
     raise SourceError(f"{directory} has no tokenizer.json; add it, or pass one with --tokenizer")
+
+
+def _sentencepiece(data: bytes, directory: Path, n_tokens: int) -> Vocabulary:
+    """The pieces of a SentencePiece model, behind them the added tokens of the folder and unused ones."""
+    vocabulary = parse_sentencepiece(data)
+    if len(vocabulary) > n_tokens:
+        raise FormatError(
+            f"{len(vocabulary)} tokens, and the model has {n_tokens}; pass the right --tokenizer"
+        )
+    added = added_tokens(directory)
+    extra = range(len(vocabulary), n_tokens)
+    texts = [added[index]["content"] if index in added else f"[PAD{index}]" for index in extra]
+    kinds = [_added_kind(added.get(index)) for index in extra]
+    scores = (0.0,) * len(texts)
+    return replace(
+        vocabulary,
+        tokens=(*vocabulary.tokens, *texts),
+        kinds=(*vocabulary.kinds, *kinds),
+        scores=(*vocabulary.scores, *scores),
+    )
+
+
+def _added_kind(entry: Mapping[str, Any] | None) -> TokenKind:
+    if entry is None:
+        return TokenKind.UNUSED
+    return TokenKind.CONTROL if entry.get("special") else TokenKind.USER_DEFINED
 
 
 def read_config(directory: Path) -> dict[str, Any]:

@@ -14,10 +14,16 @@ import numpy as np
 
 from linnet.errors import FormatError, UnsupportedError
 from linnet.formats.parts import TokenizerParts
-from linnet.formats.vocabulary import TokenKind, Vocabulary, VocabularyKind
+from linnet.formats.vocabulary import SPACE, TokenKind, Vocabulary, VocabularyKind
 from linnet.types import SpecialTokens
 
-_MODELS = {VocabularyKind.BPE: "gpt2", VocabularyKind.SPM: "llama"}
+_MODELS = {
+    VocabularyKind.BPE: "gpt2",
+    VocabularyKind.SPM: "llama",
+    VocabularyKind.UNIGRAM: "t5",
+    VocabularyKind.WORDPIECE: "bert",
+}
+_CHARSMAP = "precompiled_charsmap"
 _JSON = "tokenizer.huggingface.json"
 
 # What ends an answer beside EOS: the end of a turn, of a message that goes on later, and (of
@@ -33,8 +39,8 @@ def metadata_from_tokenizer(tokenizer: TokenizerParts, special: SpecialTokens) -
     keys: dict[str, Any] = {"model": _MODELS[vocabulary.kind]}
     if vocabulary.kind is VocabularyKind.BPE:
         keys["pre"] = vocabulary.pre
-    keys["tokens"] = list(vocabulary.tokens)
-    if vocabulary.kind is VocabularyKind.SPM:
+    keys["tokens"] = _written(vocabulary)
+    if vocabulary.kind.is_scored:
         keys["scores"] = np.array(vocabulary.scores, dtype="<f4")
     keys["token_type"] = np.array(vocabulary.kinds, dtype="<i4")
     if vocabulary.kind is VocabularyKind.BPE:
@@ -42,8 +48,11 @@ def metadata_from_tokenizer(tokenizer: TokenizerParts, special: SpecialTokens) -
     ids = {"bos": special.bos_id, "eos": special.eos_id, "unknown": vocabulary.unk_id}
     keys |= {f"{name}_token_id": value for name, value in ids.items() if value is not None}
     keys["add_bos_token"] = special.add_bos
-    if vocabulary.kind is VocabularyKind.SPM:
+    if vocabulary.kind.is_scored:
         keys["add_space_prefix"] = vocabulary.add_space_prefix
+        keys["remove_extra_whitespaces"] = vocabulary.squeezes_spaces
+    if vocabulary.charsmap:
+        keys[_CHARSMAP] = np.frombuffer(vocabulary.charsmap, dtype=np.uint8)
     metadata = {f"tokenizer.ggml.{key}": value for key, value in keys.items()}
     if tokenizer.json is not None:
         metadata[_JSON] = tokenizer.json.decode("utf-8", "surrogateescape")
@@ -61,15 +70,19 @@ def tokenizer_from_metadata(metadata: Mapping[str, Any]) -> tuple[TokenizerParts
         )
     tokens = _strings(keys, "tokens")
     n = len(tokens)
+    kinds = _kinds(keys, n)
+    charsmap = keys.get(_CHARSMAP)
     vocabulary = Vocabulary(
         kind=kind,
-        tokens=tokens,
-        kinds=_kinds(keys, n),
-        scores=_scores(keys, n) if kind is VocabularyKind.SPM else (),
+        tokens=_as_bert_writes(tokens, kinds) if kind is VocabularyKind.WORDPIECE else tokens,
+        kinds=kinds,
+        scores=_scores(keys, n) if kind.is_scored else (),
         merges=_strings(keys, "merges") if kind is VocabularyKind.BPE else (),
         pre=str(keys.get("pre", "default")) if kind is VocabularyKind.BPE else "",
         unk_id=_token_id(keys, "unknown", n),
-        add_space_prefix=kind is VocabularyKind.SPM and bool(keys.get("add_space_prefix", True)),
+        add_space_prefix=kind.is_scored and bool(keys.get("add_space_prefix", True)),
+        charsmap=charsmap.tobytes() if isinstance(charsmap, np.ndarray) and charsmap.itemsize == 1 else b"",
+        squeezes_spaces=bool(keys.get("remove_extra_whitespaces", kind is VocabularyKind.UNIGRAM)),
     )
     special = SpecialTokens(
         bos_id=_token_id(keys, "bos", n),
@@ -80,6 +93,23 @@ def tokenizer_from_metadata(metadata: Mapping[str, Any]) -> tuple[TokenizerParts
     return TokenizerParts(
         vocabulary, json.encode("utf-8", "surrogateescape") if isinstance(json, str) else None
     ), special
+
+
+def _written(vocabulary: Vocabulary) -> list[str]:
+    """The tokens as GGUF has them: it marks the WordPiece pieces that begin a word, BERT the others."""
+    if vocabulary.kind is not VocabularyKind.WORDPIECE:
+        return list(vocabulary.tokens)
+    return [
+        token if kind is not TokenKind.NORMAL else token[2:] if token.startswith("##") else SPACE + token
+        for token, kind in zip(vocabulary.tokens, vocabulary.kinds, strict=True)
+    ]
+
+
+def _as_bert_writes(tokens: tuple[str, ...], kinds: tuple[TokenKind, ...]) -> tuple[str, ...]:
+    return tuple(
+        token if kind is not TokenKind.NORMAL else token[1:] if token.startswith(SPACE) else "##" + token
+        for token, kind in zip(tokens, kinds, strict=True)
+    )
 
 
 def _strings(keys: Mapping[str, Any], key: str) -> tuple[str, ...]:

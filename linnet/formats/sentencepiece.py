@@ -2,47 +2,30 @@
 
 https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto; the
 wire format is https://protobuf.dev/programming-guides/encoding/. Only the fields that
-a BPE vocabulary needs are read.
+a vocabulary needs are read.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from pathlib import Path
 
 from linnet.errors import FormatError, UnsupportedError
-from linnet.formats.inputs import read_bytes
 from linnet.formats.vocabulary import TokenKind, Vocabulary, VocabularyKind
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _PIECES, _TRAINER, _NORMALIZER = 1, 2, 3  # fields of ModelProto
 _PIECE, _SCORE, _KIND = 1, 2, 3  # of ModelProto.SentencePiece
-_MODEL_TYPE, _BPE = 3, 2  # of TrainerSpec, and its value for BPE
-_ADD_DUMMY_PREFIX = 3  # of NormalizerSpec
-
-
-def read_sentencepiece(path: Path, n_tokens: int) -> Vocabulary:
-    """The vocabulary of a ``.model`` file, for a model with ``n_tokens`` embeddings.
-
-    Raises SourceError, FormatError, or UnsupportedError when it is not BPE.
-    """
-    data = read_bytes(path)
-    try:
-        vocabulary = parse_sentencepiece(data)
-    except (FormatError, UnsupportedError) as error:
-        raise type(error)(f"{path}: {error}") from None
-    if len(vocabulary) != n_tokens:
-        raise FormatError(
-            f"{path} has {len(vocabulary)} tokens, the model {n_tokens}; pass the right --tokenizer"
-        )
-    return vocabulary
+_MODEL_TYPE = 3  # of TrainerSpec
+_KINDS = {1: VocabularyKind.UNIGRAM, 2: VocabularyKind.SPM}  # its values
+_CHARSMAP, _ADD_DUMMY_PREFIX, _REMOVE_EXTRA_WHITESPACES = 2, 3, 4  # of NormalizerSpec
 
 
 def parse_sentencepiece(data: bytes) -> Vocabulary:
     """The vocabulary in the bytes of a ``.model`` file. Raises FormatError, UnsupportedError."""
     tokens, scores, kinds = [], [], []
-    model_type, add_space_prefix = 1, True  # the defaults of the specification
+    trainer: dict[int, int | bytes] = {}
+    normalizer: dict[int, int | bytes] = {}
     for number, value in _fields(data):
         if number == _PIECES and isinstance(value, bytes):
             piece = dict(_fields(value))
@@ -50,21 +33,28 @@ def parse_sentencepiece(data: bytes) -> Vocabulary:
             scores.append(_float(piece.get(_SCORE, b"\0\0\0\0")))
             kinds.append(_token_kind(piece.get(_KIND, TokenKind.NORMAL)))
         elif number == _TRAINER and isinstance(value, bytes):
-            model_type = dict(_fields(value)).get(_MODEL_TYPE, model_type)  # type: ignore[assignment]
+            trainer |= dict(_fields(value))
         elif number == _NORMALIZER and isinstance(value, bytes):
-            add_space_prefix = bool(dict(_fields(value)).get(_ADD_DUMMY_PREFIX, add_space_prefix))
+            normalizer |= dict(_fields(value))
     if not tokens:
         raise FormatError("not a SentencePiece model: it holds no pieces")
-    if model_type != _BPE:
-        raise UnsupportedError("the SentencePiece model is not BPE; only BPE is supported")
+    model_type = trainer.get(_MODEL_TYPE, 1)
+    kind = (
+        _KINDS.get(model_type) if isinstance(model_type, int) else None
+    )  # the defaults are those of the specification
+    if kind is None:
+        raise UnsupportedError("the SentencePiece model is neither BPE nor unigram")
+    charsmap = normalizer.get(_CHARSMAP, b"")
     unk = kinds.index(TokenKind.UNKNOWN) if TokenKind.UNKNOWN in kinds else None
     return Vocabulary(
-        kind=VocabularyKind.SPM,
+        kind=kind,
         tokens=tuple(tokens),
         kinds=tuple(kinds),
         scores=tuple(scores),
         unk_id=unk,
-        add_space_prefix=add_space_prefix,
+        add_space_prefix=bool(normalizer.get(_ADD_DUMMY_PREFIX, True)),
+        charsmap=charsmap if isinstance(charsmap, bytes) else b"",
+        squeezes_spaces=bool(normalizer.get(_REMOVE_EXTRA_WHITESPACES, True)),
     )
 
 

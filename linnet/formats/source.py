@@ -23,6 +23,7 @@ from linnet.formats.llama2c import (
 from linnet.formats.parts import ModelParts, TokenizerParts
 from linnet.formats.sentencepiece import parse_sentencepiece
 from linnet.formats.store import locate
+from linnet.formats.tiktoken import is_tiktoken, json_from_ranks
 from linnet.formats.tokenizer_json import vocabulary_from_json
 
 _HEAD = 256  # bytes that tell the formats apart
@@ -70,8 +71,8 @@ def read_model(path: Path, tokenizer: Path | None = None) -> ModelParts:
 def open_tokenizer(path: Path, n_tokens: int) -> TokenizerParts:
     """The tokenizer in ``path`` for a model with ``n_tokens`` embeddings.
 
-    Knows ``tokenizer.json``, SentencePiece ``.model`` and ``.vocab``, the tokenizer of
-    llama2.c, GGUF, and folders. Raises SourceError, FormatError or UnsupportedError.
+    Knows ``tokenizer.json``, SentencePiece ``.model`` and ``.vocab``, tiktoken's ranks, the
+    tokenizer of llama2.c, GGUF, and folders. Raises SourceError, FormatError or UnsupportedError.
     """
     path = locate(path)
     if os.path.isdir(path):
@@ -95,15 +96,18 @@ def _parse_tokenizer(data: bytes, n_tokens: int) -> TokenizerParts:
         return tokenizer_from_metadata(gguf.parse_gguf(np.frombuffer(data, np.uint8)).metadata)[0]
     if data.lstrip()[:1] == b"{":
         return TokenizerParts(vocabulary_from_json(data, n_tokens), data)
+    if is_tiktoken(data):
+        text = json_from_ranks(data)
+        return TokenizerParts(vocabulary_from_json(text, n_tokens), text)
     if data[2:4] == b"\0\0":  # the length of the longest piece is a small int32
         return TokenizerParts(parse_tokenizer_bin(data, n_tokens))
     try:
-        text = data.decode("utf-8")
+        lines = data.decode("utf-8")
     except UnicodeDecodeError:
         return TokenizerParts(parse_sentencepiece(data))
-    if "\0" in text or "\t" not in text.split("\n", 1)[0]:
+    if "\0" in lines or "\t" not in lines.split("\n", 1)[0]:
         return TokenizerParts(parse_sentencepiece(data))
-    return TokenizerParts(parse_vocab_text(text, n_tokens))
+    return TokenizerParts(parse_vocab_text(lines, n_tokens))
 
 
 def _config_vocab_size(directory: Path) -> int:

@@ -6,11 +6,21 @@ The way byte-level BPE splits text before merging is a regular expression in
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping
 from typing import Any
 
 from linnet.errors import FormatError, UnsupportedError
+from linnet.formats.unigram_json import (
+    KINDS,
+    SQUEEZE,
+    charsmap_of,
+    scored_pieces,
+    squeezes,
+    unigram_parts,
+    wordpiece_parts,
+)
 from linnet.formats.vocabulary import BYTE_PIECES, SPACE, TokenKind, Vocabulary, VocabularyKind
 from linnet.types import SpecialTokens
 
@@ -19,6 +29,14 @@ _LLAMA3 = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_LEAD = r"[^\r\n\p{L}\p{N}]?"
+_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_TEKKEN = rf"{_LEAD}{_UPPER}*{_LOWER}+|{_LEAD}{_UPPER}+{_LOWER}*|\p{{N}}{_REST}"
+_GPT4O = (
+    rf"{_LEAD}{_UPPER}*{_LOWER}+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    rf"|{_LEAD}{_UPPER}+{_LOWER}*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{{N}}{{1,3}}{_REST}"
+)
 
 
 def _byte_level(use_regex: bool) -> dict[str, Any]:
@@ -36,6 +54,13 @@ PRE_TOKENIZERS: dict[str, list[dict[str, Any]]] = {
     "smollm": [{"type": "Digits", "individual_digits": True}, _byte_level(True)],
     "llama-bpe": _split(_LLAMA3),
     "qwen2": _split(_QWEN2),
+    "tekken": _split(_TEKKEN),
+    "gpt-4o": _split(_GPT4O),
+    "falcon": [
+        {"type": "Punctuation", "behavior": "Contiguous"},
+        _byte_level(True),
+        {"type": "Split", "pattern": {"Regex": "[0-9][0-9][0-9]"}, "behavior": "Isolated", "invert": False},
+    ],
 }
 UNNAMED_PRE = "default"  # llama.cpp's word for a way of splitting it has no name for
 _COSMETIC = ("trim_offsets",)  # changes the offsets of tokens, not the tokens
@@ -49,22 +74,21 @@ def vocabulary_from_json(text: bytes, n_tokens: int) -> Vocabulary:
 
     Ids the file does not name become unused tokens, as in other converters; ids the
     model has no embedding for are left out. Raises FormatError when the file is
-    damaged, UnsupportedError when it is not byte-level or SentencePiece BPE.
+    damaged, UnsupportedError when it is neither BPE (byte-level or SentencePiece),
+    Unigram nor WordPiece.
     """
     document = parse_tokenizer_json(text)
     model = document["model"]
-    model_type = model.get("type", "BPE" if "merges" in model else "unnamed")  # older files name none
-    if model_type != "BPE":
-        raise UnsupportedError(
-            f"tokenizer.json holds a tokenizer of type {model_type!r}; only BPE is supported"
-        )
-    if not isinstance(model.get("vocab"), dict):
-        raise FormatError("tokenizer.json: 'vocab' is not a JSON object of tokens and their ids")
     kind = _vocabulary_kind(document, model)
+    unigram = kind is VocabularyKind.UNIGRAM
+    pieces = scored_pieces(model) if unigram else []
+    vocab = {text: index for index, (text, _) in enumerate(pieces)} if unigram else model.get("vocab")
+    if not isinstance(vocab, dict):
+        raise FormatError("tokenizer.json: 'vocab' is not a JSON object of tokens and their ids")
     added = {entry["id"]: entry for entry in _added_tokens(document)}
     tokens = [f"[PAD{index}]" for index in range(n_tokens)]
     kinds = [TokenKind.UNUSED] * n_tokens
-    ids = {**model["vocab"], **{entry["content"]: index for index, entry in added.items()}}
+    ids = {**vocab, **{entry["content"]: index for index, entry in added.items()}}
     for token, index in ids.items():
         if not isinstance(index, int) or index < 0:
             raise FormatError(f"tokenizer.json gives the token {token!r} the impossible id {index!r}")
@@ -72,18 +96,29 @@ def vocabulary_from_json(text: bytes, n_tokens: int) -> Vocabulary:
             tokens[index] = token
             kinds[index] = _kind_of(token, added.get(index), model, kind)
     merges = _merges(model)
-    unk_id = ids.get(str(model.get("unk_token")))
-    spm = kind is VocabularyKind.SPM
+    unk_id = model.get("unk_id") if unigram else _unknown_id(model, ids)
+    bpe, spm = kind is VocabularyKind.BPE, kind is VocabularyKind.SPM
+    normalizers = _steps(document.get("normalizer"), "normalizers")
+    scores = _scores(tokens, merges) if spm else ()
+    if unigram:
+        scores = tuple(pieces[index][1] if index < len(pieces) else 0.0 for index in range(n_tokens))
     return Vocabulary(
         kind=kind,
         tokens=tuple(tokens),
         kinds=tuple(kinds),
-        scores=_scores(tokens, merges) if spm else (),
-        merges=() if spm else tuple(f"{left} {right}" for left, right in merges),
-        pre="" if spm else _pre_name(document),
-        unk_id=unk_id if unk_id is not None and unk_id < n_tokens else None,
-        add_space_prefix=spm and _adds_space_prefix(document),
+        scores=scores,
+        merges=tuple(f"{left} {right}" for left, right in merges) if bpe else (),
+        pre=_pre_name(document) if bpe else "",
+        unk_id=unk_id if isinstance(unk_id, int) and 0 <= unk_id < n_tokens else None,
+        add_space_prefix=kind.is_scored and _adds_space_prefix(document),
+        charsmap=charsmap_of(normalizers) if unigram else b"",
+        squeezes_spaces=unigram and squeezes(normalizers),
     )
+
+
+def _unknown_id(model: Mapping[str, Any], ids: Mapping[str, int]) -> int | None:
+    text = model.get("unk_token")
+    return ids.get(text) if isinstance(text, str) else None
 
 
 def parse_tokenizer_json(text: bytes) -> dict[str, Any]:
@@ -103,6 +138,9 @@ def token_id(document: Mapping[str, Any], token: str) -> int | None:
         if entry["content"] == token:
             return int(entry["id"])
     vocab = document["model"].get("vocab")
+    if isinstance(vocab, list):
+        pieces = (piece[0] if isinstance(piece, list) and piece else None for piece in vocab)
+        return next((index for index, text in enumerate(pieces) if text == token), None)
     index = vocab.get(token) if isinstance(vocab, dict) else None
     return index if isinstance(index, int) else None
 
@@ -136,6 +174,13 @@ def _list(table: Mapping[str, Any], key: str) -> list[Any]:
 
 
 def _vocabulary_kind(document: Mapping[str, Any], model: Mapping[str, Any]) -> VocabularyKind:
+    model_type = model.get("type") or _unnamed_type(model)
+    if model_type in KINDS:
+        return KINDS[model_type]
+    if model_type != "BPE":
+        raise UnsupportedError(
+            f"tokenizer.json holds a tokenizer of type {model_type!r}; known: BPE, {', '.join(KINDS)}"
+        )
     if any(
         step.get("type") == "ByteLevel" for step in _steps(document.get("pre_tokenizer"), "pretokenizers")
     ):
@@ -145,14 +190,25 @@ def _vocabulary_kind(document: Mapping[str, Any], model: Mapping[str, Any]) -> V
     raise UnsupportedError("tokenizer.json holds a BPE that is neither byte-level nor with byte fallback")
 
 
+def _unnamed_type(model: Mapping[str, Any]) -> str:
+    """The type of a model in a file older than the setting."""
+    if "merges" in model:
+        return "BPE"
+    if isinstance(model.get("vocab"), list):
+        return "Unigram"
+    return "WordPiece" if "continuing_subword_prefix" in model else "unnamed"
+
+
 def _kind_of(
     token: str, added: Mapping[str, Any] | None, model: Mapping[str, Any], kind: VocabularyKind
 ) -> TokenKind:
     if kind is VocabularyKind.SPM and token == model.get("unk_token"):
         return TokenKind.UNKNOWN
+    if kind is VocabularyKind.UNIGRAM and token == model["vocab"][model.get("unk_id") or 0][0]:
+        return TokenKind.UNKNOWN
     if added is not None:
         return TokenKind.CONTROL if added.get("special") else TokenKind.USER_DEFINED
-    if kind is VocabularyKind.SPM and token in BYTE_PIECES:
+    if kind.is_scored and token in BYTE_PIECES:
         return TokenKind.BYTE
     return TokenKind.NORMAL
 
@@ -214,13 +270,18 @@ def json_from_vocabulary(vocabulary: Vocabulary, special: SpecialTokens) -> byte
     Raises UnsupportedError where GGUF does not say enough: a byte-level BPE whose way
     of splitting text is named by a word this version has no rule for.
     """
-    bpe = vocabulary.kind is VocabularyKind.BPE
+    parts = {
+        VocabularyKind.BPE: _byte_level_parts,
+        VocabularyKind.SPM: _sentencepiece_parts,
+        VocabularyKind.UNIGRAM: unigram_parts,
+        VocabularyKind.WORDPIECE: wordpiece_parts,
+    }[vocabulary.kind]
     document = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": [_added_token(vocabulary, index) for index in _special_ids(vocabulary)],
-        **(_byte_level_parts(vocabulary) if bpe else _sentencepiece_parts(vocabulary)),
+        **parts(vocabulary),
         "post_processor": _post_processor(vocabulary, special),
     }
     return json.dumps(document, ensure_ascii=False, indent=1).encode("utf-8", "surrogateescape")
@@ -262,6 +323,9 @@ def _byte_level_parts(vocabulary: Vocabulary) -> dict[str, Any]:
 
 
 def _sentencepiece_parts(vocabulary: Vocabulary) -> dict[str, Any]:
+    table = base64.b64encode(vocabulary.charsmap).decode()
+    before: list[dict[str, Any]] = [{"type": "Precompiled", "precompiled_charsmap": table}] if table else []
+    before += SQUEEZE if vocabulary.squeezes_spaces else []
     spaces: list[dict[str, Any]] = [{"type": "Replace", "pattern": {"String": " "}, "content": SPACE}]
     decoders = [
         {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
@@ -272,7 +336,7 @@ def _sentencepiece_parts(vocabulary: Vocabulary) -> dict[str, Any]:
         spaces.insert(0, {"type": "Prepend", "prepend": SPACE})
         decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
     return {
-        "normalizer": {"type": "Sequence", "normalizers": spaces},
+        "normalizer": {"type": "Sequence", "normalizers": before + spaces},
         "pre_tokenizer": None,
         "decoder": {"type": "Sequence", "decoders": decoders},
         "model": _bpe_model(vocabulary, _merges_by_score(vocabulary), byte_fallback=True),

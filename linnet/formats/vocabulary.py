@@ -1,8 +1,9 @@
 """A tokenizer's vocabulary in the terms of GGUF (``tokenizer.ggml.*``).
 
-Two kinds: byte-level BPE, whose tokens are spelt in the printable alphabet of GPT-2
-and joined by ranked merges, and SentencePiece BPE, whose pieces are plain text with
-U+2581 for a space and are joined by score.
+Four kinds: byte-level BPE, whose tokens are spelt in the printable alphabet of GPT-2
+and joined by ranked merges; SentencePiece BPE, whose pieces are plain text with
+U+2581 for a space and are joined by score; SentencePiece unigram, the same pieces with
+log probabilities; and WordPiece, whose pieces within a word begin with ``##``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,13 @@ class VocabularyKind(StrEnum):
 
     BPE = "bpe"
     SPM = "spm"
+    UNIGRAM = "unigram"
+    WORDPIECE = "wordpiece"
+
+    @property
+    def is_scored(self) -> bool:
+        """Has every piece a score?"""
+        return self in (VocabularyKind.SPM, VocabularyKind.UNIGRAM)
 
 
 class TokenKind(IntEnum):
@@ -37,7 +45,9 @@ class Vocabulary:
 
     ``kinds`` has one entry per token, as has ``scores`` for SentencePiece. ``merges``
     ("left right", best first) and ``pre`` (llama.cpp's name of the way text is split
-    before merging) belong to byte-level BPE.
+    before merging) belong to byte-level BPE. ``charsmap`` (SentencePiece's
+    precompiled_charsmap) and ``squeezes_spaces`` (one space for several, none at the
+    ends) say how SentencePiece normalises text.
     """
 
     kind: VocabularyKind
@@ -48,6 +58,8 @@ class Vocabulary:
     pre: str = ""
     unk_id: int | None = None
     add_space_prefix: bool = True
+    charsmap: bytes = field(default=b"", repr=False)
+    squeezes_spaces: bool = False
 
     def __len__(self) -> int:
         return len(self.tokens)
