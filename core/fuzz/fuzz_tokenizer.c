@@ -39,6 +39,25 @@ static const char SENTENCEPIECE[] =
     "\"content\":\" \"},{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"},"
     "{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}]}}";
 
+/* Unigram with a charsmap of one entry ("A" becomes "a"), and WordPiece. */
+static const char UNIGRAM[] =
+    "{\"model\":{\"type\":\"Unigram\",\"unk_id\":0,\"byte_fallback\":true,\"vocab\":[[\"<unk>\",0],"
+    "[\"\xE2\x96\x81\",-2.5],[\"a\",-3],[\"ab\",-4.25],[\"\xE2\x96\x81" "a\",-3.5],[\"\xC3\xA9\",-6],"
+    "[\"<0xC3>\",-9],[\"bab\",-5]]},"
+    "\"added_tokens\":[{\"id\":8,\"content\":\"<s>\",\"special\":true}],"
+    "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Nmt\"},{\"type\":\"NFKC\"},"
+    "{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"CAAAAAABAABBAAAAYQBiAA==\"},{\"type\":\"Strip\"}]},"
+    "\"pre_tokenizer\":{\"type\":\"Metaspace\",\"prepend_scheme\":\"first\",\"split\":false},"
+    "\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"ByteFallback\"},{\"type\":\"Metaspace\"}]}}";
+
+static const char WORDPIECE[] =
+    "{\"model\":{\"type\":\"WordPiece\",\"unk_token\":\"[UNK]\",\"continuing_subword_prefix\":\"##\","
+    "\"max_input_chars_per_word\":20,\"vocab\":{\"[UNK]\":0,\"a\":1,\"##a\":2,\"##ab\":3,\"e\":4,\"!\":5,"
+    "\"\xE4\xB8\xAD\":6,\"[CLS]\":7,\"[SEP]\":8}},"
+    "\"normalizer\":{\"type\":\"BertNormalizer\"},\"pre_tokenizer\":{\"type\":\"BertPreTokenizer\"},"
+    "\"post_processor\":{\"type\":\"BertProcessing\",\"cls\":[\"[CLS]\",7],\"sep\":[\"[SEP]\",8]},"
+    "\"decoder\":{\"type\":\"WordPiece\"}}";
+
 /* Appends ,"character of byte b":1000 + b to the JSON. */
 static size_t put_byte(char *json, unsigned int b) {
     int visible = (b >= 0x21 && b <= 0x7E) || (b >= 0xA1 && b <= 0xAC) || b >= 0xAE;
@@ -90,9 +109,13 @@ static void use(const ln_tokenizer *tokenizer, const char *text, size_t size, ui
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static ln_tokenizer *byte_level;
     static ln_tokenizer *sentencepiece;
+    static ln_tokenizer *unigram;
+    static ln_tokenizer *wordpiece;
     if (byte_level == NULL) {
         byte_level = open_byte_level();
         CHECK(ln_tokenizer_from_json(SENTENCEPIECE, sizeof SENTENCEPIECE - 1, &sentencepiece, NULL) == LN_OK);
+        CHECK(ln_tokenizer_from_json(UNIGRAM, sizeof UNIGRAM - 1, &unigram, NULL) == LN_OK);
+        CHECK(ln_tokenizer_from_json(WORDPIECE, sizeof WORDPIECE - 1, &wordpiece, NULL) == LN_OK);
     }
     if (size == 0) {
         return 0;
@@ -107,6 +130,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         use(byte_level, (const char *)data + 1, size - 1, 0, data[0] % 2);
         use(byte_level, (const char *)data + 1, size - 1, LN_ENCODE_SPECIAL, 0);
         use(sentencepiece, (const char *)data + 1, size - 1, LN_ENCODE_SPECIAL, 0);
+        use(unigram, (const char *)data + 1, size - 1, LN_ENCODE_SPECIAL, 0);
+        use(wordpiece, (const char *)data + 1, size - 1, LN_ENCODE_FRAMED, 0);
     }
     if (tokenizer != NULL) {
         use(tokenizer, SAMPLE, sizeof SAMPLE - 1, LN_ENCODE_SPECIAL, 0);

@@ -1,7 +1,8 @@
 /* unigram.c - the most probable way to cut a word into pieces (Kudo 2018, arXiv:1804.10959).
  *
  * Viterbi's algorithm over the pieces that start at each place. Ids equal those of sentencepiece and of the
- * tokenizers library, which differ in how they round: the first keeps sums of log probabilities as float.
+ * tokenizers library, which differ in how they round: the first keeps sums of log probabilities as float. (In
+ * texts of tens of kilobytes those sums are so coarse that two nearly equal ways may still change places.)
  */
 #include <string.h>
 

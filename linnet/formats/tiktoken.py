@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from linnet.errors import FormatError, UnsupportedError
-from linnet.formats.tokenizer_json import PRE_TOKENIZERS
+from linnet.formats.tokenizer_json import PRE_TOKENIZERS, byte_level
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def json_from_ranks(data: bytes, added: Mapping[int, Mapping[str, Any]] | None =
         "normalizer": {"type": "NFC"} if family.nfc else None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": PRE_TOKENIZERS[family.pre]},
         "post_processor": _bos_template(family.special[0], len(ranks)) if family.adds_bos else None,
-        "decoder": {"type": "ByteLevel"},
+        "decoder": byte_level(True),
         "model": {
             "type": "BPE",
             "ignore_merges": family.ignore_merges,

@@ -39,26 +39,27 @@ _GPT4O = (
 )
 
 
-def _byte_level(use_regex: bool) -> dict[str, Any]:
+def byte_level(use_regex: bool) -> dict[str, Any]:
+    """The pre-tokenizer or decoder of that name, with all its settings."""
     return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": use_regex}
 
 
 def _split(pattern: str) -> list[dict[str, Any]]:
     split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-    return [split, _byte_level(False)]
+    return [split, byte_level(False)]
 
 
 # tokenizer.ggml.pre: the pre-tokenizers, in the order in which they are applied.
 PRE_TOKENIZERS: dict[str, list[dict[str, Any]]] = {
-    "gpt-2": [_byte_level(True)],
-    "smollm": [{"type": "Digits", "individual_digits": True}, _byte_level(True)],
+    "gpt-2": [byte_level(True)],
+    "smollm": [{"type": "Digits", "individual_digits": True}, byte_level(True)],
     "llama-bpe": _split(_LLAMA3),
     "qwen2": _split(_QWEN2),
     "tekken": _split(_TEKKEN),
     "gpt-4o": _split(_GPT4O),
     "falcon": [
         {"type": "Punctuation", "behavior": "Contiguous"},
-        _byte_level(True),
+        byte_level(True),
         {"type": "Split", "pattern": {"Regex": "[0-9][0-9][0-9]"}, "behavior": "Isolated", "invert": False},
     ],
 }
@@ -317,7 +318,7 @@ def _byte_level_parts(vocabulary: Vocabulary) -> dict[str, Any]:
     return {
         "normalizer": {"type": "NFC"} if vocabulary.pre == "qwen2" else None,
         "pre_tokenizer": split,
-        "decoder": _byte_level(True),
+        "decoder": byte_level(True),
         "model": _bpe_model(vocabulary, merges, byte_fallback=False),
     }
 

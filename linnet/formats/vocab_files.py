@@ -13,7 +13,7 @@ from typing import Any
 
 from linnet.errors import FormatError
 from linnet.formats.inputs import read_bytes
-from linnet.formats.tokenizer_json import PRE_TOKENIZERS
+from linnet.formats.tokenizer_json import PRE_TOKENIZERS, byte_level
 
 # tokenizer_class without "Tokenizer" and "Fast": how text is split before merging, and is it normalised?
 _CLASSES = {"Qwen2": ("qwen2", True)}
@@ -82,7 +82,7 @@ def _byte_level(directory: Path, name: str, settings: Mapping[str, Any]) -> dict
         "normalizer": {"type": "NFC"} if nfc else None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps},
         "post_processor": _frame(vocab, "<s>", "</s>") if name in _FRAMED else None,
-        "decoder": {"type": "ByteLevel"},
+        "decoder": byte_level(True),
         "model": {"type": "BPE", "vocab": vocab, "merges": merges},
     }
 
