@@ -197,7 +197,7 @@ def test_unigram_as_sentencepiece(unigram: bytes, tmp_path: Path, texts: list[st
 
 @pytest.mark.slow
 def test_unigram_on_five_megabytes(unigram: bytes, tmp_path: Path, many_texts: list[str]) -> None:
-    """In parts: a sum of 10^5 in float has steps of 0.01, and then two nearly equal ways may change places."""
+    """In parts: a sum of 10^5 in float has steps of 0.01; two nearly equal ways may change places."""
     parts = [text[i : i + 4000] for text in many_texts for i in range(0, len(text), 4000)]
     check_unigram(unigram, tmp_path, parts)
 
