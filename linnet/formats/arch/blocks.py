@@ -158,10 +158,11 @@ def global_interval_of(config: Mapping[str, Any], usual: int) -> int:
     """Every how many layers one has no window. Raises UnsupportedError for another pattern."""
     interval = count(config, "sliding_window_pattern", count(config, "_sliding_window_pattern", usual))
     kinds = config.get("layer_types")
-    if kinds is not None:
-        expected = [
-            "full_attention" if (i + 1) % interval == 0 else "sliding_attention" for i in range(len(kinds))
-        ]
-        if list(kinds) != expected:
-            raise UnsupportedError(f"'layer_types' is not one full layer in {interval}; not supported")
+    if kinds is not None and list(kinds) != layer_types(len(kinds), interval):
+        raise UnsupportedError(f"'layer_types' is not one full layer in {interval}; not supported")
     return interval
+
+
+def layer_types(n_layers: int, interval: int) -> list[str]:
+    """``layer_types`` of a model of which every ``interval``-th layer has no window."""
+    return ["full_attention" if (i + 1) % interval == 0 else "sliding_attention" for i in range(n_layers)]

@@ -15,6 +15,7 @@ from linnet.formats.arch.blocks import (
     embeddings,
     global_interval_of,
     head_norms,
+    layer_types,
     pre_norms,
     read_common,
     window_of,
@@ -96,14 +97,11 @@ def _write(facts: ModelFacts) -> dict[str, Any]:
 
 def _write_gemma2(facts: ModelFacts) -> dict[str, Any]:
     interval = facts.global_interval
-    kinds = [
-        "full_attention" if (i + 1) % interval == 0 else "sliding_attention" for i in range(facts.n_layers)
-    ]
     return {
         **_write(facts),
         "attn_logit_softcapping": facts.attention_cap or None,
         "final_logit_softcapping": facts.logit_cap or None,
-        "layer_types": kinds,
+        "layer_types": layer_types(facts.n_layers, interval),
         "query_pre_attn_scalar": round(facts.attention_scale**-2)
         if facts.attention_scale
         else facts.head_dim,

@@ -242,3 +242,17 @@ def as_json(calls: Sequence[ToolCall], arguments: str = "arguments") -> list[str
         f'{{"name": {json.dumps(call.name, ensure_ascii=False)}, "{arguments}": {call.arguments}}}'
         for call in calls
     ]
+
+
+def read_all(text: str, closing: str, call: re.Pattern[str], final: bool) -> Read | None:
+    """All calls (a name, then arguments) up to the sign ``closing``, or to the end of a final text.
+
+    Raises NotACall where there is none.
+    """
+    if closing not in text and not final:
+        return None
+    end = text.index(closing) + len(closing) if closing in text else len(text)
+    calls = tuple(make_call(name, parse_value(body)) for name, body in call.findall(text[:end]))
+    if not calls:
+        raise NotACall
+    return Read(calls, end)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from linnet.run.tool_formats.call import NotACall, Read, Schemas, ToolCall, ToolFormat, make_call, parse_value
+from linnet.run.tool_formats.call import Read, Schemas, ToolCall, ToolFormat, read_all
 
 SECTION, SECTION_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 START, SEPARATOR, END = "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"
@@ -18,14 +18,7 @@ _CALL = re.compile(
 
 def read(text: str, final: bool, schemas: Schemas) -> Read | None:
     """All calls of a section; those without a section one at a time."""
-    closing = SECTION_END if text.startswith(SECTION) else END
-    if closing not in text and not final:
-        return None
-    end = text.index(closing) + len(closing) if closing in text else len(text)
-    calls = tuple(make_call(name, parse_value(body)) for name, body in _CALL.findall(text[:end]))
-    if not calls:
-        raise NotACall
-    return Read(calls, end)
+    return read_all(text, SECTION_END if text.startswith(SECTION) else END, _CALL, final)
 
 
 def write(calls: Sequence[ToolCall]) -> str:

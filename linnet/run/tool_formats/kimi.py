@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from linnet.run.tool_formats.call import NotACall, Read, Schemas, ToolCall, ToolFormat, make_call, parse_value
+from linnet.run.tool_formats.call import Read, Schemas, ToolCall, ToolFormat, read_all
 
 SECTION, SECTION_END = "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"
 START, ARGUMENTS, END = "<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_call_end|>"
@@ -17,14 +17,7 @@ _CALL = re.compile(
 
 def read(text: str, final: bool, schemas: Schemas) -> Read | None:
     """All calls of a section; those without a section one at a time."""
-    closing = SECTION_END if text.startswith(SECTION) else END
-    if closing not in text and not final:
-        return None
-    end = text.index(closing) + len(closing) if closing in text else len(text)
-    calls = tuple(make_call(name, parse_value(body)) for name, body in _CALL.findall(text[:end]))
-    if not calls:
-        raise NotACall
-    return Read(calls, end)
+    return read_all(text, SECTION_END if text.startswith(SECTION) else END, _CALL, final)
 
 
 def write(calls: Sequence[ToolCall]) -> str:
