@@ -218,7 +218,7 @@ def test_peak_memory_is_the_model_in_its_type_and_little_more(tmp_path: Path, ty
     write_checkpoint(parts, little)
     peaks, sizes = [], []
     for path in (little, tmp_path):
-        command = [sys.executable, "-c", PEAK, str(path), type]
+        command = [sys.executable, "-P", "-c", PEAK, str(path), type]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         peak, size = map(int, done.stdout.split())
         peaks.append(peak)

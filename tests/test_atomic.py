@@ -67,7 +67,7 @@ with atomic_folder(sys.argv[1] + "/folder") as folder, atomic_file(sys.argv[1] +
 @pytest.mark.skipif(os.name == "nt", reason="nothing is swept there")
 def test_what_a_killed_process_left_is_removed_and_that_of_a_living_one_is_not(tmp_path: Path) -> None:
     other = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-P", "-c", KILLED, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert other.stdin is not None and other.stdout is not None
     assert other.stdout.readline() == b"\n"

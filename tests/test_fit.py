@@ -72,7 +72,7 @@ print(peak_rss_bytes(), model.n_ctx)
 
 def peak_of(path: Path, ram: int = 0) -> tuple[int, int]:
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(path), str(ram)], capture_output=True, text=True, check=True
+        [sys.executable, "-P", "-c", MEASURE, str(path), str(ram)], capture_output=True, text=True, check=True
     )
     peak, n_ctx = map(int, done.stdout.split())
     return peak, n_ctx

@@ -370,7 +370,7 @@ train(TrainOptions(corpus=Path(sys.argv[1]), output=Path(sys.argv[2]), **options
 def start(corpus: Path, output: Path, *more: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     return subprocess.Popen(
-        [sys.executable, "-c", DRIVER, str(corpus), str(output), *more],
+        [sys.executable, "-P", "-c", DRIVER, str(corpus), str(output), *more],
         stderr=subprocess.PIPE, text=True, env=environment,
     )  # fmt: skip
 
