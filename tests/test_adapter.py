@@ -274,6 +274,7 @@ def test_an_adapter_of_another_model_is_refused_with_what_differs(
         ("lora_alpha", "16", "lora_alpha"),
         ("lora_alpha", None, "lora_alpha"),
         ("lora_alpha", float("inf"), "lora_alpha"),
+        ("lora_alpha", 10**400, "lora_alpha"),
         ("alpha_pattern", {"(a+)+b": 1}, "alpha_pattern"),
         ("alpha_pattern", [1], "alpha_pattern"),
     ],

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,7 +146,8 @@ def _alpha(module: str, config: Mapping[str, Any], directory: Path) -> float:
         if module == plain or (not whole and module.endswith(f".{plain}")):
             alpha = value
             break
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
+    is_number = isinstance(alpha, (int, float)) and not isinstance(alpha, bool)
+    if not is_number or not abs(alpha) <= sys.float_info.max:  # a whole number may be larger than any float
         raise FormatError(
             f"{directory / CONFIG}: lora_alpha of '{module}' is {str(alpha)[:40]}, not a number"
         )
