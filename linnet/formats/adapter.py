@@ -28,6 +28,7 @@ from linnet.types import TensorType
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _MATRIX = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight")
+_LARGEST = sys.float_info.max  # a whole number in JSON may be larger
 _PLAIN_NAME = re.compile(r"\^?[\w.]+\$?")  # of a pattern: other regular expressions are not evaluated
 
 # Settings under which a module does something else, and what that is.
@@ -146,8 +147,7 @@ def _alpha(module: str, config: Mapping[str, Any], directory: Path) -> float:
         if module == plain or (not whole and module.endswith(f".{plain}")):
             alpha = value
             break
-    is_number = isinstance(alpha, (int, float)) and not isinstance(alpha, bool)
-    if not is_number or not abs(alpha) <= sys.float_info.max:  # a whole number may be larger than any float
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not abs(alpha) <= _LARGEST:
         raise FormatError(
             f"{directory / CONFIG}: lora_alpha of '{module}' is {str(alpha)[:40]}, not a number"
         )
