@@ -61,7 +61,6 @@ typedef struct ln_facts {
     int32_t n_experts_used; /* of each token */
     int32_t expert_ffn_dim;
     int expert_norm;        /* the weights of the chosen experts are made to sum up to 1 */
-    float expert_scale;
     int32_t conv_len;       /* taps of a short convolution; 0 = none */
     int32_t n_conv;         /* layers with one instead of attention */
 } ln_facts;

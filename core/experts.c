@@ -58,7 +58,7 @@ static void choose_item(const void *job, int32_t item, int32_t worker) {
         sum += weights[i];
     }
     for (int32_t i = 0; i < f->n_experts_used; i++) {
-        weights[i] = (f->expert_norm ? weights[i] / sum : weights[i]) * f->expert_scale;
+        weights[i] = f->expert_norm ? weights[i] / sum : weights[i];
     }
 }
 

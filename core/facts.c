@@ -84,6 +84,14 @@ static ln_status read_float(const ln_gguf *gguf, const ln_arch *arch, const char
     return status;
 }
 
+/* The same with 0 standing for the default. */
+static ln_status read_factor(const ln_gguf *gguf, const ln_arch *arch, const char *suffix, float *out, ln_error *err) {
+    const float silent = *out;
+    ln_status status = read_float(gguf, arch, suffix, out, err);
+    *out = *out == 0 ? silent : *out;
+    return status;
+}
+
 /* A count where 0 says that there is none. *out holds the default. */
 static ln_status read_optional_count(const ln_gguf *gguf, const ln_arch *arch, const char *suffix, int32_t *out,
                                      ln_error *err) {
@@ -96,31 +104,27 @@ static ln_status read_optional_count(const ln_gguf *gguf, const ln_arch *arch, c
     return status;
 }
 
-/* The same with 0 standing for the default. */
-static ln_status read_factor(const ln_gguf *gguf, const ln_arch *arch, const char *suffix, float *out, ln_error *err) {
-    const float silent = *out;
-    ln_status status = read_float(gguf, arch, suffix, out, err);
-    *out = *out == 0 ? silent : *out;
-    return status;
-}
-
 /* ---- what the decoder does not do ---------------------------------------------- */
 
-/* A key (after "arch.") that would change the arithmetic, and the value at which it does not. */
+/* A key (after "arch.") that would change the arithmetic, and the values at which it does not;
+ * linnet/formats/arch/metadata.py has the same. */
 static const struct {
     const char *key;
     double neutral;
+    double too;
 } neutral[] = {
-    {"attention.clamp_kqv", 0},
-    {"attention.max_alibi_bias", 0},
-    {"attention.causal", 1},
-    {"expert_shared_count", 0},
-    {"expert_group_count", 0},
-    {"leading_dense_block_count", 0},
-    {"router_logit_softcapping", 0},
-    {"rescale_every_n_layers", 0},
-    {"attention.temperature_length", 0},
-    {"attention.temperature_scale", 0},
+    {"attention.clamp_kqv", 0, 0},
+    {"attention.max_alibi_bias", 0, 0},
+    {"attention.causal", 1, 1},
+    {"attention.temperature_length", 0, 0},
+    {"attention.temperature_scale", 0, 0},
+    {"expert_shared_count", 0, 0},
+    {"expert_group_count", 0, 0},
+    {"expert_gating_func", 0, 1}, /* 1 = softmax over all experts */
+    {"expert_weights_scale", 0, 1},
+    {"leading_dense_block_count", 0, 0},
+    {"rescale_every_n_layers", 0, 0},
+    {"router_logit_softcapping", 0, 0},
 };
 
 static ln_status check_neutral(const ln_gguf *gguf, const ln_arch *arch, ln_error *err) {
@@ -132,7 +136,7 @@ static ln_status check_neutral(const ln_gguf *gguf, const ln_arch *arch, ln_erro
         if (status != LN_OK) {
             return status;
         }
-        if (value != neutral[i].neutral) {
+        if (value != neutral[i].neutral && value != neutral[i].too) {
             return ln_fail(err, LN_UNSUPPORTED, "the model sets '%s' to %g; this core runs %s models without it",
                            key.text, value, arch->name);
         }
@@ -223,10 +227,10 @@ static ln_status read_yarn(const ln_gguf *gguf, const ln_arch *arch, ln_facts *f
     if (status == LN_OK) {
         status = read_factor(gguf, arch, "rope.scaling.yarn_beta_slow", &f->rope_slow, err);
     }
-    if (status == LN_OK && f->rope_trained_len == 0) {
-        return ln_gguf_require(gguf, key_of(arch, "rope.scaling.original_context_length").text, err);
+    if (status == LN_OK) { /* once more, as a key that has to be there */
+        status = read_count(gguf, arch, "rope.scaling.original_context_length", &f->rope_trained_len, err);
     }
-    f->rope_magnitude = 1.0f + 0.1f * logf(f->rope_divisor);
+    f->rope_magnitude = 1.0f + 0.1f * logf(fmaxf(f->rope_divisor, 1.0f));
     return status;
 }
 
@@ -281,6 +285,10 @@ static ln_status read_rope(const ln_gguf *gguf, const ln_arch *arch, ln_facts *f
     }
     if (status != LN_OK) {
         return status;
+    }
+    if (f->rope_base <= 1) {
+        return ln_fail(err, LN_BAD_FILE, "the base of rotary positions is %g, it must be above 1; convert the model again",
+                       (double)f->rope_base);
     }
     if (f->rope_pairs == LN_ROPE_NONE) {
         f->rope_dims = 0;
@@ -430,7 +438,6 @@ static ln_status read_experts(const ln_gguf *gguf, const ln_arch *arch, ln_facts
     }
     f->expert_ffn_dim = f->ffn_dim;
     f->expert_norm = 1;
-    f->expert_scale = 1.0f;
     status = read_count(gguf, arch, "expert_used_count", &f->n_experts_used, err);
     if (status == LN_OK && f->n_experts_used > f->n_experts) {
         return ln_fail(err, LN_BAD_FILE, "the metadata has a token choose %d of %d experts; convert the model again",
@@ -439,21 +446,8 @@ static ln_status read_experts(const ln_gguf *gguf, const ln_arch *arch, ln_facts
     if (status == LN_OK) {
         status = read_count(gguf, arch, "expert_feed_forward_length", &f->expert_ffn_dim, err);
     }
-    if (status == LN_OK) {
-        status = ln_gguf_bool(gguf, key_of(arch, "expert_weights_norm").text, &f->expert_norm, err);
-    }
-    if (status == LN_OK) {
-        status = read_factor(gguf, arch, "expert_weights_scale", &f->expert_scale, err);
-    }
-    int32_t gating = 1; /* softmax over all experts */
-    if (status == LN_OK) {
-        status = read_optional_count(gguf, arch, "expert_gating_func", &gating, err);
-    }
-    if (status == LN_OK && gating > 1) {
-        return ln_fail(err, LN_UNSUPPORTED, "experts are chosen by function %d; this core knows 1, softmax",
-                       (int)gating);
-    }
-    return status;
+    return status == LN_OK ? ln_gguf_bool(gguf, key_of(arch, "expert_weights_norm").text, &f->expert_norm, err)
+                           : status;
 }
 
 ln_status ln_facts_read(const ln_gguf *gguf, const ln_arch *arch, ln_facts *out, ln_error *err) {

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from linnet.errors import UnsupportedError
+from linnet.errors import FormatError, UnsupportedError
 from linnet.formats.arch.rope import rope_from_metadata, rope_metadata
-from linnet.formats.arch.values import Table, choice, count, flag, number
+from linnet.formats.arch.values import Table, choice, count, flag, listed, number, refuse
 from linnet.types import ModelFacts
 
 # Activations by their names in config.json, and by their own.
@@ -50,13 +50,20 @@ _TOLD = (
     _Key("conv_len", "shortconv.l_cache"),
 )
 
-# Keys that would change the arithmetic, and the values at which they do not.
-_NEUTRAL: dict[str, tuple[Any, ...]] = {
+# Keys that would change the arithmetic, and the values at which they do not; core/facts.c has the same.
+NEUTRAL: dict[str, tuple[float, ...]] = {
     "attention.clamp_kqv": (0,),
     "attention.max_alibi_bias": (0,),
+    "attention.causal": (1,),
+    "attention.temperature_length": (0,),
+    "attention.temperature_scale": (0,),
     "expert_shared_count": (0,),
     "expert_group_count": (0,),
+    "expert_gating_func": (0, 1),  # 1 = softmax over all experts
+    "expert_weights_scale": (0, 1),
     "leading_dense_block_count": (0,),
+    "rescale_every_n_layers": (0,),
+    "router_logit_softcapping": (0,),
 }
 
 _DEFAULTS = {
@@ -105,16 +112,14 @@ def facts_in(
     arch: str, keys: Table, style: Table, n_tokens: int, divisors: Mapping[str, NDArray[np.float32]]
 ) -> ModelFacts:
     """The facts that metadata ``keys`` (no prefix) tell. Raises FormatError, UnsupportedError."""
-    for key, values in _NEUTRAL.items():
-        if keys.get(key) is not None and keys[key] not in values:
-            raise UnsupportedError(f"'{arch}.{key}' is {keys[key]}, which is not supported yet")
+    refuse(keys, NEUTRAL)
     usual = {**_DEFAULTS, **style}
     dim, n_heads = count(keys, "embedding_length"), count(keys, "attention.head_count")
     n_layers = count(keys, "block_count")
     head_dim = count(keys, "attention.key_length", dim // n_heads)
     if count(keys, "attention.value_length", head_dim) != head_dim:
         raise UnsupportedError(f"keys and values of different sizes ({arch}) are not supported")
-    n_kv_heads, conv_layers = _kv_heads(keys, n_heads)
+    n_kv_heads, conv_layers = _kv_heads(keys, n_layers, n_heads)
     layer_norm = usual["norm"] == "layer"
     told = {fact: _read(keys, key, usual[fact]) for fact, key in _TOLD}
     if told["n_experts"] and not told["expert_ffn_dim"]:
@@ -136,19 +141,23 @@ def facts_in(
     )
 
 
-def _kv_heads(keys: Table, n_heads: int) -> tuple[int, tuple[int, ...]]:
+def _kv_heads(keys: Table, n_layers: int, n_heads: int) -> tuple[int, tuple[int, ...]]:
     """How many there are, and the layers that have none."""
-    value = keys.get("attention.head_count_kv")
-    if not isinstance(value, (np.ndarray, list)):
-        return count(keys, "attention.head_count_kv", n_heads), ()
-    listed = [int(n) for n in value]
-    some = sorted(set(listed) - {0})
-    if len(some) != 1 or some[0] < 1:
-        raise UnsupportedError("'attention.head_count_kv' differs from layer to layer; not supported")
-    return some[0], tuple(i for i, n in enumerate(listed) if n == 0)
+    key = "attention.head_count_kv"
+    if not isinstance(keys.get(key), (np.ndarray, list)):
+        return count(keys, key, n_heads), ()
+    each = [count({key: n}, key, least=0) for n in listed(keys, key) or ()]
+    if len(each) != n_layers:
+        raise FormatError(f"'{key}' does not list the heads of {n_layers} layers")
+    some = sorted(set(each) - {0})
+    if len(some) != 1:
+        raise UnsupportedError(f"'{key}' differs from layer to layer; not supported")
+    return some[0], tuple(i for i, n in enumerate(each) if n == 0)
 
 
 def _read(keys: Table, key: str, usual: Any) -> Any:
     if isinstance(usual, bool):
         return flag(keys, key, usual)
-    return count(keys, key, usual, least=0) if isinstance(usual, int) else number(keys, key, usual, zero=True)
+    if isinstance(usual, int):
+        return count(keys, key, usual, least=0)
+    return number(keys, key, usual, zero=True) or usual  # 0 = as usual
