@@ -14,11 +14,12 @@ from linnet.engine.quants import pack, unpack
 from linnet.engine.repack import float_rows, repacked, with_types
 from linnet.errors import FormatError, SourceError, UnsupportedError, UsageError
 from linnet.export.convert import convert
-from linnet.formats.gguf import open_gguf, read_gguf
+from linnet.formats.gguf import as_written, open_gguf, read_gguf
 from linnet.formats.parts import Tensor
 from linnet.options import ConvertOptions, QuantizeOptions
 from linnet.quantize.quantize import quantize, type_choice
 from linnet.types import TensorType
+from tests.tiny_families import FAMILIES, write_family
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,25 @@ def test_vectors_stay_and_odd_rows_fall_back(stories: Path) -> None:
     target, fallbacks = with_types(parts, lambda tensor: TensorType.Q4_0)
     assert fallbacks == []
     assert all((t.type is TensorType.F32) == (len(t.shape) == 1) for t in target.tensors)
+
+
+@pytest.mark.parametrize("name", ["lfm2", "stablelm_parallel"])
+def test_taps_and_norms_of_heads_stay_plain(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("gguf", reason="gguf writes the models of this test; pip install 'linnet[test]'")
+    parts = read_gguf(write_family(FAMILIES[name], tmp_path / "model.gguf"))
+    plain = {t.name for t in parts.tensors if len(t.shape) == 2 and not t.is_matrix}
+    assert {name.split(".")[2] for name in plain} in ({"shortconv"}, {"attn_q_norm", "attn_k_norm"})
+    for type in (TensorType.Q4_0, TensorType.F16):
+        small, _ = with_types(parts, lambda tensor, type=type: type)
+        types = {tensor.name: tensor.type for tensor in small.tensors}
+        assert {types[name] for name in plain} == {TensorType.F32}
+        assert type in types.values()
+    taps = next(tensor for tensor in parts.tensors if tensor.name in plain)
+    assert as_written(repacked(taps, TensorType.F16)).type is TensorType.F32
+    packed = replace(taps, type=TensorType.Q8_0, shape=(2, 32), load=lambda: np.zeros(68, np.uint8))
+    (plain_again,) = with_types(replace(parts, tensors=(packed,)), lambda tensor: TensorType.Q8_0)[0].tensors
+    assert plain_again.type is TensorType.F32
+    assert len(plain_again.load()) == 4 * 64
 
 
 @pytest.mark.parametrize(

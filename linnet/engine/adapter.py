@@ -62,7 +62,7 @@ def _matrices(facts: ModelFacts) -> dict[str, PlannedTensor]:
     return {
         planned.sources[0].removesuffix(".weight"): planned
         for planned in arch.by_facts(facts).tensors(facts)
-        if len(planned.sources) == 1 and len(planned.shape) == 2
+        if len(planned.sources) == 1 and len(planned.shape) == 2 and not planned.by_element
     }
 
 

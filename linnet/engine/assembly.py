@@ -114,8 +114,8 @@ def _lay_out(tensors: Sequence[Tensor], begin: int) -> tuple[dict[str, _Place], 
 
 
 def _is_read_at_once(tensor: Tensor) -> bool:
-    """Whether the core may read a tensor when it opens the model: vectors, taps of convolutions."""
-    return len(tensor.shape) == 1 or tensor.n_columns < _NARROW or tensor.n_bytes <= _SMALL
+    """Whether the core may read a tensor when it opens the model: what is no matrix, and what is small."""
+    return not tensor.is_matrix or tensor.n_columns < _NARROW or tensor.n_bytes <= _SMALL
 
 
 def _source(tensor: Tensor) -> tuple[_Mapping, int] | None:

@@ -47,16 +47,17 @@ def with_types(
 ) -> tuple[ModelParts, list[Fallback]]:
     """The model with each matrix stored as ``wanted`` says, and the exceptions.
 
-    Vectors stay as they are: they are small, and every step of the computation goes
-    through them. A matrix whose rows are not a whole number of blocks takes a type of
+    What is no matrix stays plain: it is small, and every step of the computation goes
+    through it. A matrix whose rows are not a whole number of blocks takes a type of
     smaller blocks, in the end f16. Raises UnsupportedError where that would undo a
     ternary type; loading a tensor raises FormatError for weights that are not finite.
     """
     tensors, fallbacks = [], []
     for tensor in parts.tensors:
         type = wanted(tensor)
-        if len(tensor.shape) == 1:
-            tensors.append(_checked(tensor))
+        if not tensor.is_matrix:
+            is_plain = tensor.type.block_elements == 1
+            tensors.append(_checked(tensor) if is_plain else repacked(tensor, TensorType.F32))
             continue
         if tensor.n_columns % type.block_elements:
             reason = f"{tensor.n_columns} columns are not a whole number of blocks of {type.block_elements}"

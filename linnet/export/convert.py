@@ -52,9 +52,7 @@ def _for_checkpoint(source: ModelParts, wanted: TensorType | None) -> ModelParts
 
     target, _ = with_types(source, plain_type)
     main = max(target.tensors, key=lambda tensor: tensor.n_elements).type
-    tensors = tuple(
-        _narrowed(tensor, main) if len(tensor.shape) == 1 else tensor for tensor in target.tensors
-    )
+    tensors = tuple(_narrowed(tensor, main) if not tensor.is_matrix else tensor for tensor in target.tensors)
     return replace(target, tensors=tensors)
 
 

@@ -170,11 +170,11 @@ def _model_parts(file: GgufFile) -> ModelParts:
     facts = family.facts_from_metadata(metadata, by_name, divisors)
     family = arch.by_facts(facts)
     tensors = []
-    for tensor_name, shape in family.tensor_shapes(facts):
-        entry = by_name.pop(tensor_name, None)
+    for planned in family.tensors(facts):
+        entry = by_name.pop(planned.name, None)
         if entry is None:
-            raise FormatError(f"the tensor '{tensor_name}' is missing")
-        tensors.append(_tensor(entry, shape))
+            raise FormatError(f"the tensor '{planned.name}' is missing")
+        tensors.append(replace(_tensor(entry, planned.shape), by_element=planned.by_element))
     if by_name:
         raise UnsupportedError(
             f"the tensor '{_short(next(iter(by_name)))}' is not part of a {name} model as known here"
@@ -369,8 +369,8 @@ def gguf_metadata(parts: ModelParts) -> dict[str, Any]:
 
 
 def as_written(tensor: Tensor) -> Tensor:
-    """Vectors become f32, which loses nothing: other readers have no kernels for anything else."""
-    if len(tensor.shape) > 1 or tensor.type is TensorType.F32:
+    """What is no matrix becomes f32, which loses nothing: other readers have no kernels for anything else."""
+    if tensor.is_matrix or tensor.type is TensorType.F32:
         return tensor
     return replace(tensor, type=TensorType.F32, load=lambda: _widened(tensor).view(np.uint8), stream=None)
 

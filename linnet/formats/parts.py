@@ -32,7 +32,9 @@ class Tensor:
 
     ``shape`` is row-major: the last number counts the columns, which lie next to each
     other and along which block types run. ``load`` returns the bytes, flat. Where they
-    have to be computed, ``stream`` yields them a few rows at a time, in order.
+    have to be computed, ``stream`` yields them a few rows at a time, in order. What is
+    used ``by_element`` is no matrix in spite of its dimensions (norms of single heads, the
+    taps of convolutions), and stays plain.
     """
 
     name: str
@@ -40,6 +42,12 @@ class Tensor:
     shape: tuple[int, ...]
     load: Callable[[], RawBytes]
     stream: Callable[[], Iterator[RawBytes]] | None = None
+    by_element: bool = False
+
+    @property
+    def is_matrix(self) -> bool:
+        """Is it multiplied with, so that it may be stored in blocks?"""
+        return len(self.shape) > 1 and not self.by_element
 
     def pieces(self) -> Iterator[RawBytes]:
         """The bytes in order, no more of them at a time than need be."""

@@ -13,6 +13,7 @@ from linnet.errors import FormatError, UnsupportedError
 from linnet.formats.arch.layouts import AS_IS, Layout
 from linnet.formats.arch.metadata import base_metadata, facts_in, told_metadata
 from linnet.formats.arch.rope import derived_divisors
+from linnet.formats.arch.values import listed
 from linnet.formats.parts import Tensor
 from linnet.types import ModelFacts, TensorType
 
@@ -53,7 +54,8 @@ class Rule:
     """A tensor: what GGUF calls it (in a layer: after ``blk.N.``), and the tensors of a checkpoint.
 
     ``source`` is a Hugging Face name with ``{i}`` for the layer; where it holds ``{n}`` there is one
-    tensor for each of the first dimension. ``shape`` is that of GGUF, in the words of ``_DIMENSIONS``.
+    tensor for each of the first dimension. ``shape`` is that of GGUF, in the words of ``_DIMENSIONS``;
+    ``by_element`` is that of ``parts.Tensor``.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Rule:
     shape: tuple[str, ...]
     layout: Layout | Callable[[ModelFacts], Layout] = AS_IS
     when: Condition = always
+    by_element: bool = False
 
     def dimensions(self, facts: ModelFacts) -> Shape:
         """The shape in numbers."""
@@ -118,13 +121,15 @@ class PlannedTensor:
     source_shape: Shape
     layout: Layout
     derived: NDArray[np.float32] | None = None
+    by_element: bool = False
 
     def gather(self, sources: Sequence[Tensor]) -> Tensor:
         """The tensor of GGUF, from those of a checkpoint."""
         if self.derived is not None:
             raw = np.ascontiguousarray(self.derived).reshape(-1).view(np.uint8)
             return Tensor(self.name, TensorType.F32, self.shape, lambda: raw)
-        return self.layout.gather(self.name, self.shape, sources)
+        tensor = self.layout.gather(self.name, self.shape, sources)
+        return replace(tensor, by_element=self.by_element)
 
     def scatter(self, tensor: Tensor) -> list[Tensor]:
         """The tensors of a checkpoint, from that of GGUF."""
@@ -185,7 +190,7 @@ class Family:
         Raises FormatError, UnsupportedError.
         """
         keys = {key.removeprefix(f"{self.arch}."): value for key, value in metadata.items()}
-        n_tokens = len(metadata.get("tokenizer.ggml.tokens", ()))
+        n_tokens = len(listed(metadata, "tokenizer.ggml.tokens") or ())
         facts = facts_in(self.arch, keys, self.style, n_tokens, divisors)
         attending = next((i for i in range(facts.n_layers) if i not in facts.conv_layers), 0)
         told: dict[str, Any] = {
@@ -228,7 +233,10 @@ class Family:
         layout = rule.layout(facts) if callable(rule.layout) else rule.layout
         n = shape[0] if "{n}" in rule.source else 1
         sources = tuple(rule.source.format(i=index, n=part) for part in range(n))
-        return PlannedTensor(prefix + rule.name, shape, sources, layout.source_shape(shape), layout)
+        source_shape = layout.source_shape(shape)
+        return PlannedTensor(
+            prefix + rule.name, shape, sources, source_shape, layout, by_element=rule.by_element
+        )
 
     def tensor_shapes(self, facts: ModelFacts) -> Iterator[tuple[str, Shape]]:
         """GGUF name and row-major shape of every tensor, in the order of writing."""
@@ -255,16 +263,24 @@ _BIASES = {
 
 
 _MOST_EXPERTS = 65536
+_MOST_HEADS, _LARGEST_HEAD = 65536, 65536
+_MOST_REPEATS = 64
 
 
 def checked(facts: ModelFacts) -> ModelFacts:
     """``facts``, if a model of that shape can exist. Raises FormatError."""
+    if not (0 < facts.head_dim <= _LARGEST_HEAD and facts.n_heads <= _MOST_HEADS):
+        raise FormatError(f"{facts.n_heads} heads of {facts.head_dim} elements are no model's")
     if facts.n_heads % facts.n_kv_heads:
         raise FormatError(f"{facts.n_heads} heads cannot share {facts.n_kv_heads} key/value heads evenly")
     if facts.rotated % 2:
         raise FormatError(f"the size of a head ({facts.head_dim}) is odd; rotary positions need pairs")
     if facts.n_experts > _MOST_EXPERTS:
         raise FormatError(f"{facts.n_experts} experts are no model's; at most {_MOST_EXPERTS} are read")
-    if facts.n_experts_used > facts.n_experts:
+    if facts.n_experts_used > facts.n_experts or (facts.n_experts and not facts.n_experts_used):
         raise FormatError(f"{facts.n_experts_used} of {facts.n_experts} experts cannot be used")
+    if not 0 < facts.block_repeat <= _MOST_REPEATS:
+        raise FormatError(f"layers used {facts.block_repeat} times in succession are no model's")
+    if facts.conv_layers and not facts.conv_len:
+        raise FormatError("the model has short convolutions, and does not say how long they are")
     return facts

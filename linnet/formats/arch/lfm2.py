@@ -9,7 +9,7 @@ from linnet.errors import FormatError
 from linnet.formats.arch.blocks import embeddings, read_common, write_common
 from linnet.formats.arch.family import Family, Rule, linear, with_attention
 from linnet.formats.arch.layouts import ONE_IN_THE_MIDDLE
-from linnet.formats.arch.values import count, flag, number, refuse
+from linnet.formats.arch.values import count, flag, listed, number, refuse, size
 from linnet.types import ModelFacts
 
 _L = "model.layers.{i}."
@@ -34,23 +34,23 @@ def _read(config: Mapping[str, Any]) -> ModelFacts:
 
 
 def _conv_layers(config: Mapping[str, Any]) -> tuple[int, ...]:
-    n_layers, kinds = count(config, "num_hidden_layers"), config.get("layer_types")
-    if isinstance(kinds, list) and len(kinds) == n_layers:
+    n_layers, kinds = count(config, "num_hidden_layers"), listed(config, "layer_types")
+    if kinds is not None and len(kinds) == n_layers:
         return tuple(i for i, kind in enumerate(kinds) if kind == "conv")
-    attending = config.get("full_attn_idxs")
-    if not isinstance(attending, list) or n_layers > _MOST_LAYERS:
+    attending = listed(config, "full_attn_idxs")
+    if attending is None or n_layers > _MOST_LAYERS:
         raise FormatError("'layer_types' does not say of every layer whether it attends")
     return tuple(i for i in range(n_layers) if i not in attending)
 
 
 def _ffn_dim(config: Mapping[str, Any]) -> int:
     """Two thirds of what the config says, times a factor, rounded up: as the model's own code has it."""
-    size = count(config, "intermediate_size", count(config, "block_ff_dim", 1))
+    given = count(config, "intermediate_size", count(config, "block_ff_dim", 1))
     if not flag(config, "block_auto_adjust_ff_dim", True):
-        return size
-    size = int(number(config, "block_ffn_dim_multiplier", 1.0) * int(2 * size / 3))
+        return given
+    adjusted = int(number(config, "block_ffn_dim_multiplier", 1.0) * int(2 * given / 3))
     multiple = count(config, "block_multiple_of", 256)
-    return -(-size // multiple) * multiple
+    return size("intermediate_size", -(-adjusted // multiple) * multiple)
 
 
 def _write(facts: ModelFacts) -> dict[str, Any]:
@@ -88,6 +88,7 @@ FAMILY = Family(
             ("dim", "conv"),
             ONE_IN_THE_MIDDLE,
             _with_convolution,
+            by_element=True,
         ),
         *linear("shortconv.in_proj", _L + "conv.in_proj", ("3 dim", "dim"), when=_with_convolution),
         *linear("shortconv.out_proj", _L + "conv.out_proj", ("dim", "dim"), when=_with_convolution),

@@ -61,7 +61,7 @@ def _complete(facts: ModelFacts, names: Collection[str]) -> ModelFacts:
 
 def _norms_of(which: str, heads: str) -> Rule:
     source = _L + f"self_attn.{which}_layernorm.norms.{{n}}.weight"
-    return Rule(f"attn_{which}_norm.weight", source, (heads, "head"), STACKED, _norms_heads)
+    return Rule(f"attn_{which}_norm.weight", source, (heads, "head"), STACKED, _norms_heads, by_element=True)
 
 
 FAMILY = Family(
