@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from linnet.errors import FormatError, UnsupportedError
+from linnet.formats.arch.values import flag, text
 from linnet.formats.parts import TokenizerParts
 from linnet.formats.vocabulary import SPACE, TokenKind, Vocabulary, VocabularyKind
 from linnet.types import SpecialTokens
@@ -62,7 +63,7 @@ def metadata_from_tokenizer(tokenizer: TokenizerParts, special: SpecialTokens) -
 def tokenizer_from_metadata(metadata: Mapping[str, Any]) -> tuple[TokenizerParts, SpecialTokens]:
     """Undoes :func:`metadata_from_tokenizer`. Raises FormatError, UnsupportedError."""
     keys = {key.removeprefix("tokenizer.ggml."): value for key, value in metadata.items()}
-    model = keys.get("model")
+    model = text(keys, "model", "")
     kind = next((kind for kind, name in _MODELS.items() if name == model), None)
     if kind is None:
         raise UnsupportedError(
@@ -78,16 +79,16 @@ def tokenizer_from_metadata(metadata: Mapping[str, Any]) -> tuple[TokenizerParts
         kinds=kinds,
         scores=_scores(keys, n) if kind.is_scored else (),
         merges=_strings(keys, "merges") if kind is VocabularyKind.BPE else (),
-        pre=str(keys.get("pre", "default")) if kind is VocabularyKind.BPE else "",
+        pre=text(keys, "pre", "default") if kind is VocabularyKind.BPE else "",
         unk_id=_token_id(keys, "unknown", n),
-        add_space_prefix=kind.is_scored and bool(keys.get("add_space_prefix", True)),
+        add_space_prefix=kind.is_scored and flag(keys, "add_space_prefix", True),
         charsmap=charsmap.tobytes() if isinstance(charsmap, np.ndarray) and charsmap.itemsize == 1 else b"",
-        squeezes_spaces=bool(keys.get("remove_extra_whitespaces", kind is VocabularyKind.UNIGRAM)),
+        squeezes_spaces=flag(keys, "remove_extra_whitespaces", kind is VocabularyKind.UNIGRAM),
     )
     special = SpecialTokens(
         bos_id=_token_id(keys, "bos", n),
         eos_id=_token_id(keys, "eos", n),
-        add_bos=bool(keys.get("add_bos_token", kind is VocabularyKind.SPM)),
+        add_bos=flag(keys, "add_bos_token", kind is VocabularyKind.SPM),
     )
     json = metadata.get(_JSON)
     return TokenizerParts(

@@ -62,7 +62,7 @@ def _yarn(frequencies: Tensor, facts: ModelFacts, scaling: RopeScaling) -> Tenso
 def _magnitude(scaling: RopeScaling) -> float:
     if scaling.attention_factor is not None:
         return scaling.attention_factor
-    return 1 + 0.1 * math.log(scaling.factor) if scaling.kind == "yarn" else 1.0
+    return 1 + 0.1 * math.log(max(scaling.factor, 1.0)) if scaling.kind == "yarn" else 1.0
 
 
 def rotate(heads: Tensor, rotary: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from linnet.formats.arch.family import Condition, Rule, linear, norm
 from linnet.formats.arch.layouts import AS_IS, STACKED, Layout, PairRows
 from linnet.formats.arch.metadata import ACTIVATION_NAMES, ACTIVATIONS
 from linnet.formats.arch.rope import read_rope, rope_config
-from linnet.formats.arch.values import choice, count, flag, number
+from linnet.formats.arch.values import choice, count, flag, listed, number
 from linnet.types import ModelFacts
 
 _L = "model.layers.{i}."
@@ -149,7 +149,7 @@ def write_common(facts: ModelFacts) -> dict[str, Any]:
 
 def window_of(config: Mapping[str, Any]) -> int:
     """``sliding_window``, 0 where there is none."""
-    if config.get("use_sliding_window") is False or config.get("sliding_window") is None:
+    if not flag(config, "use_sliding_window", True) or config.get("sliding_window") is None:
         return 0
     return count(config, "sliding_window")
 
@@ -157,8 +157,8 @@ def window_of(config: Mapping[str, Any]) -> int:
 def global_interval_of(config: Mapping[str, Any], usual: int) -> int:
     """Every how many layers one has no window. Raises UnsupportedError for another pattern."""
     interval = count(config, "sliding_window_pattern", count(config, "_sliding_window_pattern", usual))
-    kinds = config.get("layer_types")
-    if kinds is not None and list(kinds) != layer_types(len(kinds), interval):
+    kinds = listed(config, "layer_types")
+    if kinds is not None and kinds != layer_types(len(kinds), interval):
         raise UnsupportedError(f"'layer_types' is not one full layer in {interval}; not supported")
     return interval
 

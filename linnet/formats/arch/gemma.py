@@ -25,7 +25,7 @@ from linnet.formats.arch.family import Family, norm
 from linnet.formats.arch.layouts import PLUS_ONE
 from linnet.formats.arch.metadata import ACTIVATION_NAMES, ACTIVATIONS
 from linnet.formats.arch.rope import parameters_of, read_rope, rope_config
-from linnet.formats.arch.values import choice, count, flag, number, refuse
+from linnet.formats.arch.values import choice, count, flag, nested, number, refuse
 from linnet.types import ModelFacts
 
 _SECOND = "pre_feedforward_layernorm"
@@ -77,8 +77,8 @@ def _read_gemma2(config: Mapping[str, Any]) -> ModelFacts:
 def _read_gemma3(config: Mapping[str, Any]) -> ModelFacts:
     common = _gemma(config)
     local = {**config, **parameters_of(config, "sliding_attention")}
-    nested = "sliding_attention" in (config.get("rope_parameters") or {})
-    key = "rope_theta" if nested else "rope_local_base_freq"
+    by_kind = "sliding_attention" in nested(config, "rope_parameters")
+    key = "rope_theta" if by_kind else "rope_local_base_freq"
     return read_common(
         config,
         "gemma3",

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from linnet.errors import FormatError, UnsupportedError
-from linnet.formats.arch.values import Table, count, number, numbers, refuse
+from linnet.formats.arch.values import Table, count, nested, number, numbers, refuse, text
 from linnet.formats.parts import LLAMA3_DIVISORS, LONG_DIVISORS, SHORT_DIVISORS
 from linnet.types import ModelFacts, RopeScaling
 
@@ -26,16 +26,14 @@ def parameters_of(config: Table, layers: str = "") -> dict[str, Any]:
 
     ``layers`` names the kind of layers whose settings are wanted, where each kind has its own.
     """
-    tables = [
-        config[key] for key in ("rope_parameters", "rope_scaling") if isinstance(config.get(key), Mapping)
-    ]
-    own = [table[layers] if isinstance(table.get(layers), Mapping) else table for table in tables]
+    tables = [nested(config, key) for key in ("rope_parameters", "rope_scaling") if config.get(key)]
+    own = [nested(table, layers) if layers and layers in table else table for table in tables]
     scaling = [table for table in own if _kind(table) != "default"]
     return dict(next(iter(scaling + own), {}))
 
 
 def _kind(table: Table) -> str:
-    return str(table.get("rope_type") or table.get("type") or "default")
+    return text(table, "rope_type", text(table, "type", "default"))
 
 
 def read_rope(
@@ -49,10 +47,17 @@ def read_rope(
     if share > 1 or dims < 2 or dims % 2:
         raise FormatError(f"{share:g} of a head of {head_dim} elements cannot be rotated in pairs")
     return {
-        "rope_theta": number(every, "rope_theta", number(config, "rotary_emb_base", theta)),
+        "rope_theta": _falling(number(every, "rope_theta", number(config, "rotary_emb_base", theta))),
         "rope_dims": 0 if dims == head_dim else dims,
         "rope_scaling": _scaling(table, config, dims),
     }
+
+
+def _falling(theta: float) -> float:
+    """``theta``, if each pair turns more slowly than the one before it. Raises FormatError."""
+    if theta <= 1:
+        raise FormatError(f"the base of rotary positions is {theta:g}; it must be above 1")
+    return theta
 
 
 def _scaling(table: Table, config: Table, dims: int) -> RopeScaling | None:
@@ -64,12 +69,15 @@ def _scaling(table: Table, config: Table, dims: int) -> RopeScaling | None:
     trained = count({**config, **table}, "max_position_embeddings")
     original = count({**config, **table}, "original_max_position_embeddings", trained)
     if kind == "llama3":
+        low, high = number(table, "low_freq_factor", 1.0), number(table, "high_freq_factor", 4.0)
+        if high <= low:
+            raise FormatError(f"'high_freq_factor' is {high:g}; it must be above 'low_freq_factor', {low:g}")
         return RopeScaling(
             "llama3",
             factor=number(table, "factor", 1.0),
             original_len=original,
-            low_freq_factor=number(table, "low_freq_factor", 1.0),
-            high_freq_factor=number(table, "high_freq_factor", 4.0),
+            low_freq_factor=low,
+            high_freq_factor=high,
         )
     if kind == "yarn":
         refuse(table, {"mscale": (), "mscale_all_dim": (), "truncate": (True,)})
@@ -179,7 +187,7 @@ def rope_metadata(facts: ModelFacts) -> dict[str, Any]:
 
 def _implied_magnitude(scaling: RopeScaling) -> float:
     """What readers of GGUF multiply the cosines and sines by without being told."""
-    return 1 + 0.1 * math.log(scaling.factor) if scaling.kind == "yarn" else 1.0
+    return 1 + 0.1 * math.log(max(scaling.factor, 1.0)) if scaling.kind == "yarn" else 1.0
 
 
 def rope_from_metadata(
@@ -189,14 +197,15 @@ def rope_from_metadata(
     dims = count(keys, "rope.dimension_count", head_dim)
     if dims > head_dim or dims % 2:
         raise FormatError(f"{dims} rotated elements do not go into a head of {head_dim}")
-    theta = number(keys, "rope.freq_base", _DEFAULT_THETA)
-    kind = keys.get("rope.scaling.type", "none")
-    original = count(keys, "rope.scaling.original_context_length", 0, least=0)
+    theta = _falling(number(keys, "rope.freq_base", _DEFAULT_THETA))
+    factor = number(keys, "rope.scaling.factor", number(keys, "rope.scale_linear", 1.0))  # its older name
+    kind = text(keys, "rope.scaling.type", "none" if factor == 1 else "linear")
+    original = count(keys, "rope.scaling.original_context_length", 0, least=int(kind == "yarn"))
     scaling: RopeScaling | None = None
     if LLAMA3_DIVISORS in divisors:
-        scaling = _llama3_from(divisors[LLAMA3_DIVISORS], theta)
+        scaling = _llama3_from(_divisors(divisors, LLAMA3_DIVISORS), theta)
     elif kind in ("linear", "yarn", "longrope"):
-        scaling = RopeScaling(kind, factor=number(keys, "rope.scaling.factor", 1.0), original_len=original)
+        scaling = RopeScaling(kind, factor=factor, original_len=original)
         scaling = replace(
             scaling,
             beta_fast=number(keys, "rope.scaling.yarn_beta_fast", 32.0),
@@ -206,21 +215,24 @@ def rope_from_metadata(
             scaling = replace(
                 scaling,
                 factor=count(keys, "context_length") / max(original, 1),
-                short_factors=_listed(divisors, SHORT_DIVISORS),
-                long_factors=_listed(divisors, LONG_DIVISORS),
+                short_factors=tuple(_divisors(divisors, SHORT_DIVISORS).tolist()),
+                long_factors=tuple(_divisors(divisors, LONG_DIVISORS).tolist()),
             )
         if "rope.scaling.attn_factor" in keys:
-            factor = number(keys, "rope.scaling.attn_factor", 1.0)
-            scaling = replace(scaling, attention_factor=factor * _implied_magnitude(scaling))
+            magnitude = number(keys, "rope.scaling.attn_factor", 1.0)
+            scaling = replace(scaling, attention_factor=magnitude * _implied_magnitude(scaling))
     elif kind != "none":
         raise UnsupportedError(f"rope scaling of type '{kind}' is unknown; known: linear, yarn, longrope")
     return {"rope_theta": theta, "rope_dims": 0 if dims == head_dim else dims, "rope_scaling": scaling}
 
 
-def _listed(divisors: Mapping[str, NDArray[np.float32]], name: str) -> tuple[float, ...]:
+def _divisors(divisors: Mapping[str, NDArray[np.float32]], name: str) -> NDArray[np.float32]:
     if name not in divisors:
         raise FormatError(f"the tensor '{name}' is missing")
-    return tuple(divisors[name].tolist())
+    values = divisors[name]
+    if not (np.isfinite(values) & (values > 0)).all():
+        raise FormatError(f"the tensor '{name}' holds values that frequencies cannot be divided by")
+    return values
 
 
 def _llama3_from(divisors: NDArray[np.float32], theta: float) -> RopeScaling:

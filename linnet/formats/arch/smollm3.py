@@ -9,14 +9,14 @@ from linnet.errors import UnsupportedError
 from linnet.formats.arch import llama
 from linnet.formats.arch.blocks import read_common, window_of, write_common
 from linnet.formats.arch.family import Family
-from linnet.formats.arch.values import count, flag
+from linnet.formats.arch.values import count, flag, listed
 from linnet.types import ModelFacts
 
 
 def _read(config: Mapping[str, Any]) -> ModelFacts:
     interval = count(config, "no_rope_layer_interval", 4)
-    rotating = config.get("no_rope_layers")
-    if rotating is not None and list(rotating) != _rotating(len(rotating), interval):
+    rotating = listed(config, "no_rope_layers")
+    if rotating is not None and rotating != _rotating(len(rotating), interval):
         raise UnsupportedError(f"'no_rope_layers' is not one layer in {interval}, which is not supported")
     bias = flag(config, "attention_bias")
     return read_common(
