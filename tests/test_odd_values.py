@@ -28,7 +28,7 @@ from tests.tiny_families import FAMILIES, write_family
 ROOT = Path(__file__).resolve().parent.parent
 # Scales beside the weights are the core's alone.
 KINDS = [name for name, family in FAMILIES.items() if family.type == "F32" and name != "bitnet_scaled"]
-SAMPLE = 24  # changes per family in the fast tests
+SAMPLE = 16  # changes per family in the fast tests
 
 # Of JSON, and of GGUF, which has neither null nor tables.
 ODD: tuple[Any, ...] = (
