@@ -76,7 +76,11 @@ static ln_status fill(ln_adapter *adapter, const ln_adapter_part *parts, int32_t
         part->a = copied(p->a, p->rank, p->cols, &at);
         part->b = copied(p->b, p->rows, p->rank, &at);
         part->scale = p->scale;
+        const int32_t shape[] = {p->block, p->target, p->rank, p->rows, p->cols};
+        adapter->digest = ln_digest(shape, sizeof shape, adapter->digest);
+        adapter->digest = ln_digest(&p->scale, sizeof p->scale, adapter->digest);
     }
+    adapter->digest = ln_digest(adapter->weights, (size_t)((char *)at - (char *)adapter->weights), adapter->digest);
     return LN_OK;
 }
 

@@ -16,6 +16,7 @@ struct ln_adapter {
     const ln_model *model;
     ln_low_rank *parts; /* [n_blocks][LN_TARGETS] */
     float *weights;     /* what all of them hold */
+    uint64_t digest;
 };
 
 /* What the adapters of the sessions in a pass need; allocated when the first session chooses one. */

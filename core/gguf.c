@@ -152,13 +152,7 @@ static ln_status read_array(reader *r, ln_gguf_pair *pair) {
     return take(r, length * bytes, "an array") != NULL ? LN_OK : LN_BAD_FILE;
 }
 
-static ln_status read_pair(reader *r, ln_gguf_pair *pair) {
-    uint32_t type;
-    if (!take_string(r, "a metadata key", &pair->key) || !take_u32(r, "a metadata type", &type)) {
-        return LN_BAD_FILE;
-    }
-    pair->type = (ln_gguf_type)type;
-    pair->data = r->at;
+static ln_status read_value(reader *r, ln_gguf_pair *pair, uint32_t type) {
     if (type == LN_GGUF_ARRAY) {
         return read_array(r, pair);
     }
@@ -172,6 +166,18 @@ static ln_status read_pair(reader *r, ln_gguf_pair *pair) {
                        LN_STRING_ARGS(pair->key), type);
     }
     return take(r, bytes, "a metadata value") != NULL ? LN_OK : LN_BAD_FILE;
+}
+
+static ln_status read_pair(reader *r, ln_gguf_pair *pair) {
+    uint32_t type;
+    if (!take_string(r, "a metadata key", &pair->key) || !take_u32(r, "a metadata type", &type)) {
+        return LN_BAD_FILE;
+    }
+    pair->type = (ln_gguf_type)type;
+    pair->data = r->at;
+    ln_status status = read_value(r, pair, type);
+    pair->bytes = (size_t)(r->at - pair->data);
+    return status;
 }
 
 /* Reads name, shape and type; *offset is relative to the data section. */

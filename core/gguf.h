@@ -41,6 +41,7 @@ typedef struct ln_gguf_pair {
     ln_string key;
     ln_gguf_type type;
     const uint8_t *data; /* the value; for an array see array */
+    size_t bytes;        /* of the value as it lies in the file */
     ln_gguf_array array;
 } ln_gguf_pair;
 

@@ -198,6 +198,10 @@ typedef struct ln_load_step {
  * step->available tells. n_threads: 0 = one per available processor; the first call decides. */
 LN_API int32_t ln_model_load(ln_model *model, int32_t n_threads, ln_load_step *step, ln_error *err);
 
+/* 64 bits that stand for the facts of a loaded model and for all of its weights, as they are held: equal for two
+ * models that give the same bits. Costs what reading the weights once does. LN_BAD_ARGUMENT. */
+LN_API int32_t ln_model_digest(const ln_model *model, uint64_t *out, ln_error *err);
+
 /* Every workspace of the model must be closed first. */
 LN_API void ln_model_close(ln_model *model);
 
@@ -309,6 +313,28 @@ LN_API int32_t ln_session_capacity(const ln_session *session);
  * behind it are gone: one can go back by LN_PAGE tokens from the longest the timeline has been
  * since it was empty, or to 0. */
 LN_API int32_t ln_session_truncate(ln_session *session, int32_t length, ln_error *err);
+
+typedef struct ln_session_info {
+    int32_t first_page;   /* pages before this one have left a sliding window */
+    int32_t n_pages;      /* pages [first_page, n_pages) are held; other sessions may share them */
+    int32_t is_stretched; /* 1: positions are turned for a context longer than the model was trained for */
+    int64_t bytes;        /* its memory: all of these pages, and what is its own */
+    uint64_t adapters;    /* a digest of its adapters and their scales; 0 = it has none */
+} ln_session_info;
+
+LN_API int32_t ln_session_describe(const ln_session *session, ln_session_info *out);
+
+/* Writes what a page that is held keeps of its positions to out: page_bytes of the workspace, which must be size.
+ * Positions past the end of the timeline are zeros: the same text gives the same bytes. LN_BAD_ARGUMENT. */
+LN_API int32_t ln_session_save(const ln_session *session, int32_t page, void *out, size_t size, ln_error *err);
+
+/* Appends n tokens, LN_PAGE of them or, as the last of all, fewer, without evaluating them: page[size] holds what
+ * ln_session_save wrote of them. It is NULL for pages that had left a sliding window; nothing can be evaluated
+ * before those that had not are there. What follows has the bits it would have had if the core's version, the
+ * model's digest, instruction set, type of keys and values, and what ln_session_describe says of adapters and
+ * stretching are the same. Other bytes give another text, but do no harm. LN_BAD_ARGUMENT, LN_CONTEXT_FULL. */
+LN_API int32_t ln_session_load(ln_session *session, const int32_t *ids, int32_t n, const void *page, size_t size,
+                               ln_error *err);
 
 /* ---- adapters ---------------------------------------------------------------- */
 
@@ -422,6 +448,10 @@ LN_API const char *ln_version(void);
 
 /* Instruction sets this processor can run, best first, separated by spaces; "scalar" is last. */
 LN_API const char *ln_isa_list(void);
+
+/* 64 bits that stand for size bytes after others, whose digest is before (0 = none). They show what was damaged or
+ * mixed up by accident, not on purpose. */
+LN_API uint64_t ln_digest(const void *data, size_t size, uint64_t before);
 
 /* Bytes per second at which n_threads threads together read buffer (size bytes),
  * the best of several passes that take about seconds in all; 0 when it cannot be

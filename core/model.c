@@ -540,6 +540,83 @@ int32_t ln_model_load(ln_model *model, int32_t n_threads, ln_load_step *step, ln
     return LN_OK;
 }
 
+/* ---- digest ---------------------------------------------------------------------- */
+
+/* Of the architecture and all that the metadata says about it. */
+static uint64_t digest_facts(const ln_gguf *gguf, const char *arch) {
+    const size_t length = strlen(arch);
+    uint64_t h = ln_digest(arch, length, 0);
+    for (uint64_t i = 0; i < gguf->n_pairs; i++) {
+        const ln_gguf_pair *pair = &gguf->pairs[i];
+        if (pair->key.length > length && memcmp(pair->key.data, arch, length) == 0 && pair->key.data[length] == '.') {
+            h = ln_digest(pair->key.data, pair->key.length, h);
+            h = ln_digest(pair->data, pair->bytes, h);
+        }
+    }
+    return h;
+}
+
+static uint64_t digest_floats(const float *x, int64_t n, uint64_t before) {
+    return x != NULL ? ln_digest(x, (size_t)n * sizeof *x, before) : before;
+}
+
+static uint64_t digest_linear(const ln_linear *l, uint64_t before) {
+    const ln_matrix *w = &l->w;
+    if (w->data == NULL) {
+        return before;
+    }
+    const size_t packed = ln_panels_bytes(w->type, w->rows, w->cols);
+    uint64_t h = ln_digest(w->data, packed != 0 ? packed : (size_t)w->rows * w->stride, before);
+    h = ln_digest(&w->type, sizeof w->type, h);
+    return digest_floats(l->bias, w->rows, digest_floats(&l->scale, 1, h));
+}
+
+typedef struct digest_context {
+    const ln_facts *facts;
+    uint64_t h;
+} digest_context;
+
+static ln_status digest_field(const ln_tensor_rule *rule, int32_t layer, void *target, void *context, ln_error *err) {
+    (void)layer, (void)err;
+    digest_context *c = context;
+    const void *field = (const char *)target + rule->field;
+    const rule_lengths n = lengths_of(c->facts, rule);
+    if (!is_filled(rule, field)) {
+        return LN_OK;
+    }
+    c->h = ln_digest(rule->name, strlen(rule->name), c->h);
+    switch (rule->kind) {
+    case LN_FIELD_TABLE:
+    case LN_FIELD_LINEAR: c->h = digest_linear(field, c->h); break;
+    case LN_FIELD_NORM: {
+        const ln_norm *norm = field;
+        c->h = digest_floats(norm->weight, norm->rows * norm->cols, c->h);
+        c->h = digest_floats(norm->bias, norm->rows * norm->cols, c->h);
+        break;
+    }
+    case LN_FIELD_VECTOR: c->h = digest_floats(*(float *const *)field, n.rows * n.cols, c->h); break;
+    case LN_FIELD_EXPERTS:
+        for (int32_t i = 0; i < c->facts->n_experts; i++) {
+            c->h = digest_linear(&(*(ln_linear *const *)field)[i], c->h);
+        }
+        break;
+    }
+    return LN_OK;
+}
+
+int32_t ln_model_digest(const ln_model *model, uint64_t *out, ln_error *err) {
+    if (model == NULL || out == NULL || !ln_model_is_loaded(model)) {
+        return ln_fail(err, LN_BAD_ARGUMENT, "model and out must not be NULL, and the model must be loaded");
+    }
+    digest_context c = {&model->facts, model->facts_digest};
+    ln_status status = each_rule(model->arch->globals, -1, (void *)(uintptr_t)&model->globals, digest_field, &c, err);
+    for (int32_t i = 0; status == LN_OK && i < model->facts.n_blocks; i++) {
+        status = each_rule(model->arch->layer, i, &model->blocks[i], digest_field, &c, err);
+    }
+    *out = c.h;
+    return status;
+}
+
 /* ---- opening --------------------------------------------------------------------- */
 
 int32_t ln_model_open(const void *data, size_t size, ln_model **out, ln_error *err) {
@@ -567,6 +644,7 @@ int32_t ln_model_open(const void *data, size_t size, ln_model **out, ln_error *e
         model->tied_embeddings = model->globals.output.w.data == NULL;
         model->data = data;
         model->size = size;
+        model->facts_digest = digest_facts(&gguf, model->facts.arch);
         measure(&gguf, model);
         status = plan_packing(model, err);
     }

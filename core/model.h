@@ -30,6 +30,7 @@ struct ln_model {
     int32_t n_packed;  /* how many are done */
     uint8_t has_type[LN_TYPE_LIMIT]; /* whether a matrix is of the type */
     ln_threads *loaders; /* while weights are packed */
+    uint64_t facts_digest;
     int64_t n_params;
     int64_t weight_bytes;
     int64_t bytes_per_token;

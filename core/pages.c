@@ -108,6 +108,58 @@ int32_t ln_pages_own(ln_pages *pages, int32_t page) {
     return own;
 }
 
+/* ---- copies ---------------------------------------------------------------------- */
+
+/* Copies everything but what lies unused between keys, values and convolutions, from one place to another. */
+static void copy_used(const ln_pages *p, const uint8_t *from, uint8_t *to) {
+    const ln_type_traits *type = ln_type_traits_of(p->type);
+    const size_t value_bytes = (size_t)(p->head_dim / type->block_elements) * (size_t)type->block_bytes;
+    for (size_t head = 0; head < p->conv_at; head += p->head_bytes) {
+        memcpy(to + head, from + head, p->key_stride * (LN_PAGE / LN_LANES));
+        for (size_t i = 0, at = head + p->key_bytes; i < LN_PAGE; i++, at += p->value_stride) {
+            memcpy(to + at, from + at, value_bytes);
+        }
+    }
+    for (size_t at = p->conv_at; at < p->page_bytes; at += aligned(p->conv_stride * LN_PAGE)) {
+        memcpy(to + at, from + at, p->conv_stride * LN_PAGE);
+    }
+}
+
+static void clear_key(const ln_pages *p, int32_t lane, uint8_t *keys) {
+    if (is_block_type(p->type)) {
+        ln_panel_set_row(p->type, keys, lane, NULL, p->head_dim);
+        return;
+    }
+    const size_t bytes = (size_t)ln_type_traits_of(p->type)->block_bytes;
+    for (int32_t c = 0; c < p->head_dim; c++) {
+        memset(keys + (size_t)(c * LN_LANES + lane) * bytes, 0, bytes);
+    }
+}
+
+/* Makes positions [n, LN_PAGE) of a copy zeros. */
+static void clear_from(const ln_pages *p, int32_t n, uint8_t *copy) {
+    const size_t rest = (size_t)(LN_PAGE - n);
+    for (size_t head = 0; head < p->conv_at; head += p->head_bytes) {
+        for (int32_t i = n; i < LN_PAGE; i++) {
+            clear_key(p, i % LN_LANES, copy + head + (size_t)(i / LN_LANES) * p->key_stride);
+        }
+        memset(copy + head + p->key_bytes + (size_t)n * p->value_stride, 0, rest * p->value_stride);
+    }
+    for (size_t at = p->conv_at; at < p->page_bytes; at += aligned(p->conv_stride * LN_PAGE)) {
+        memset(copy + at + (size_t)n * p->conv_stride, 0, rest * p->conv_stride);
+    }
+}
+
+void ln_pages_save(const ln_pages *pages, int32_t page, int32_t n, uint8_t *out) {
+    memset(out, 0, pages->page_bytes);
+    copy_used(pages, pages->memory + (size_t)page * pages->page_bytes, out);
+    clear_from(pages, n, out);
+}
+
+void ln_pages_load(const ln_pages *pages, int32_t page, const uint8_t *in) {
+    copy_used(pages, in, pages->memory + (size_t)page * pages->page_bytes);
+}
+
 /* ---- one position -------------------------------------------------------------- */
 
 static uint8_t *head_at(const ln_pages *p, int32_t page, int32_t layer, int32_t kv_head) {

@@ -49,6 +49,12 @@ void ln_pages_release(ln_pages *pages, int32_t page);
 /* Gives up a shared page for a copy of one's own; there must be a free page. */
 int32_t ln_pages_own(ln_pages *pages, int32_t page);
 
+/* Copies what is kept of the first n positions of a page to out[page_bytes]; the rest of it is zeros. */
+void ln_pages_save(const ln_pages *pages, int32_t page, int32_t n, uint8_t *out);
+
+/* Copies what is kept of all positions from in[page_bytes] to a page. */
+void ln_pages_load(const ln_pages *pages, int32_t page, const uint8_t *in);
+
 /* layer counts the layers with attention. */
 const uint8_t *ln_pages_keys(const ln_pages *pages, int32_t page, int32_t layer, int32_t kv_head);
 const uint8_t *ln_pages_values(const ln_pages *pages, int32_t page, int32_t layer, int32_t kv_head);

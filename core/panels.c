@@ -188,13 +188,14 @@ void ln_panel_pack(int32_t type, const void *rows, size_t row_bytes, int64_t n_r
 }
 
 void ln_panel_set_row(int32_t type, void *panel, int64_t row, const float *x, int64_t cols) {
+    static const float zeros[2 * LN_BLOCK];
     uint8_t blocks[2 * (2 + LN_BLOCK)]; /* of one cell */
     const ln_type_traits *traits = ln_type_traits_of(type);
     uint8_t *cell = panel;
     for (int64_t c = 0; c < cols; c += 2 * LN_BLOCK, cell += ln_cell_bytes(formats[type])) {
         const int64_t left = cols - c < 2 * LN_BLOCK ? cols - c : 2 * LN_BLOCK;
         const source_rows from = {.data = blocks, .cols = left, .first_row = (int)row, .n_rows = 1};
-        traits->pack(x + c, left, blocks);
+        traits->pack(x != NULL ? x + c : zeros, left, blocks);
         packers[type](&from, cell);
     }
 }

@@ -34,7 +34,7 @@ void ln_panel_group_of(const ln_matrix *w, int64_t row, int64_t group, ln_panel_
 /* Row of a matrix (of any type) as floats [cols]. */
 void ln_matrix_row(const ln_matrix *w, int64_t row, float *out);
 
-/* Quantises one row of floats as q8_0 or q4_0 would and puts it into a panel of that type. */
+/* Quantises one row of floats (NULL: zeros) as q8_0 or q4_0 would and puts it into a panel of that type. */
 void ln_panel_set_row(int32_t type, void *panel, int64_t row, const float *x, int64_t cols);
 
 #endif

@@ -9,6 +9,10 @@ int32_t ln_rotary_tables(const ln_model *model) {
     return model->facts.rope_base_local > 0 || model->globals.rope_long != NULL ? 2 : 1;
 }
 
+int ln_rotary_is_stretched(const ln_model *model, int32_t n_ctx) {
+    return model->globals.rope_long != NULL && n_ctx > model->facts.rope_trained_len;
+}
+
 /* ---- frequencies -------------------------------------------------------------- */
 
 /* The pair (a fraction) that turns so often over the length the model was trained with. */
@@ -93,7 +97,7 @@ void ln_rotary_turn(const ln_rotary *rotary, const ln_model *model, int32_t laye
     if (!kind->rotates) {
         return;
     }
-    const int second = kind->is_local || (model->globals.rope_long != NULL && n_ctx > f->rope_trained_len);
+    const int second = kind->is_local || ln_rotary_is_stretched(model, n_ctx);
     const int64_t at = ((int64_t)token * ln_rotary_tables(model) + second) * pairs;
     for (int32_t i = 0; i < n_heads; i++, heads += f->head_dim) {
         if (f->rope_pairs == LN_ROPE_NEIGHBOURS) {

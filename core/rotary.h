@@ -15,6 +15,9 @@ int32_t ln_rotary_tables(const ln_model *model);
 
 void ln_rotary_fill(ln_rotary *rotary, const ln_model *model);
 
+/* Whether a session of n_ctx turns by the second table. */
+int ln_rotary_is_stretched(const ln_model *model, int32_t n_ctx);
+
 /* Computes the angles of a token in flight. */
 void ln_rotary_place(ln_rotary *rotary, const ln_model *model, int32_t token, int32_t position);
 

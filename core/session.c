@@ -7,13 +7,22 @@
 
 /* ---- opening ---------------------------------------------------------------- */
 
+static int32_t pages_of(int32_t n_tokens) {
+    return n_tokens / LN_PAGE + (n_tokens % LN_PAGE != 0);
+}
+
+/* Bytes of a session of n_ctx tokens, without its pages; returns 0 when they do not fit a size_t. */
+static int own_bytes(const ln_workspace *workspace, int32_t n_ctx, size_t *out) {
+    const size_t vocab_size = (size_t)workspace->model->facts.vocab_size;
+    const size_t words = (size_t)pages_of(n_ctx) + (size_t)n_ctx + vocab_size; /* each below 2^31 */
+    return ln_size_mul(words, sizeof(int32_t), out) && ln_size_add(*out, sizeof(ln_session), out);
+}
+
 /* Zeroed memory for a session of n_ctx tokens, one block. */
 static ln_status allocate(ln_workspace *workspace, int32_t n_ctx, ln_session **out, ln_error *err) {
-    const size_t n_pages = (size_t)n_ctx / LN_PAGE + (n_ctx % LN_PAGE != 0);
     const size_t vocab_size = (size_t)workspace->model->facts.vocab_size;
-    const size_t words = n_pages + (size_t)n_ctx + vocab_size; /* each below 2^31 */
     size_t bytes;
-    if (!ln_size_mul(words, sizeof(int32_t), &bytes) || !ln_size_add(bytes, sizeof(ln_session), &bytes)) {
+    if (!own_bytes(workspace, n_ctx, &bytes)) {
         return ln_fail(err, LN_NO_MEMORY, "a session of %d tokens does not fit this machine; ask for a smaller n_ctx",
                        (int)n_ctx);
     }
@@ -65,10 +74,6 @@ void ln_session_close(ln_session *session) {
 }
 
 /* ---- pages -------------------------------------------------------------------- */
-
-static int32_t pages_of(int32_t n_tokens) {
-    return n_tokens / LN_PAGE + (n_tokens % LN_PAGE != 0);
-}
 
 /* The first page a timeline of this length needs: its last token may be evaluated once more (renew_logits). */
 static int32_t first_page_of(const ln_session *s, int32_t length) {
@@ -184,8 +189,7 @@ int32_t ln_session_fork(const ln_session *session, int32_t length, ln_session **
 
 /* ---- appending ----------------------------------------------------------------- */
 
-ln_status ln_session_check(const ln_session *session, const int32_t *ids, int32_t n, int32_t *n_pages, ln_error *err) {
-    const ln_session *s = session;
+static ln_status check_ids(const ln_session *s, const int32_t *ids, int32_t n, ln_error *err) {
     if (n < 0 || (ids == NULL && n > 0)) {
         return ln_fail(err, LN_BAD_ARGUMENT, "ids must not be NULL, n not negative");
     }
@@ -201,8 +205,18 @@ ln_status ln_session_check(const ln_session *session, const int32_t *ids, int32_
                            (int)ids[i], (int)i, (int)n, (int)vocab_size - 1);
         }
     }
-    *n_pages += n > 0 ? pages_needed(s, n) : 0;
     return LN_OK;
+}
+
+ln_status ln_session_check(const ln_session *session, const int32_t *ids, int32_t n, int32_t *n_pages, ln_error *err) {
+    ln_status status = check_ids(session, ids, n, err);
+    if (status == LN_OK) {
+        status = check_length(session, session->length, err); /* what was loaded may not reach back far enough */
+    }
+    if (status == LN_OK && n > 0) {
+        *n_pages += pages_needed(session, n);
+    }
+    return status;
 }
 
 int32_t ln_session_eval(ln_session *session, const int32_t *ids, int32_t n, float *logits, ln_error *err) {
@@ -211,6 +225,72 @@ int32_t ln_session_eval(ln_session *session, const int32_t *ids, int32_t n, floa
     }
     const ln_span span = {.session = session, .ids = ids, .logits = logits, .n = n};
     return ln_workspace_eval(session->workspace, &span, 1, err);
+}
+
+/* ---- saving and loading -------------------------------------------------------- */
+
+int32_t ln_session_save(const ln_session *session, int32_t page, void *out, size_t size, ln_error *err) {
+    if (session == NULL || out == NULL) {
+        return ln_fail(err, LN_BAD_ARGUMENT, "session and out must not be NULL");
+    }
+    const ln_pages *pages = &session->workspace->pages;
+    if (page < session->first_page || page >= pages_of(session->length)) {
+        return ln_fail(err, LN_BAD_ARGUMENT, "page %d is not held: the timeline has pages %d to %d", (int)page,
+                       (int)session->first_page, (int)pages_of(session->length) - 1);
+    }
+    if (size != pages->page_bytes) {
+        return ln_fail(err, LN_BAD_ARGUMENT, "a page takes %.0f bytes, not %.0f", (double)pages->page_bytes,
+                       (double)size);
+    }
+    const int32_t left = session->length - page * LN_PAGE;
+    ln_pages_save(pages, session->pages[page], left < LN_PAGE ? left : LN_PAGE, out);
+    return LN_OK;
+}
+
+static ln_status check_loading(const ln_session *s, int32_t n, const void *page, size_t size, ln_error *err) {
+    const ln_pages *pages = &s->workspace->pages;
+    if (n < 1 || n > LN_PAGE || s->length % LN_PAGE != 0) {
+        return ln_fail(err, LN_BAD_ARGUMENT, "cannot load %d tokens after %d: pages hold %d", (int)n, (int)s->length,
+                       LN_PAGE);
+    }
+    if (page == NULL && (s->workspace->model->facts.lookback == 0 || s->first_page < s->n_held || n < LN_PAGE)) {
+        return ln_fail(err, LN_BAD_ARGUMENT, "page %d cannot have left a sliding window", (int)s->length / LN_PAGE);
+    }
+    if (page != NULL && size != pages->page_bytes) {
+        return ln_fail(err, LN_BAD_ARGUMENT, "a page takes %.0f bytes, not %.0f", (double)pages->page_bytes,
+                       (double)size);
+    }
+    if (page != NULL && pages->n_free == 0) {
+        return ln_fail(err, LN_CONTEXT_FULL, "there is no free page for %d more tokens; close a session or open the "
+                       "workspace with a larger kv_tokens",
+                       (int)n);
+    }
+    return LN_OK;
+}
+
+int32_t ln_session_load(ln_session *session, const int32_t *ids, int32_t n, const void *page, size_t size,
+                        ln_error *err) {
+    if (session == NULL) {
+        return ln_fail(err, LN_BAD_ARGUMENT, "session must not be NULL");
+    }
+    ln_status status = check_ids(session, ids, n, err);
+    if (status == LN_OK) {
+        status = check_loading(session, n, page, size, err);
+    }
+    if (status != LN_OK) {
+        return status;
+    }
+    if (page != NULL) {
+        session->pages[session->n_held] = ln_pages_take(&session->workspace->pages);
+        ln_pages_load(&session->workspace->pages, session->pages[session->n_held], page);
+    }
+    session->n_held++;
+    session->first_page += page == NULL;
+    memcpy(session->ids + session->length, ids, (size_t)n * sizeof *ids);
+    session->length += n;
+    session->has_logits = 0;
+    ln_session_release_pages(session);
+    return LN_OK;
 }
 
 /* ---- scoring -------------------------------------------------------------------- */
@@ -322,4 +402,25 @@ int32_t ln_session_common(const ln_session *session, const int32_t *ids, int32_t
 
 int32_t ln_session_capacity(const ln_session *session) {
     return session->n_ctx;
+}
+
+int32_t ln_session_describe(const ln_session *session, ln_session_info *out) {
+    if (session == NULL || out == NULL) {
+        return LN_BAD_ARGUMENT;
+    }
+    const ln_workspace *w = session->workspace;
+    size_t own = 0;
+    own_bytes(w, session->n_ctx, &own); /* it was allocated */
+    *out = (ln_session_info){
+        .first_page = session->first_page,
+        .n_pages = session->n_held,
+        .is_stretched = ln_rotary_is_stretched(w->model, session->n_ctx),
+        .bytes = (int64_t)(own + w->pages.page_bytes * (size_t)(session->n_held - session->first_page)),
+    };
+    for (int32_t i = 0; i < session->n_adapters; i++) {
+        const ln_scaled_adapter *a = &session->adapters[i];
+        out->adapters = ln_digest(&a->adapter->digest, sizeof a->adapter->digest, out->adapters);
+        out->adapters = ln_digest(&a->scale, sizeof a->scale, out->adapters);
+    }
+    return LN_OK;
 }

@@ -195,6 +195,17 @@ class ln_span(Structure):
     )
 
 
+class ln_session_info(Structure):
+    _fields_ = (
+        ("first_page", c_int32),  # pages before this one have left a sliding window
+        ("n_pages", c_int32),  # pages [first_page, n_pages) are held; other sessions may share them
+        # 1: positions are turned for a context longer than the model was trained for
+        ("is_stretched", c_int32),
+        ("bytes", c_int64),  # its memory: all of these pages, and what is its own
+        ("adapters", c_uint64),  # a digest of its adapters and their scales; 0 = it has none
+    )
+
+
 class ln_adapter(Structure):
     """Low-rank changes of a model's matrices (LoRA): y = W x + scale * B (A x). Immutable; any number of
     sessions may use it, which have to be closed first."""
@@ -348,6 +359,10 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     # Weights may be written to data while this goes on, as step->available tells. n_threads: 0 = one per
     # available processor; the first call decides.
     "ln_model_load": (c_int32, (POINTER(ln_model), c_int32, POINTER(ln_load_step), POINTER(ln_error))),
+    # int32_t ln_model_digest(const ln_model *model, uint64_t *out, ln_error *err)
+    # 64 bits that stand for the facts of a loaded model and for all of its weights, as they are held: equal
+    # for two models that give the same bits. Costs what reading the weights once does. LN_BAD_ARGUMENT.
+    "ln_model_digest": (c_int32, (POINTER(ln_model), c_void_p, POINTER(ln_error))),
     # void ln_model_close(ln_model *model)
     # Every workspace of the model must be closed first.
     "ln_model_close": (None, (POINTER(ln_model),)),
@@ -429,6 +444,26 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     # it are gone: one can go back by LN_PAGE tokens from the longest the timeline has been since it was
     # empty, or to 0.
     "ln_session_truncate": (c_int32, (POINTER(ln_session), c_int32, POINTER(ln_error))),
+    # int32_t ln_session_describe(const ln_session *session, ln_session_info *out)
+    "ln_session_describe": (c_int32, (POINTER(ln_session), POINTER(ln_session_info))),
+    # int32_t ln_session_save(const ln_session *session, int32_t page, void *out, size_t size, ln_error
+    # *err)
+    # Writes what a page that is held keeps of its positions to out: page_bytes of the workspace, which must
+    # be size. Positions past the end of the timeline are zeros: the same text gives the same bytes.
+    # LN_BAD_ARGUMENT.
+    "ln_session_save": (c_int32, (POINTER(ln_session), c_int32, c_void_p, c_size_t, POINTER(ln_error))),
+    # int32_t ln_session_load(ln_session *session, const int32_t *ids, int32_t n, const void *page, size_t
+    # size, ln_error *err)
+    # Appends n tokens, LN_PAGE of them or, as the last of all, fewer, without evaluating them: page[size]
+    # holds what ln_session_save wrote of them. It is NULL for pages that had left a sliding window; nothing
+    # can be evaluated before those that had not are there. What follows has the bits it would have had if
+    # the core's version, the model's digest, instruction set, type of keys and values, and what
+    # ln_session_describe says of adapters and stretching are the same. Other bytes give another text, but
+    # do no harm. LN_BAD_ARGUMENT, LN_CONTEXT_FULL.
+    "ln_session_load": (
+        c_int32,
+        (POINTER(ln_session), c_void_p, c_int32, c_void_p, c_size_t, POINTER(ln_error)),
+    ),
     # int32_t ln_adapter_open(const ln_model *model, const ln_adapter_part *parts, int32_t n_parts,
     # ln_adapter **out, ln_error *err)
     # Copies the parts. LN_BAD_FILE, saying what differs, when they do not fit the model.
@@ -479,6 +514,10 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     # const char *ln_isa_list(void)
     # Instruction sets this processor can run, best first, separated by spaces; "scalar" is last.
     "ln_isa_list": (c_char_p, ()),
+    # uint64_t ln_digest(const void *data, size_t size, uint64_t before)
+    # 64 bits that stand for size bytes after others, whose digest is before (0 = none). They show what was
+    # damaged or mixed up by accident, not on purpose.
+    "ln_digest": (c_uint64, (c_void_p, c_size_t, c_uint64)),
     # double ln_read_bandwidth(const void *buffer, size_t size, int32_t n_threads, double seconds)
     # Bytes per second at which n_threads threads together read buffer (size bytes), the best of several
     # passes that take about seconds in all; 0 when it cannot be measured. The roofline of decode.
