@@ -431,6 +431,15 @@ class RunOptions(DrawingOptions):
         help="a text longer than the context: stop, leave out its middle and go on, or (in a conversation) its oldest turns",
     )
     n_keep: int = option(0, metavar="N", help="first tokens that are never left out; that of the beginning always stays")
+    prompt_cache: Path | None = option(
+        None, metavar="FILE", help="go on from what this file holds of an earlier prompt, and leave the last one there"
+    )
+    prompt_cache_limit: int | None = option(
+        None,
+        metavar="SIZE",
+        read=memory,
+        help="keep at most 1G, 500M, ... of earlier texts, in memory and in the file (default: as much as one context takes)",
+    )
 
 
 POOLINGS = ("mean", "cls", "last")  # how hidden states become one vector; in the order of GGUF's numbers

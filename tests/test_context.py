@@ -27,7 +27,7 @@ def model() -> linnet.LanguageModel:
 @pytest.fixture(scope="module")
 def fresh() -> linnet.LanguageModel:
     """Evaluates everything from its first token."""
-    return linnet.load(threads=1, cache_tokens=0)
+    return linnet.load(threads=1, cache_bytes=0)
 
 
 # ---- what earlier calls leave ---------------------------------------------------------
@@ -39,7 +39,7 @@ def test_a_text_is_the_same_with_and_without_what_is_known_of_its_prompt(
     kv_type: str, temperature: float
 ) -> None:
     model = linnet.load(threads=1, kv_type=kv_type)
-    plain = linnet.load(threads=1, kv_type=kv_type, cache_tokens=0)
+    plain = linnet.load(threads=1, kv_type=kv_type, cache_bytes=0)
     text = LONG
     for turn in range(4):
         options = {"max_tokens": 30, "temperature": temperature, "seed": turn}
@@ -73,17 +73,20 @@ def test_streams_side_by_side_share_a_beginning(
     assert all(stream.generation.cached_tokens > 100 for stream in streams)
 
 
-def test_what_is_kept_is_limited_and_the_oldest_goes_first() -> None:
-    model = linnet.load(threads=1, cache_tokens=4 * PAGE_TOKENS)
+def test_what_is_kept_is_limited_and_the_oldest_goes_first(fresh: linnet.LanguageModel) -> None:
+    limit = 2 * fresh.session.n_bytes + 4 * fresh.workspace.page_bytes  # two timelines of two pages
+    model = linnet.load(threads=1, cache_bytes=limit)
     prompts = [[1, *range(first, first + 100)] for first in (10, 300, 600)]
     for ids in prompts:
         model.generate(ids, max_tokens=1)
-        assert model.cache.n_tokens <= 4 * PAGE_TOKENS
+        assert model.cache.n_bytes <= limit
     assert [model.generate(ids, max_tokens=1).cached_tokens for ids in prompts[1:]] == [100, 100]
     assert model.generate(prompts[0], max_tokens=1).cached_tokens == 0
     too_long = [1, *range(100, 600)]
     model.generate(too_long, max_tokens=1)
-    assert model.cache.n_tokens <= 4 * PAGE_TOKENS
+    assert model.cache.n_bytes <= limit
+    with pytest.raises(UsageError, match="cache_bytes is -1"):
+        linnet.load(cache_bytes=-1)
 
 
 def test_a_conversation_is_kept_once(model: linnet.LanguageModel) -> None:
@@ -96,7 +99,7 @@ def test_a_conversation_is_kept_once(model: linnet.LanguageModel) -> None:
 
 
 def test_a_timeline_that_needs_memory_gets_what_is_only_kept() -> None:
-    model = linnet.load(threads=1, n_ctx=4 * PAGE_TOKENS, cache_tokens=100 * PAGE_TOKENS)
+    model = linnet.load(threads=1, n_ctx=4 * PAGE_TOKENS, cache_bytes=1 << 30)
     for first in range(10, 1800, 150):
         model.generate([1, *range(first, first + 200)], max_tokens=1)
     assert model.workspace.n_free_pages <= model.workspace.n_pages - 3 * 3

@@ -44,6 +44,11 @@ def call(function: str, *arguments: Any) -> None:
         raise _ERRORS.get(status, LinnetError)(message)
 
 
+def digest(data: bytes | ctypes.Array[ctypes.c_char], before: int = 0) -> int:
+    """64 bits that stand for ``data``, after others with the digest ``before``."""
+    return int(library().ln_digest(data, len(data), before))
+
+
 def int32(name: str, value: int) -> int:
     """``value`` for a field of 32 bits, to which ctypes would cut it silently. Raises UsageError."""
     if not -(1 << 31) <= value < 1 << 31:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 
 from linnet.engine._bindings import ln_load_step
@@ -77,6 +78,13 @@ class Model:
             setattr(self, name, getattr(info, name))
         self.arch = info.arch.decode()
         self.tied_embeddings = bool(info.tied_embeddings)
+
+    @cached_property
+    def digest(self) -> int:
+        """64 bits that stand for the facts and all weights, as they are held: made in the time of a token."""
+        found = ctypes.c_uint64()
+        call("ln_model_digest", self.handle, ctypes.byref(found))
+        return found.value
 
     def _pack(self, image: Image) -> None:
         """Packs the weights for this processor, piece by piece: there are never two copies of them all."""

@@ -12,7 +12,7 @@ from linnet.engine._bindings import ln_workspace_options, ln_workspace_plan
 from linnet.engine.library import Handle, call, describe, int32
 from linnet.engine.memory import Image
 from linnet.engine.processors import available_processors
-from linnet.engine.session import PAGE_TOKENS
+from linnet.engine.session import pages_of
 from linnet.formats.parts import ModelParts, RawBytes, Tensor
 from linnet.types import TensorType
 
@@ -85,7 +85,7 @@ class Outline:
             n_ctx=n_ctx,
             kv_type=kv_type,
             weights=self.info.packed_bytes + self.info.in_place_bytes - self._untouched,
-            kv=-(-n_ctx // PAGE_TOKENS) * found.page_bytes,
+            kv=pages_of(n_ctx) * found.page_bytes,
             scratch=found.scratch_bytes + 4 * (self.info.vocab_size + n_ctx),  # and a session
             loading=self._loading(),
             base=int(base + per_token * self._n_tokens + self._header_bytes),

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 PAGE_TOKENS = _bindings.LN_PAGE  # sessions take memory for keys and values in steps of this many tokens
 
 
+def pages_of(n_tokens: int) -> int:
+    """Pages that hold the keys and values of ``n_tokens``."""
+    return -(-n_tokens // PAGE_TOKENS)
+
+
 class Workspace:
     """What the sessions of one model share: threads, memory for tokens in flight, pages of keys and values.
 
@@ -222,6 +227,17 @@ class Session:
         """The tokens of the timeline."""
         return list(library().ln_session_ids(self.handle)[: len(self)])
 
+    @property
+    def info(self) -> _bindings.ln_session_info:
+        """Its pages, its memory in bytes, and what its keys and values depend on beside the model."""
+        with self.workspace.turn:
+            return describe("ln_session", self.handle)
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory: its pages, those it shares included, and what is its own."""
+        return int(self.info.bytes)
+
     def has_room(self, n: int) -> bool:
         """Whether ``n`` more tokens fit the timeline; the pages are another matter."""
         return n <= self.n_ctx - len(self)
@@ -275,6 +291,20 @@ class Session:
         """Forgets everything after the first ``length`` tokens."""
         with self.workspace.turn:
             call("ln_session_truncate", self.handle, int32("length", length))
+
+    def save_page(self, index: int, page: ctypes.Array[ctypes.c_char]) -> None:
+        """Writes a page that is held to ``page``, ``page_bytes`` of the workspace."""
+        with self.workspace.turn:
+            call("ln_session_save", self.handle, index, page, len(page))
+
+    def load_page(self, ids: Sequence[int], page: ctypes.Array[ctypes.c_char] | None) -> None:
+        """Appends ``ids``, those of one page, of which :meth:`save_page` wrote what is known.
+
+        None stands for a page that had left a sliding window. Raises UsageError, ContextFullError.
+        """
+        size = len(page) if page is not None else 0
+        arguments = self.handle, int32_array(ids), len(ids), page, size
+        self.workspace.call(self.has_room(len(ids)), "ln_session_load", *arguments)
 
     def _logits(self) -> ctypes._Pointer[ctypes.c_float]:
         logits: ctypes._Pointer[ctypes.c_float] = library().ln_session_logits(self.handle)

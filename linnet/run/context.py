@@ -11,9 +11,10 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from linnet.engine.session import PAGE_TOKENS, Session, Workspace
+from linnet.engine.session import PAGE_TOKENS, Session, Workspace, pages_of
 from linnet.errors import ContextFullError, UsageError
 
 if TYPE_CHECKING:
@@ -27,15 +28,18 @@ _ALWAYS_KEPT = ("system", "developer")  # roles of messages that are not turns
 class PromptCache:
     """Timelines of earlier calls, of which a new one takes the beginning they have in common.
 
-    Together they hold at most ``max_tokens``, in whole pages (a page that two of them share counts twice);
-    the one used least recently goes first, and before that any whose pages a timeline in use needs. A new
-    timeline that goes on from one of them gives the same bits as one evaluated from its first token.
+    Together they take at most ``max_bytes`` (a page that two of them share counts twice), and so does a file
+    of one of them; the one used least recently goes first, and before that any whose pages a timeline in use
+    needs. A new timeline that goes on from one of them gives the same bits as one evaluated from its first
+    token.
     """
 
-    def __init__(self, workspace: Workspace, n_ctx: int, max_tokens: int) -> None:
+    def __init__(self, workspace: Workspace, n_ctx: int, max_bytes: int) -> None:
         self._workspace = workspace
         self._n_ctx = n_ctx
-        self._max_pages = max_tokens // PAGE_TOKENS
+        self.max_bytes = max_bytes
+        self.keeps_prompt = False  # whether the last prompt is wanted once its text has ended
+        self.prompt: Session | None = None
         self._kept: list[Session] = []  # least recently used first
         self._is_busy = False
         give_up = weakref.WeakMethod(self._give_up)  # no cycle: a model is gone when nobody names it
@@ -45,6 +49,11 @@ class PromptCache:
     def n_tokens(self) -> int:
         """Tokens of all timelines that are kept."""
         return sum(len(session) for session in self._kept)
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of all timelines that are kept, pages that several share counted for each."""
+        return sum(session.n_bytes for session in self._kept)
 
     def open(self, ids: Sequence[int], adapters: Adapters = ()) -> Session:
         """A timeline for ``ids`` that holds as many of the first of them as are known with these adapters,
@@ -70,7 +79,7 @@ class PromptCache:
                 return
             ids = session.ids
             with self._alone():
-                twin = _fork(session, len(ids)) if ids and self._max_pages else None
+                twin = _fork(session, len(ids)) if ids and self.max_bytes else None
                 session.close()
                 if twin is not None:
                     self._add(twin, ids)
@@ -81,8 +90,47 @@ class PromptCache:
         longer = next((kept for kept in alike if kept.common(ids) == len(ids)), session)
         beginnings = [kept for kept in alike if kept is longer or kept.common(ids) == len(kept)]
         self._kept = [kept for kept in self._kept if kept not in beginnings] + [longer]
-        while len(self._kept) > MOST_KEPT or sum(map(_pages, self._kept)) > self._max_pages:
+        while len(self._kept) > MOST_KEPT or self.n_bytes > self.max_bytes:
             self._give_up()
+
+    def mark(self, session: Session) -> None:
+        """``session`` holds a prompt and nothing else yet."""
+        if self.keeps_prompt:
+            self.prompt = session.fork()
+
+    def load(self, path: Path, adapters: Adapters = ()) -> list[int]:
+        """Keeps the timeline of a file, as far as there is room for it; returns all tokens of the file.
+
+        Raises SourceError or FormatError for a file that cannot be used with this model and these adapters.
+        """
+        from linnet.engine.states import load_states  # not needed without a file
+
+        with Session(self._workspace, self._n_ctx, adapters) as session:
+            max_pages = max(self.max_bytes - session.n_bytes, 0) // self._workspace.page_bytes
+            ids = load_states(session, path, max_pages)
+            self.keep(session)
+        return ids
+
+    def save(self, session: Session, path: Path) -> int:
+        """Writes a timeline to a file, its first tokens where it would take more than ``max_bytes``.
+
+        Returns how many. Raises TargetError, UsageError when not even one page fits, or the first ones have
+        left a sliding window.
+        """
+        from linnet.engine.states import file_bytes, save_states
+
+        n = len(session)
+        while n > 0 and file_bytes(session, n) > self.max_bytes:
+            n = (pages_of(n) - 1) * PAGE_TOKENS
+        part = _fork(session, n) if n else None
+        if part is None:
+            n_bytes = file_bytes(session, len(session))
+            raise UsageError(
+                f"the prompt of {len(session)} tokens takes {n_bytes:,} bytes and the limit is "
+                f"{self.max_bytes:,}; raise it"
+            )
+        save_states(part, path)
+        return n
 
     def clear(self) -> None:
         """Keeps nothing of what was."""
@@ -100,10 +148,13 @@ class PromptCache:
                 self._is_busy = False
 
     def _give_up(self) -> bool:
-        """Closes the timeline used least recently; False when there is none."""
-        if not self._kept:
+        """Closes the timeline used least recently, the last prompt after all; False when there is none."""
+        session = self._kept.pop(0) if self._kept else self.prompt
+        if session is None:
             return False
-        self._kept.pop(0).close()
+        if session is self.prompt:
+            self.prompt = None
+        session.close()
         return True
 
 
@@ -113,10 +164,6 @@ def _fork(session: Session, length: int) -> Session | None:
         return session.fork(length)
     except UsageError:
         return None
-
-
-def _pages(session: Session) -> int:
-    return -(-len(session) // PAGE_TOKENS)
 
 
 def cut_middle(ids: Sequence[int], n_ctx: int, n_keep: int) -> list[int]:

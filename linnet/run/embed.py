@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from linnet.engine.session import PAGE_TOKENS
+from linnet.engine.session import pages_of
 from linnet.errors import UsageError
 from linnet.options import POOLINGS, EmbedOptions
 from linnet.run.context import check_prompt
@@ -97,9 +97,9 @@ def _ids(model: LanguageModel, text: str) -> list[int]:
 
 def _groups(prompts: Sequence[Sequence[int]], n_ctx: int) -> Iterator[list[int]]:
     """Texts that are evaluated together: together they take no more pages than one of n_ctx tokens."""
-    room, group, taken = -(-n_ctx // PAGE_TOKENS), list[int](), 0
+    room, group, taken = pages_of(n_ctx), list[int](), 0
     for i, ids in enumerate(prompts):
-        pages = -(-len(ids) // PAGE_TOKENS)
+        pages = pages_of(len(ids))
         if group and (taken + pages > room or len(group) == MOST_TOGETHER):
             yield group
             group, taken = [], 0

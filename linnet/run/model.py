@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack, overload
 from linnet.engine.library import int32
 from linnet.engine.model import Model
 from linnet.engine.sampler import Sampler, SamplingOptions, TokenLogProb
-from linnet.engine.session import PAGE_TOKENS, Session, Workspace
+from linnet.engine.session import PAGE_TOKENS, Session, Workspace, pages_of
 from linnet.engine.tokenizer import Tokenizer
 from linnet.errors import UsageError
 from linnet.run.choosing import Chooser, FormOptions, Guide, StopStrings
@@ -51,7 +51,7 @@ class HoldingOptions(TypedDict, total=False):
     threads: int | None
     kv_type: str | None
     isa: str | None
-    cache_tokens: int | None
+    cache_bytes: int | None
 
 
 def load(
@@ -71,8 +71,8 @@ def load(
     ``n_ctx`` is the context in tokens (default: what the model was made for, at most
     4096), ``threads`` defaults to the processors this process may use, ``kv_type`` is
     ``f16`` (default), ``q8_0``, ``q4_0`` or ``f32``, ``isa`` forces an instruction set,
-    ``cache_tokens`` of earlier texts are kept for later ones that begin alike (default: as
-    many as one context holds). ``ram`` is a budget in bytes for the whole process: it
+    ``cache_bytes`` of earlier texts are kept for later ones that begin alike (default: as
+    much as one context takes). ``ram`` is a budget in bytes for the whole process: it
     chooses the context and ``kv_type`` where they are not given, and there is one
     timeline and no cache. Raises SourceError, FormatError or UnsupportedError, UsageError
     for a draft model whose tokens are others or a budget that is too small.
@@ -97,7 +97,7 @@ def _within(ram: int, source: Path, type: str | None, options: HoldingOptions) -
 
     outline = open_outline(source, type, in_process=True)
     plan = fitting(outline, ram, options.get("n_ctx"), options.get("kv_type"), options.get("threads"))
-    return {**options, "n_ctx": plan.n_ctx, "kv_type": plan.kv_type, "cache_tokens": 0}
+    return {**options, "n_ctx": plan.n_ctx, "kv_type": plan.kv_type, "cache_bytes": 0}
 
 
 @dataclass
@@ -297,7 +297,7 @@ class LanguageModel:
         kv_type: str | None = None,
         timelines: int = TIMELINES,
         isa: str | None = None,
-        cache_tokens: int | None = None,
+        cache_bytes: int | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = model.tokenizer
@@ -312,9 +312,10 @@ class LanguageModel:
         self.adapters: dict[str, Adapter] = {}
         self.session = self.open_session()
         self._guide_tokenizers: dict[tuple[int, ...], GuideTokenizer] = {}
-        most = cache_tokens if cache_tokens is not None else _whole_pages(self._n_ctx)
+        one = self.session.n_bytes + pages_of(self._n_ctx) * self.workspace.page_bytes
+        most = cache_bytes if cache_bytes is not None else one
         if most < 0:
-            raise UsageError(f"cache_tokens is {most}; give 0 for none, or how many to keep")
+            raise UsageError(f"cache_bytes is {most}; give 0 for none, or how many to keep")
         self.cache = PromptCache(self.workspace, self._n_ctx, most)
         self.draft: LanguageModel | None = None
         if draft is not None:
@@ -382,7 +383,7 @@ class LanguageModel:
         left = ids if kept is None else cut_middle(ids, self.n_ctx, kept)
         check_prompt(len(left), self.n_ctx)
         chooser = Chooser(self._sampler(sampling), self._guide(own), logprobs)  # type: ignore[arg-type]
-        adapters, timeline = self._adapters(own["adapter"]), own["timeline"]
+        adapters, timeline = self.chosen_adapters(own["adapter"]), own["timeline"]
         if timeline is not None and adapters not in ((), timeline.session.adapters):
             raise UsageError("the timeline has other adapters; open one for these")
         timeline = timeline or Timeline(self.cache.open(left, adapters), self.cache)
@@ -414,6 +415,32 @@ class LanguageModel:
             made.append(stream.finish())
             options["seed"] = (first + i + 1) % (1 << 64)
         return max(made, key=lambda one: float("-inf") if one.mean_log_prob is None else one.mean_log_prob)
+
+    def save_prompt(
+        self,
+        path: str | Path,
+        prompt: str | Sequence[int],
+        *,
+        adapter: str | Mapping[str, float] | None = None,
+    ) -> int:
+        """Evaluates what is not known of ``prompt`` and writes it to a file for :meth:`load_prompt`.
+
+        Returns how many tokens are in it: all, where ``cache_bytes`` allow. Raises UsageError, TargetError.
+        """
+        ids = self._prompt_ids(prompt)
+        check_prompt(len(ids), self.n_ctx)
+        timeline = Timeline(self.cache.open(ids, self.chosen_adapters(adapter)), self.cache)
+        timeline.prefill(ids)
+        n_tokens = self.cache.save(timeline.session, Path(path))
+        timeline.finish()
+        return n_tokens
+
+    def load_prompt(self, path: str | Path, *, adapter: str | Mapping[str, float] | None = None) -> int:
+        """Makes what a file holds known to later calls with these adapters; returns how many tokens it holds.
+
+        Raises SourceError for a file of another model, type or version, FormatError for a damaged one.
+        """
+        return len(self.cache.load(Path(path), self.chosen_adapters(adapter)))
 
     def constrain(self, ends: Collection[int] | None = None, **form: Unpack[FormOptions]) -> Constraint:
         """What texts have to be, compiled for this model and texts that end with ``ends``; gives guides.
@@ -453,7 +480,8 @@ class LanguageModel:
 
         self.adapters[name] = Adapter(self.model, Path(folder))
 
-    def _adapters(self, wanted: str | Mapping[str, float] | None) -> Adapters:
+    def chosen_adapters(self, wanted: str | Mapping[str, float] | None) -> Adapters:
+        """Adapters by name, with their scales. Raises UsageError."""
         named = {wanted: 1.0} if isinstance(wanted, str) else dict(wanted or {})
         for name, scale in named.items():
             if name not in self.adapters:
@@ -555,9 +583,5 @@ class LanguageModel:
 
 def _room_for(n_ctx: int, timelines: int) -> int:
     """Tokens the timelines of a model can hold together, in whole pages; only what is used costs memory."""
-    tokens = _whole_pages(n_ctx)
+    tokens = pages_of(n_ctx) * PAGE_TOKENS
     return min(max(tokens, timelines * min(tokens, DEFAULT_N_CTX)), 2**31 - 1)
-
-
-def _whole_pages(n_tokens: int) -> int:
-    return -(-n_tokens // PAGE_TOKENS) * PAGE_TOKENS

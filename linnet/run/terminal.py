@@ -14,7 +14,6 @@ from linnet.errors import ContextFullError, SourceError, UsageError
 from linnet.options import RunOptions
 from linnet.run.meter import Energy, EnergyMeter, peak_rss_bytes, process_age
 from linnet.run.model import Generation, LanguageModel, StreamOptions, TextStream, load
-from linnet.types import LEFT_OUT_KEY
 
 if TYPE_CHECKING:
     from linnet.run.answer import Delta
@@ -34,11 +33,23 @@ def run(options: RunOptions) -> dict[str, object]:
     """
     if options.prompt is None and sys.stdin.isatty() and not options.json:
         model = _load(options)
-        return _chat(model, options) if _is_chat(model, options) else _converse(model, options)
+        with _prompt_file(model, options):
+            return _chat(model, options) if _is_chat(model, options) else _converse(model, options)
     prompt = (
         options.prompt if options.prompt is not None else sys.stdin.buffer.read().decode("utf-8", "replace")
     )
-    return _answer(_load(options), prompt, options)
+    model = _load(options)
+    with _prompt_file(model, options):
+        return _answer(model, prompt, options)
+
+
+def _prompt_file(model: LanguageModel, options: RunOptions) -> contextlib.AbstractContextManager[None]:
+    if options.prompt_cache is None:
+        return contextlib.nullcontext()
+    from linnet.run.prompt_file import prompt_kept_in  # not needed without a file
+
+    adapters = model.chosen_adapters(adapter_scales(options.adapter))
+    return prompt_kept_in(options.prompt_cache, model.cache, adapters)
 
 
 def _is_chat(model: LanguageModel, options: RunOptions) -> bool:
@@ -46,7 +57,9 @@ def _is_chat(model: LanguageModel, options: RunOptions) -> bool:
 
 
 def _load(options: RunOptions) -> LanguageModel:
-    model = load(
+    if options.ram is not None and (options.prompt_cache or options.prompt_cache_limit):
+        raise UsageError("within --ram nothing is kept of earlier texts; leave out --prompt-cache or --ram")
+    return load(
         options.model,
         type=options.type,
         draft_model=options.draft_model,
@@ -55,12 +68,8 @@ def _load(options: RunOptions) -> LanguageModel:
         threads=options.threads,
         kv_type=options.kv_type,
         ram=options.ram,
+        cache_bytes=options.prompt_cache_limit,
     )
-    left_out = model.model.metadata.text(LEFT_OUT_KEY)
-    if left_out:
-        note = f"only the language model is used, without {left_out}"
-        print(_styled(note, _DIM, sys.stderr), file=sys.stderr)
-    return model
 
 
 def adapter_scales(named: Sequence[str]) -> dict[str, float]:

@@ -38,6 +38,8 @@ class Timeline:
         kept = self._cut(min(self.session.common(prompt), len(prompt) - 1))
         for start in range(kept, len(prompt), PREFILL_CHUNK):
             self.session.eval(prompt[start : start + PREFILL_CHUNK])
+        if self._cache is not None:
+            self._cache.mark(self.session)
         return len(prompt) - kept
 
     def slide(self, last: int) -> None:
