@@ -21,6 +21,7 @@ from linnet.formats.adapter import AdapterParts, LowRank, write_adapter
 from linnet.options import QuantizeOptions
 from linnet.quantize.quantize import quantize
 from linnet.run.model import BUNDLED_MODEL
+from linnet.run.prompt_file import prompt_kept_in
 from tests.tiny_families import FAMILIES, VOCAB, write_family
 
 STORY = "Once upon a time there was a little girl named Lily. She had a red ball and a small dog called Max. "
@@ -349,6 +350,57 @@ def test_run_goes_on_from_the_file_and_leaves_the_last_prompt_there(
     assert other["cached_tokens"] > 100
     assert path.stat().st_mtime_ns != before[1]
     assert run(capsys, path, LONG + "Then Max said")["cached_tokens"] == other["prompt_tokens"]
+
+
+def test_a_file_that_holds_what_the_limit_allows_is_not_written_again(
+    capsys: pytest.CaptureFixture[str], model: linnet.LanguageModel, tmp_path: Path
+) -> None:
+    limit = ("--prompt-cache-limit", str(model.session.n_bytes + 2 * model.workspace.page_bytes))
+    run(capsys, tmp_path / "p", LONG, *limit)
+    before = (tmp_path / "p").stat().st_ino
+    assert run(capsys, tmp_path / "p", LONG, *limit)["cached_tokens"] >= PAGE_TOKENS
+    assert (tmp_path / "p").stat().st_ino == before
+
+
+def test_a_prompt_is_kept_even_where_its_text_left_the_window(tmp_path: Path) -> None:
+    path = write_family(FAMILIES["mistral"], tmp_path / "m.gguf")
+    ids = [5 + i * 7 % 80 for i in range(60)]
+    texts = []
+    for known in (0, 59):
+        model = linnet.load(path, threads=1)
+        with prompt_kept_in(tmp_path / "p", model.cache, ()):
+            made = model.generate(ids, max_tokens=190, temperature=0, ends=())
+        assert made.cached_tokens == known
+        texts.append(made.ids)
+    assert texts[0] == texts[1] and len(texts[0]) == 190
+
+
+@pytest.mark.filterwarnings("ignore:this model has no chat template")
+def test_a_conversation_goes_on_in_another_process(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": STORY}]
+    first, second = linnet.load(threads=1), linnet.load(threads=1)
+    with prompt_kept_in(tmp_path / "p", first.cache, ()):
+        for question in ("Who is Max?", "And Lily?"):
+            answer = first.chat(messages, max_tokens=10, temperature=0)
+            messages += [answer.message, {"role": "user", "content": question}]
+        expected = first.chat(messages, max_tokens=10, temperature=0)
+        asked = expected.generation.prompt_tokens
+    messages += [expected.message, {"role": "user", "content": "The end?"}]
+    with prompt_kept_in(tmp_path / "p", second.cache, ()):
+        answer = second.chat(messages, max_tokens=10, temperature=0)
+    assert asked - 8 <= answer.usage["cached_tokens"] <= asked
+    assert answer.text == linnet.load().chat(messages, max_tokens=10, temperature=0).text
+
+
+def test_the_last_prompt_gives_way_to_a_text_that_needs_its_memory(tmp_path: Path) -> None:
+    model = linnet.load(threads=1, n_ctx=2 * PAGE_TOKENS)
+    with prompt_kept_in(tmp_path / "p", model.cache, ()):
+        model.generate(STORY, max_tokens=1)
+        sessions = [model.open_session() for _ in range(4)]
+        model.workspace.eval([(session, [5] * 2 * PAGE_TOKENS) for session in sessions])
+        assert model.workspace.n_free_pages == 0
+        del sessions
+    assert not (tmp_path / "p").exists()
 
 
 def test_run_refuses_what_cannot_be(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

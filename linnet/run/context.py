@@ -111,11 +111,11 @@ class PromptCache:
             self.keep(session)
         return ids
 
-    def save(self, session: Session, path: Path) -> int:
+    def save(self, session: Session, path: Path, known: Sequence[int] = ()) -> int:
         """Writes a timeline to a file, its first tokens where it would take more than ``max_bytes``.
 
-        Returns how many. Raises TargetError, UsageError when not even one page fits, or the first ones have
-        left a sliding window.
+        Returns how many. A file that holds them already, as the first of ``known``, is not written. Raises
+        TargetError, UsageError when not even one page fits, or the first ones have left a sliding window.
         """
         from linnet.engine.states import file_bytes, save_states
 
@@ -129,7 +129,8 @@ class PromptCache:
                 f"the prompt of {len(session)} tokens takes {n_bytes:,} bytes and the limit is "
                 f"{self.max_bytes:,}; raise it"
             )
-        save_states(part, path)
+        if part.common(known) < n:
+            save_states(part, path)
         return n
 
     def clear(self) -> None:

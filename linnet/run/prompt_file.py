@@ -29,5 +29,5 @@ def prompt_kept_in(path: Path, cache: PromptCache, adapters: Adapters) -> Iterat
         yield
     finally:
         prompt, cache.prompt, cache.keeps_prompt = cache.prompt, None, False
-        if prompt is not None and prompt.common(known) < len(prompt):
-            cache.save(prompt, path)
+        if prompt is not None:
+            cache.save(prompt, path, known)

@@ -175,7 +175,8 @@ def _answer(model: LanguageModel, prompt: str, options: RunOptions) -> dict[str,
     energy, made = meter.read(), stream.generation
     if not options.json:
         print(flush=True)
-        _print_cost(made, ttft, energy)
+        found = f"{made.cached_tokens:,} of {made.prompt_tokens:,} prompt tokens known"
+        _print_cost(made, ttft, energy, *([found] if options.prompt_cache else []))
     if interrupted and not options.json:
         raise KeyboardInterrupt
     thought = {} if isinstance(stream, TextStream) else {"reasoning": stream.message.get("reasoning_content")}
