@@ -63,6 +63,8 @@ _SHAPE: dict[str, Any] = {
 _HEADS = {"head_dim": 32}  # not hidden_size / num_attention_heads
 _GPT2 = {"vocab_size": VOCAB, "n_positions": CONTEXT, "n_embd": 64, "n_layer": 4, "n_head": 4, "n_inner": 96}
 _FACTORS = {"short_factor": [1 + 0.1 * i for i in range(8)], "long_factor": [1.5 + 0.5 * i for i in range(8)]}
+_VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2,
+           "image_size": 32, "patch_size": 8}  # fmt: skip
 _NO_WINDOW = "llama.cpp knows no window of this architecture"
 
 
@@ -72,6 +74,10 @@ def _rope(kind: str, **more: Any) -> dict[str, Any]:
 
 CASES = {
     "llama": Case("Llama 2, SmolLM, SmolLM2", "LlamaConfig", _SHAPE),
+    "llama-vision": Case(
+        "SmolLM2, of SmolVLM", "SmolVLMConfig",
+        {"text_config": {"model_type": "llama", **_SHAPE}, "vision_config": _VISION, "scale_factor": 2},
+    ),
     "llama3": Case(
         "Llama 3.1, 3.2",
         "LlamaConfig",
@@ -91,6 +97,11 @@ CASES = {
         {**_SHAPE, **_rope("yarn", factor=4.0, original_max_position_embeddings=32)},
     ),
     "mistral": Case("Mistral", "MistralConfig", {**_SHAPE, **_HEADS, "sliding_window": 24}, _NO_WINDOW),
+    "mistral-vision": Case(
+        "Mistral, of one with vision", "Mistral3Config",
+        {"text_config": {"model_type": "mistral", **_SHAPE, **_HEADS, "sliding_window": None},
+         "vision_config": {"model_type": "pixtral", **_VISION, "head_dim": 16}},
+    ),
     "mixtral": Case("Mixtral", "MixtralConfig", {**_SHAPE, "num_local_experts": 4, "num_experts_per_tok": 2}),
     "smollm3": Case("SmolLM3", "SmolLM3Config", {**_SHAPE, "no_rope_layer_interval": 4}),
     "granite": Case(
@@ -115,6 +126,12 @@ CASES = {
     "gemma3": Case(
         "Gemma 3", "Gemma3TextConfig",
         {**_SHAPE, **_HEADS, "num_hidden_layers": 7, "sliding_window": 24, "query_pre_attn_scalar": 32},
+    ),
+    "gemma3-vision": Case(
+        "Gemma 3, of one with vision", "Gemma3Config",
+        {"text_config": {**_SHAPE, **_HEADS, "num_hidden_layers": 7, "sliding_window": 24,
+                         "query_pre_attn_scalar": 32},
+         "vision_config": _VISION, "mm_tokens_per_image": 4},
     ),
     "phi2": Case("Phi-2", "PhiConfig", {**_SHAPE, "num_key_value_heads": 4}),
     "phi3": Case("Phi-3", "Phi3Config", {**_SHAPE, "original_max_position_embeddings": CONTEXT,
@@ -160,7 +177,9 @@ def make_model(case: Case, folder: Path) -> Any:
     transformers, torch = importlib.import_module("transformers"), importlib.import_module("torch")
     tokens = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     config = getattr(transformers, case.config)(**{**case.settings, **tokens})
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
+    kind = "ImageTextToText" if is_part(case) else "CausalLM"
+    of_config = getattr(transformers, f"AutoModelFor{kind}").from_config
+    model = of_config(config, attn_implementation="eager").float().eval()
     generator = torch.Generator().manual_seed(11)
     with torch.no_grad():
         for weight in model.parameters():
@@ -172,6 +191,11 @@ def make_model(case: Case, folder: Path) -> Any:
     model.save_pretrained(folder)
     (folder / "tokenizer.json").write_text(_tokenizer(), encoding="utf-8")
     return model
+
+
+def is_part(case: Case) -> bool:
+    """Is the language model a part of the model that is made?"""
+    return "text_config" in case.settings
 
 
 def _tokenizer() -> str:

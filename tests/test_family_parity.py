@@ -8,10 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from linnet.errors import FormatError, UnsupportedError
 from linnet.export.convert import convert
 from linnet.formats import arch
-from linnet.formats.checkpoint import read_checkpoint
-from linnet.options import ConvertOptions
+from linnet.formats.arch.text_part import text_tensors
+from linnet.formats.checkpoint import read_checkpoint, read_config
+from linnet.options import ConvertOptions, RunOptions, ShowOptions
+from linnet.run.show import show
+from linnet.run.terminal import run
 from tests import parity
 
 QUICK = ("llama3", "gemma3")
@@ -38,7 +42,8 @@ def test_every_family_gives_the_same_tokens_everywhere(name: str, tmp_path: Path
 
 def test_every_family_has_a_row() -> None:
     transformers = pytest.importorskip("transformers", reason="it knows what its classes are called")
-    covered = {getattr(transformers, case.config).model_type for case in parity.CASES.values()}
+    alone = [case for case in parity.CASES.values() if not parity.is_part(case)]
+    covered = {getattr(transformers, case.config).model_type for case in alone}
     assert covered == {family.model_type for family in arch.FAMILIES} - NOT_IN_TRANSFORMERS
 
 
@@ -116,3 +121,60 @@ def test_every_weight_of_a_new_decoder_learns(name: str) -> None:
     assert losses[0].item() == pytest.approx(np.log(parity.VOCAB), rel=0.2)
     losses[0].backward()
     assert all(w.grad is not None and torch.isfinite(w.grad).all() for w in models[0].parameters())
+
+
+# ---- language models that are parts -------------------------------------------------------
+
+
+def test_the_language_model_of_one_that_sees_is_used_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("transformers", reason="transformers makes the models; pip install 'linnet[test]'")
+    parity.make_model(parity.CASES["gemma3-vision"], tmp_path / "whole")
+    left_out = "multi_modal_projector, vision_tower"
+    convert(ConvertOptions(source=tmp_path / "whole", output=tmp_path / "text.gguf", json=True))
+    for path in (tmp_path / "whole", tmp_path / "text.gguf"):
+        about = show(ShowOptions(source=path, json=True))
+        assert ", ".join(sorted(str(about["left_out"]).split(", "))) == left_out
+    tokenizer = tmp_path / "whole" / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text().replace('"t3"', '"t"'))
+    run(RunOptions(model=tmp_path / "whole", prompt="t", max_tokens=2, json=True))
+    assert "only the language model is used, without " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["language_model.model.norm.weight", "model.language_model.norm.weight", "model.text_model.norm.weight"],
+)
+def test_every_name_of_the_tensors_of_a_part(name: str) -> None:
+    stored = {name: 1, "lm_head.weight": 2, "model.vision_tower.x": 3, "vision_tower.y": 4, "connector.z": 5}
+    assert text_tensors(stored) == (
+        {"model.norm.weight": 1, "lm_head.weight": 2},
+        ["vision_tower", "connector"],
+    )
+    assert text_tensors({"language_model.lm_head.weight": 1}) == ({"lm_head.weight": 1}, [])
+
+
+def test_settings_of_a_part_may_be_silent_about_what_is_usual(tmp_path: Path) -> None:
+    """As the config of Gemma 3 4B is written, which says of its text only what is not as in transformers."""
+    text = {
+        "hidden_size": 2560, "intermediate_size": 10240, "model_type": "gemma3_text", "num_hidden_layers": 34,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024,
+    }  # fmt: skip
+    config = {"model_type": "gemma3", "eos_token_id": [1, 106], "text_config": text, "vision_config": {}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    read = read_config(tmp_path)
+    facts = arch.by_config(read).facts_from_config(read)
+    assert (facts.n_heads, facts.n_kv_heads, facts.head_dim, facts.vocab_size) == (8, 4, 256, 262208)
+    assert (facts.rope_theta, facts.rope_theta_local, facts.sliding_window) == (1e6, 1e4, 1024)
+    assert facts.rope_scaling is not None
+    assert facts.rope_scaling.factor == 8
+    assert facts.tied_embeddings
+    assert read["eos_token_id"] == [1, 106]
+    for bad, message in (
+        (5, "'text_config' is 5"),
+        ({"model_type": "gemma3n_text"}, "'gemma3n_text' is not"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps({**config, "text_config": bad}))
+        with pytest.raises((FormatError, UnsupportedError), match=message):
+            read_config(tmp_path)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from linnet.errors import FormatError, SourceError, UnsupportedError
 from linnet.formats import arch
 from linnet.formats.arch.family import Family
+from linnet.formats.arch.text_part import has_text_part, text_settings, text_tensors
 from linnet.formats.atomic import atomic_file, make_folder
 from linnet.formats.gguf_tokenizer import END_IDS_KEY, EOM_KEY, EOT_KEY, TEMPLATE_KEY
 from linnet.formats.inputs import read_bytes
@@ -36,7 +37,7 @@ from linnet.formats.tokenizer_json import (
 )
 from linnet.formats.vocab_files import added_tokens, json_from_vocab_files
 from linnet.formats.vocabulary import TokenKind, Vocabulary
-from linnet.types import ModelFacts, SpecialTokens, TensorType
+from linnet.types import LEFT_OUT_KEY, ModelFacts, SpecialTokens, TensorType
 
 # What a checkpoint folder consists of; a folder with other names in it is not replaced.
 CHECKPOINT_FILES = (
@@ -64,13 +65,15 @@ def read_checkpoint(path: Path, tokenizer: TokenizerParts | None = None) -> Mode
     for a model this version does not know.
     """
     directory = path if path.is_dir() else path.parent
-    config = read_config(directory)
+    config, is_part = _read_config(directory)
     family = arch.by_config(config)
     try:
         facts = family.facts_from_config(config)
     except FormatError as error:
         raise FormatError(f"{directory / 'config.json'}: {error}") from None
-    tensors = _read_tensors(_stored_tensors(directory, path), directory, family, facts)
+    stored = _stored_tensors(directory, path)
+    stored, left_out = text_tensors(stored) if is_part else (stored, [])
+    tensors = _read_tensors(stored, directory, family, facts)
     settings = read_json(directory / "tokenizer_config.json", optional=True)
     generation = read_json(directory / "generation_config.json", optional=True)
     if tokenizer is None:
@@ -85,7 +88,11 @@ def read_checkpoint(path: Path, tokenizer: TokenizerParts | None = None) -> Mode
         tensors=tensors,
         name=_name(directory, config),
         chat_template=templates.pop("default", None),
-        extra={**_named_templates(templates), **_end_keys(ends)},
+        extra={
+            **_named_templates(templates),
+            **_end_keys(ends),
+            **({LEFT_OUT_KEY: ", ".join(left_out)} if left_out else {}),
+        },
     )
 
 
@@ -136,7 +143,15 @@ def _added_kind(entry: Mapping[str, Any] | None) -> TokenKind:
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """The ``config.json`` of a checkpoint folder. Raises SourceError or FormatError."""
+    """The ``config.json`` of a checkpoint folder; of a model that also sees, what it says of its text part.
+
+    Raises SourceError or FormatError.
+    """
+    return _read_config(directory)[0]
+
+
+def _read_config(directory: Path) -> tuple[dict[str, Any], bool]:
+    """And whether the language model is a part of a larger one."""
     path = directory / "config.json"
     if directory.is_dir() and not path.exists():
         if (directory / TRAINING_STATE).is_dir():
@@ -145,7 +160,14 @@ def read_config(directory: Path) -> dict[str, Any]:
                 f"finish it with: linnet train CORPUS -o {directory} --resume"
             )
         raise SourceError(f"{directory} is not a checkpoint folder: it has no config.json")
-    return read_json(path)
+    config = read_json(path)
+    if not has_text_part(config):
+        return config, False
+    try:
+        settings = text_settings(config)
+        return {**arch.by_config(settings).defaults, **settings}, True
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from None
 
 
 def read_json(path: Path, optional: bool = False) -> dict[str, Any]:
@@ -271,7 +293,8 @@ def _chat_templates(directory: Path, settings: Mapping[str, Any]) -> dict[str, s
     A file goes before ``tokenizer_config.json``, which holds a text or a list of tables
     with ``name`` and ``template``.
     """
-    given = settings.get("chat_template")
+    apart = read_json(directory / "chat_template.json", optional=True)  # of models that also see
+    given = settings.get("chat_template", apart.get("chat_template"))
     tables = given if isinstance(given, list) else [{"name": "default", "template": given}]
     templates = {
         table["name"]: table["template"]

@@ -15,7 +15,7 @@ from linnet.formats.inputs import check_regular
 from linnet.formats.parts import ModelParts
 from linnet.formats.store import locate
 from linnet.options import ShowOptions
-from linnet.types import TensorType
+from linnet.types import LEFT_OUT_KEY, TensorType
 
 KV_TYPE = TensorType.F16  # the default of linnet run
 
@@ -68,6 +68,7 @@ def _describe_model(parts: ModelParts) -> dict[str, object]:
             **asdict(parts.special),
         },
         "chat_template": parts.chat_template,
+        "left_out": parts.extra.get(LEFT_OUT_KEY, ""),
     }
 
 

@@ -14,6 +14,7 @@ from linnet.errors import ContextFullError, SourceError, UsageError
 from linnet.options import RunOptions
 from linnet.run.meter import Energy, EnergyMeter, peak_rss_bytes, process_age
 from linnet.run.model import Generation, LanguageModel, StreamOptions, TextStream, load
+from linnet.types import LEFT_OUT_KEY
 
 if TYPE_CHECKING:
     from linnet.run.answer import Delta
@@ -59,7 +60,7 @@ def _is_chat(model: LanguageModel, options: RunOptions) -> bool:
 def _load(options: RunOptions) -> LanguageModel:
     if options.ram is not None and (options.prompt_cache or options.prompt_cache_limit):
         raise UsageError("within --ram nothing is kept of earlier texts; leave out --prompt-cache or --ram")
-    return load(
+    model = load(
         options.model,
         type=options.type,
         draft_model=options.draft_model,
@@ -70,6 +71,11 @@ def _load(options: RunOptions) -> LanguageModel:
         ram=options.ram,
         cache_bytes=options.prompt_cache_limit,
     )
+    left_out = model.model.metadata.text(LEFT_OUT_KEY)
+    if left_out:
+        note = f"only the language model is used, without {left_out}"
+        print(_styled(note, _DIM, sys.stderr), file=sys.stderr)
+    return model
 
 
 def adapter_scales(named: Sequence[str]) -> dict[str, float]:

@@ -141,7 +141,8 @@ class Family:
     """Architectures whose checkpoints have the same names.
 
     ``arch`` is what GGUF calls it, ``model_type`` what ``config.json`` does; several families may
-    share an ``arch`` and then ``fits`` tells whose a model is. ``style`` holds the facts that GGUF
+    share an ``arch`` and then ``fits`` tells whose a model is. ``defaults`` are those of ``config.json``
+    in transformers, for settings written as what differs from them. ``style`` holds the facts that GGUF
     readers know from the name alone, ``implied`` the names of others that are not written and that
     ``complete`` finds out, given the names of all tensors. ``read`` makes facts of a
     ``config.json``, ``write`` the other way round. ``prefix`` begins names in a checkpoint that was
@@ -155,6 +156,7 @@ class Family:
     layer: tuple[Rule, ...]
     read: Callable[[Mapping[str, Any]], ModelFacts]
     write: Callable[[ModelFacts], dict[str, Any]]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
     style: Mapping[str, Any] = field(default_factory=dict)
     implied: Collection[str] = ()
     complete: Callable[[ModelFacts, Collection[str]], ModelFacts] = lambda facts, names: facts

@@ -175,6 +175,16 @@ GEMMA3 = Family(
     ),
     read=_read_gemma3,
     write=_write_gemma3,
+    defaults={
+        "vocab_size": 262208,
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 131072,
+        "sliding_window": 4096,
+    },
     style={
         "activation": "gelu_tanh",
         "global_interval": 6,

@@ -33,5 +33,12 @@ FAMILY = Family(
     layer=(*pre_norms(), *attention(pairs=True), *GATED_FFN),
     read=_read,
     write=_write,
+    defaults={
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+    },
     fits=lambda facts: not facts.sliding_window and not facts.n_experts,
 )

@@ -27,5 +27,15 @@ FAMILY = Family(
     layer=llama.FAMILY.layer,
     read=_read,
     write=_write,
+    defaults={
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 131072,
+        "sliding_window": 4096,
+    },
     fits=lambda facts: facts.sliding_window > 0 and not facts.n_experts,
 )
