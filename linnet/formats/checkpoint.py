@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from linnet.errors import FormatError, SourceError, UnsupportedError
 from linnet.formats import arch
 from linnet.formats.arch.family import Family
+from linnet.formats.arch.layouts import floats
+from linnet.formats.arch.ternary import SCALE, Ternary, read_ternary
 from linnet.formats.arch.text_part import has_text_part, text_settings, text_tensors
 from linnet.formats.atomic import atomic_file, make_folder
 from linnet.formats.gguf_tokenizer import END_IDS_KEY, EOM_KEY, EOT_KEY, TEMPLATE_KEY
@@ -51,6 +53,7 @@ TEMPLATE_FOLDER = "additional_chat_templates"  # NAME.jinja
 TRAINING_STATE = "state"  # where a training that can be resumed keeps what it needs
 
 _DTYPES = {"F32": TensorType.F32, "F16": TensorType.F16, "BF16": TensorType.BF16}
+_PACKED = "U8"
 _DTYPE_NAMES = {TensorType.F32: "float32", TensorType.F16: "float16", TensorType.BF16: "bfloat16"}
 
 
@@ -73,7 +76,8 @@ def read_checkpoint(path: Path, tokenizer: TokenizerParts | None = None) -> Mode
         raise FormatError(f"{directory / 'config.json'}: {error}") from None
     stored = _stored_tensors(directory, path)
     stored, left_out = text_tensors(stored) if is_part else (stored, [])
-    tensors = _read_tensors(stored, directory, family, facts)
+    sources = _Sources(stored, read_ternary(config), directory)
+    tensors = _read_tensors(sources, family, facts)
     settings = read_json(directory / "tokenizer_config.json", optional=True)
     generation = read_json(directory / "generation_config.json", optional=True)
     if tokenizer is None:
@@ -183,24 +187,50 @@ def read_json(path: Path, optional: bool = False) -> dict[str, Any]:
     return document
 
 
-def _read_tensors(
-    stored: dict[str, StoredTensor], directory: Path, family: Family, facts: ModelFacts
-) -> tuple[Tensor, ...]:
+def _read_tensors(sources: _Sources, family: Family, facts: ModelFacts) -> tuple[Tensor, ...]:
     tensors = []
     for planned in family.tensors(facts):
-        sources = []
-        for name in planned.sources:
-            entry = stored.pop(name, None) or stored.pop(name.removeprefix(family.prefix), None)
-            if entry is None:
-                raise FormatError(f"{directory}: the tensor '{name}' is missing")
-            sources.append(_tensor(name, planned.source_shape, entry))
-        tensors.append(planned.gather(sources))
-    rest = [name for name in stored if not family.is_derived(name, facts)]
+        taken = [sources.take(name, planned.source_shape, family.prefix) for name in planned.sources]
+        tensors.append(planned.gather(taken))
+    rest = [name for name in sources.stored if not family.is_derived(name, facts)]
     if rest:
         raise UnsupportedError(
-            f"{directory}: the tensor '{rest[0]}' is not part of a {facts.arch} model as known here"
+            f"{sources.directory}: the tensor '{rest[0]}' is not part of a {facts.arch} model as known here"
         )
     return tuple(tensors)
+
+
+@dataclass(frozen=True)
+class _Sources:
+    """The tensors of a folder that nothing was made of yet, and how those of three values are held."""
+
+    stored: dict[str, StoredTensor]
+    ternary: Ternary | None
+    directory: Path
+
+    def take(self, name: str, shape: tuple[int, ...], prefix: str) -> Tensor:
+        """The tensor ``name``, which may lack ``prefix``. Raises FormatError, UnsupportedError."""
+        own = name if name in self.stored else name.removeprefix(prefix)
+        entry = self.stored.pop(own, None)
+        if entry is None:
+            raise FormatError(f"{self.directory}: the tensor '{name}' is missing")
+        if self.ternary is None:
+            return _tensor(name, shape, entry)
+        if entry.dtype == _PACKED:
+            return self._unpacked(name, shape, entry, self.stored.pop(own + SCALE, None))
+        plain = _tensor(name, shape, entry)
+        return self.ternary.rounded(plain) if self.ternary.rounds(plain) else plain
+
+    def _unpacked(
+        self, name: str, shape: tuple[int, ...], entry: StoredTensor, scale: StoredTensor | None
+    ) -> Tensor:
+        assert self.ternary is not None
+        if scale is None:
+            raise FormatError(f"{self.directory}: the tensor '{name}{SCALE}' is missing")
+        if len(shape) != 2 or entry.shape != (-(-shape[0] // 4), shape[1]):
+            raise FormatError(f"the tensor '{entry.name}' is {entry.shape}; {shape} are not packed like that")
+        value = floats(_tensor(scale.name, (1,), scale))
+        return self.ternary.unpacked(name, shape, np.asarray(entry.raw), float(value[0]))
 
 
 def _tensor(name: str, shape: tuple[int, ...], entry: StoredTensor) -> Tensor:

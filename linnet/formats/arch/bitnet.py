@@ -1,6 +1,6 @@
 """BitNet b1.58: norms inside each part, squared ReLU, weights of three values (Ma et al. 2024, 2025).
 
-Checkpoints of plain weights are read; whether they are ternary is up to them.
+How checkpoints hold the weights is up to ``ternary.py``; plain ones are read as they are.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from typing import Any
 
 from linnet.formats.arch.blocks import GATED_FFN, attention, embeddings, pre_norms, read_common, write_common
 from linnet.formats.arch.family import Family, Rule
-from linnet.formats.arch.values import flag
+from linnet.formats.arch.metadata import ACTIVATIONS
+from linnet.formats.arch.values import choice, flag
 from linnet.types import ModelFacts
 
 _L = "model.layers.{i}."
@@ -18,7 +19,14 @@ _L = "model.layers.{i}."
 
 def _read(config: Mapping[str, Any]) -> ModelFacts:
     bias = flag(config, "attention_bias")
-    return read_common(config, "bitnet", sub_norm=True, attention_bias=bias, output_bias=bias)
+    return read_common(
+        config,
+        "bitnet",
+        activation=choice(config, "hidden_act", "relu2", ACTIVATIONS),
+        sub_norm=True,
+        attention_bias=bias,
+        output_bias=bias,
+    )
 
 
 def _write(facts: ModelFacts) -> dict[str, Any]:

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from linnet.errors import FormatError, UnsupportedError
+from linnet.errors import FormatError
 from linnet.formats.arch.layouts import AS_IS, Layout
 from linnet.formats.arch.metadata import base_metadata, facts_in, told_metadata
 from linnet.formats.arch.rope import derived_divisors
+from linnet.formats.arch.ternary import read_ternary
 from linnet.formats.arch.values import listed
 from linnet.formats.parts import Tensor
 from linnet.types import ModelFacts, TensorType
@@ -172,10 +173,7 @@ class Family:
         Raises FormatError for a missing or impossible value and UnsupportedError for a
         setting that would change the computation in a way the core does not know.
         """
-        if config.get("quantization_config"):
-            raise UnsupportedError(
-                "config.json has a quantization_config; convert the original checkpoint instead"
-            )
+        read_ternary(config)  # raises for weights that are stored in another way
         return checked(self.read(config))
 
     def config_from_facts(self, facts: ModelFacts) -> dict[str, Any]:

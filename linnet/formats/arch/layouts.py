@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from linnet.errors import UnsupportedError
 from linnet.formats.parts import RawBytes, Tensor
 from linnet.types import TensorType
 
@@ -129,6 +130,10 @@ class Transposed(_OneToOne):
         return shape[::-1]
 
     def forward(self, rows: RawBytes, source: Tensor) -> RawBytes:
+        if source.type not in _WORDS:
+            raise UnsupportedError(
+                f"the tensor '{source.name}' is {source.type.label}, and cannot be transposed"
+            )
         return rows.reshape(-1).view(_WORDS[source.type]).reshape(source.shape).T
 
     backward = forward
@@ -165,12 +170,13 @@ class PlusOne:
 
 def _added(tensor: Tensor, name: str, amount: float) -> Tensor:
     def load() -> RawBytes:
-        return (_floats(tensor) + np.float32(amount)).view(np.uint8)
+        return (floats(tensor) + np.float32(amount)).view(np.uint8)
 
     return Tensor(name, TensorType.F32, tensor.shape, load)
 
 
-def _floats(tensor: Tensor) -> NDArray[np.float32]:
+def floats(tensor: Tensor) -> NDArray[np.float32]:
+    """The values of a plain tensor, flat."""
     raw = np.asarray(tensor.load()).reshape(-1)
     if tensor.type is TensorType.BF16:
         return (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
