@@ -7,7 +7,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -23,6 +23,11 @@ class Repo:
     files: dict[str, bytes]
     gated: bool = False
     claimed_sha256: dict[str, str] = field(default_factory=dict)
+    claimed_size: dict[str, Any] = field(default_factory=dict)
+    hashes: bool = True  # are told
+    ranges: bool = True  # are heeded; else everything is sent
+    endless: bool = False  # zeros follow every file until the client goes
+    location: str | None = None  # where large files are said to be
     break_after: int | None = None  # bytes of every transfer of a large file, which then ends
 
     @property
@@ -38,8 +43,11 @@ class Repo:
     def siblings(self) -> list[dict[str, Any]]:
         found = []
         for name, data in self.files.items():
-            entry: dict[str, Any] = {"rfilename": name, "size": len(data), "blobId": self.etag(name)}
-            if len(data) >= LARGE:
+            size = self.claimed_size.get(name, len(data))
+            entry: dict[str, Any] = {"rfilename": name, "size": size, "blobId": self.etag(name)}
+            if not self.hashes:
+                del entry["blobId"]
+            elif len(data) >= LARGE:
                 entry["lfs"] = {"sha256": self.etag(name), "size": len(data), "pointerSize": 134}
             found.append(entry)
         return found
@@ -53,6 +61,7 @@ class FakeHub:
     url: str = ""
     storage: str = ""  # of large files: another host, as at the Hub
     transfers: list[tuple[str, str | None]] = field(default_factory=list)
+    sent: int = 0  # bytes of endless answers
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -99,14 +108,14 @@ class _Handler(BaseHTTPRequestHandler):
         headers |= {
             "X-Linked-Etag": f'"{repo.etag(name)}"',
             "X-Linked-Size": str(len(repo.files[name])),
-            "Location": f"{self.hub.storage}/storage/{repo_name}/{name}",
+            "Location": repo.location or f"{self.hub.storage}/storage/{repo_name}/{name}",
         }
         self._send(302, b"", headers)
 
     def _bytes(self, repo: Repo, name: str, headers: dict[str, str] | None = None) -> None:
         data, status, wanted = repo.files[name], 200, self.headers.get("Range")
         headers = {"Accept-Ranges": "bytes", "ETag": f'"{repo.etag(name)}"', **(headers or {})}
-        if wanted:
+        if wanted and repo.ranges:
             first, last = re.fullmatch(r"bytes=(\d+)-(\d*)", wanted).groups()  # type: ignore[union-attr]
             end = min(int(last) + 1, len(data)) if last else len(data)
             headers["Content-Range"] = f"bytes {first}-{end - 1}/{len(data)}"
@@ -114,11 +123,21 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "GET":
             self.hub.transfers.append((name, wanted))
         cut = repo.break_after if self.command == "GET" and len(repo.files[name]) >= LARGE else None
-        if cut is not None and cut < len(data):
+        if repo.endless and self.command == "GET":
+            self.close_connection = True
+            self._send(status, data, headers, claimed=len(data) + (1 << 40))
+            self._send_zeros()
+        elif cut is not None and cut < len(data):
             self.close_connection = True
             self._send(status, data[:cut], headers, claimed=len(data))
         else:
             self._send(status, data, headers)
+
+    def _send_zeros(self) -> None:
+        with suppress(OSError):  # the client has gone
+            while self.hub.sent < 1 << 30:
+                self.wfile.write(bytes(1 << 16))
+                self.hub.sent += 1 << 16
 
     def _send(self, status: int, body: bytes, headers: dict[str, str], claimed: int | None = None) -> None:
         self.send_response(status)
@@ -137,7 +156,7 @@ def fake_hub(repos: dict[str, Repo]) -> Iterator[FakeHub]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
     hub.url = f"http://127.0.0.1:{server.server_port}"
     hub.storage = f"http://localhost:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield hub

@@ -78,7 +78,7 @@ def atomic_folder(path: str | os.PathLike[str], replaceable: Sequence[str] = ())
         with _reported(path, only=_WRITE_FAILURES):
             yield temporary
         with _reported(path):
-            _swap_in(temporary, target)
+            swap_in(temporary, target)
     except TargetError as error:  # of a file inside the new folder
         shutil.rmtree(temporary, ignore_errors=True)
         raise TargetError(str(error).replace(str(temporary), str(path))) from None
@@ -115,19 +115,35 @@ def check_replaceable(
             )
 
 
-def _swap_in(temporary: Path, target: Path) -> None:
+def swap_in(folder: Path, target: Path) -> None:
+    """Lets ``folder`` take the place of ``target``, which goes last: a failure leaves it. Raises OSError."""
     if not os.path.lexists(target):
-        os.rename(temporary, target)
+        os.rename(folder, target)
         return
     # Never swept: after a kill between the two renamings it is all that is left.
     old = _temporary_name(target).with_suffix(".old")
     os.rename(target, old)
     try:
-        os.rename(temporary, target)
+        os.rename(folder, target)
     except BaseException:
         os.rename(old, target)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old, ignore_errors=True)
+
+
+def discard(folder: Path) -> None:
+    """Removes a folder at once, as others see it; of a link to one only the link. Raises OSError."""
+    _sweep(folder.parent)
+    doomed = _temporary_name(folder)
+    os.rename(folder, doomed)
+    _remove(doomed)
+
+
+def _remove(folder: Path, ignore_errors: bool = False) -> None:
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=ignore_errors)
 
 
 def resolved(path: str | os.PathLike[str]) -> Path:

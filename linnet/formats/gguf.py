@@ -100,25 +100,25 @@ class GgufFile:
 # ---- reading ----------------------------------------------------------------------
 
 
-def open_gguf(path: Path) -> GgufFile:
-    """Maps a file and reads its header; every count and offset is checked.
+def open_gguf(path: Path, header_bytes: int | None = None) -> GgufFile:
+    """Maps a file and reads its header, of at most ``header_bytes``; every count and offset is checked.
 
     Raises SourceError when it cannot be read, FormatError when it is damaged.
     """
     data = map_bytes(path)
     try:
-        return parse_gguf(data)
+        return parse_gguf(data, header_bytes)
     except FormatError as error:
         raise FormatError(f"{path}: {error}") from None
 
 
-def parse_gguf(data: RawBytes) -> GgufFile:
-    """Reads a whole file in memory. Raises FormatError, UnsupportedError."""
+def parse_gguf(data: RawBytes, header_bytes: int | None = None) -> GgufFile:
+    """Reads a file in memory, its header within ``header_bytes``. Raises FormatError, UnsupportedError."""
     if not len(data):
         raise FormatError("the file is empty; download or convert it again")
     if bytes(data[: len(MAGIC)]) != MAGIC:
         raise FormatError("not a GGUF file; linnet convert makes one of a checkpoint or a llama2.c file")
-    cursor = _Cursor(data)
+    cursor = _Cursor(data[:header_bytes])
     cursor.take(len(MAGIC))
     version = cursor.scalar(_U32)
     if version not in (2, 3):

@@ -14,6 +14,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from linnet.errors import SourceError, UsageError
 
 ABOUT = "linnet.json"
 CHECKPOINT = "safetensors"  # what stands for the type of a checkpoint folder
+_LONGEST_COMMIT = 100  # characters
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _NAME = re.compile(rf"(?P<repo>{_PART}(?:/{_PART})?)(?::(?P<type>{_PART}))?")
 
@@ -59,8 +61,12 @@ class StoredModel:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of all its files."""
-        return sum(file.stat().st_size for file in self.folder.iterdir() if file.is_file())
+        """Bytes of all its files, as far as they can be seen."""
+        total = 0
+        with suppress(OSError):  # another process is removing it
+            for file in self.folder.rglob("*"):
+                total += file.stat().st_size if file.is_file() else 0
+        return total
 
     @property
     def about(self) -> dict[str, Any]:
@@ -91,10 +97,13 @@ def folder_of(name: ModelName) -> Path:
 
 
 def stored_models() -> Iterator[StoredModel]:
-    """The models of the store, by name."""
+    """The models of the store, by name. Folders that are called as no model can be are not ours."""
     for repo in _folders(store_folder() / "models"):
         for folder in _folders(repo):
-            yield StoredModel(ModelName(repo.name.replace("--", "/"), folder.name), folder)
+            name = ModelName(repo.name.replace("--", "/"), folder.name)
+            with suppress(UsageError):
+                if ModelName.parse(str(name)) == name:
+                    yield StoredModel(name, folder)
 
 
 def _folders(path: Path) -> list[Path]:
@@ -108,6 +117,7 @@ def find_stored(name: ModelName) -> StoredModel:
     """The model of that name. Raises SourceError when there is none, UsageError when there are several."""
     found = [model for model in stored_models() if model.name.repo.lower() == name.repo.lower()]
     matching = [model for model in found if name.type in (None, model.name.type)]
+    matching = [model for model in matching if model.name.repo == name.repo] or matching
     if len(matching) == 1:
         return matching[0]
     if matching:
@@ -162,8 +172,11 @@ def _snapshot_of(repo: Path, type: str | None) -> Path | None:
     if not repo.name.startswith("models--"):
         return None
     try:
-        commit = (repo / "refs" / "main").read_text().strip()
-    except OSError:
+        with (repo / "refs" / "main").open("rb") as file:
+            commit = file.read(_LONGEST_COMMIT).decode().strip()
+    except (OSError, ValueError):
+        return None
+    if not commit.isalnum():
         return None
     snapshot = repo / "snapshots" / commit
     files = [file for file in sorted(snapshot.glob("*.gguf")) if type in (None, type_in_file_name(file.name))]
@@ -192,23 +205,18 @@ def type_in_file_name(file: str) -> str | None:
 
 def remove(model: StoredModel) -> None:
     """Takes a model out of the store. Raises OSError."""
-    import shutil  # its own imports take time, which every verb that opens a model would pay
+    from linnet.formats.atomic import discard  # its imports take time, which every verb would pay
 
-    doomed = model.folder.with_name(f".{model.folder.name}.{os.getpid()}")
-    os.replace(model.folder, doomed)  # at once: half a model must not be found
-    shutil.rmtree(doomed)
-    try:
+    discard(model.folder)
+    with suppress(OSError):  # other types are left
         model.folder.parent.rmdir()
-    except OSError:
-        pass  # other types are left
 
 
 def adopt(folder: Path, name: ModelName) -> StoredModel:
-    """Moves a finished folder into the store; takes the place of one that is there."""
+    """Moves a finished folder into the store; one that is there goes when the new one is. Raises OSError."""
+    from linnet.formats.atomic import swap_in
+
     target = folder_of(name)
     target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists():
-        remove(StoredModel(name, target))
-        target.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(folder, target)
+    swap_in(folder, target)
     return StoredModel(name, target)

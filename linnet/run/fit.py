@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -12,7 +13,7 @@ from pathlib import Path
 from linnet.engine.plan import Outline, Plan
 from linnet.engine.precision import parse_type, type_choice
 from linnet.engine.repack import with_types
-from linnet.errors import FormatError, SourceError, UsageError
+from linnet.errors import FormatError, SourceError, UnsupportedError, UsageError
 from linnet.formats import hub, store
 from linnet.formats.checkpoint import read_checkpoint, read_config
 from linnet.formats.gguf import ALIGNMENT, open_gguf, read_gguf
@@ -28,7 +29,9 @@ DEFAULT_N_CTX = 4096  # at most, as linnet run
 KV_TYPES = ("f16", "q8_0", "q4_0")  # in the order in which they are tried
 LEAST_N_CTX = 512  # tokens; who wants fewer says so
 _STEP = 64  # tokens; that of pages
-_HEADER, _LARGEST_HEADER = 1 << 20, 1 << 28  # bytes of a remote file asked for at first, and at most
+_HEADER = 1 << 20  # bytes of a remote file asked for at first
+_LARGEST_HEADER = {".gguf": 1 << 26, ".safetensors": 1 << 24, ".json": 1 << 24}  # and at most
+_PATIENCE = 900  # seconds for everything a server is asked
 _BAR = 60  # characters
 
 
@@ -133,33 +136,44 @@ def _outline(parts: ModelParts, type: str | None, n_bytes: int | None) -> Outlin
 @contextmanager
 def _remote(name: ModelName) -> Iterator[tuple[ModelParts, int | None]]:
     """A model on the Hub, as files of holes that begin with their headers; the size of a GGUF file."""
+    deadline = time.monotonic() + _PATIENCE
     repository = hub.open_repository(name.repo)
     choice = hub.choose(repository, name.type)
-    with tempfile.TemporaryDirectory(prefix="linnet-fit-") as temporary:
+    with tempfile.TemporaryDirectory(prefix="linnet-fit-") as temporary, _named(Path(temporary), name.repo):
         folder = Path(temporary)
         for file in choice.files:
-            path = folder / Path(file.name).name
-            if file.name.endswith((".gguf", ".safetensors")):
-                _write_header(repository, file, path)
+            path = folder / file.stored_name
+            if path.suffix in (".gguf", ".safetensors"):
+                _write_header(repository, file, path, deadline)
             elif path.name in ("config.json", "model.safetensors.index.json"):
-                path.write_bytes(hub.read_beginning(repository, file, file.n_bytes))
+                path.write_bytes(hub.read_beginning(repository, file, _LARGEST_HEADER[".json"], deadline))
         if choice.name.type == CHECKPOINT:
             yield read_checkpoint(folder, _blank_tokenizer(folder)), None
         else:
             yield read_gguf(path), file.n_bytes
 
 
-def _write_header(repository: Repository, file: HubFile, path: Path) -> None:
+@contextmanager
+def _named(folder: Path, name: str) -> Iterator[None]:
+    """Errors that name the model instead of the folder in which its headers are for a moment."""
+    try:
+        yield
+    except (SourceError, UnsupportedError) as error:
+        raise type(error)(str(error).replace(str(folder), name)) from None
+
+
+def _write_header(repository: Repository, file: HubFile, path: Path, deadline: float) -> None:
     """Asks for the beginning of a file until its header is whole; the rest is a hole."""
     n_bytes = _HEADER
     while True:
-        path.write_bytes(hub.read_beginning(repository, file, n_bytes))
+        beginning = hub.read_beginning(repository, file, n_bytes, deadline)
+        path.write_bytes(beginning)
         os.truncate(path, file.n_bytes)
         try:
-            open_gguf(path) if path.suffix == ".gguf" else read_safetensors(path)
+            open_gguf(path, len(beginning)) if path.suffix == ".gguf" else read_safetensors(path)
             return
         except FormatError:  # zeros where the header goes on
-            if n_bytes >= min(file.n_bytes, _LARGEST_HEADER):
+            if n_bytes >= min(file.n_bytes, _LARGEST_HEADER[path.suffix]):
                 raise
             n_bytes *= 4
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,18 +22,22 @@ def pull(options: PullOptions) -> dict[str, object]:
 
     What was downloaded before is kept: of a pull that was cut off, and of a model that has not
     changed since. Raises SourceError, FormatError (wrong hash), UnsupportedError (pickled weights),
-    TargetError, MissingExtraError.
+    TargetError, UsageError (another process pulls it), MissingExtraError.
     """
     name = ModelName.parse(options.name)
     repository = hub.open_repository(name.repo)
     choice = hub.choose(repository, name.type)
-    model = _already_here(choice, repository.commit)
-    is_new = model is None
-    if model is None:
-        try:
-            model = store.adopt(_download(choice, repository, quiet=options.json), choice.name)
-        except OSError as error:
-            raise TargetError(f"cannot write the store {store.store_folder()}: {error.strerror}") from None
+    stem = f"{choice.name.repo.replace('/', '--')}--{choice.name.type}--"
+    partial = store.store_folder() / "partial"
+    with hub.only_one(partial / f".{stem}lock", str(choice.name)):
+        model = _already_here(choice, repository.commit)
+        is_new = model is None
+        if model is None:
+            folder = partial / f"{stem}{repository.commit[:12]}"
+            with hub.written(folder):
+                _remove_older(partial, stem, folder)
+                _download(choice, repository, folder, quiet=options.json)
+                model = store.adopt(folder, choice.name)
     if not options.json:
         state = "pulled" if is_new else "was here already:"
         print(f"{state} {model.name}, {model.n_bytes:,} bytes; use it with -m {model.name}")
@@ -39,25 +45,75 @@ def pull(options: PullOptions) -> dict[str, object]:
 
 
 def _already_here(choice: Choice, commit: str) -> StoredModel | None:
+    """The model, if it is what the Hub has. Where a file of it was changed, standard error says which."""
     model = StoredModel(choice.name, store.folder_of(choice.name))
     about = model.about
-    same = about.get("commit") == commit or about.get("files") == [asdict(file) for file in choice.files]
-    return model if same else None
+    if about.get("commit") != commit and about.get("files") != [asdict(file) for file in choice.files]:
+        return None
+    for file in choice.files:
+        n_bytes = _size(model.folder / file.stored_name)
+        if n_bytes != file.n_bytes:
+            state = "is missing" if n_bytes is None else f"has {n_bytes:,} bytes, not {file.n_bytes:,}"
+            print(f"{model.name} is damaged: {file.stored_name} {state}; it is pulled again", file=sys.stderr)
+            return None
+    return model
 
 
-def _download(choice: Choice, repository: Repository, quiet: bool) -> Path:
-    """A finished folder beside the store's models. Until then it stays, so that a pull can go on."""
-    name = f"{choice.name.repo.replace('/', '--')}--{choice.name.type}--{repository.commit[:12]}"
-    folder = store.store_folder() / "partial" / name
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
+
+
+def _remove_older(partial: Path, stem: str, folder: Path) -> None:
+    """What is left of pulls of the same model at other commits."""
+    for other in partial.glob(f"{stem}*"):
+        if other != folder:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def _download(choice: Choice, repository: Repository, folder: Path, quiet: bool) -> None:
+    """All files in ``folder``, with what tells where they came from. It stays until then, to go on with."""
     folder.mkdir(parents=True, exist_ok=True)
     _check_space(folder, choice.n_bytes)
-    if quiet or not sys.stderr.isatty():
-        hub.hub().utils.disable_progress_bars()
-    for file in choice.files:
-        path = folder / "files" / file.name
-        if not path.exists():  # else an earlier pull had finished it
-            hub.download(repository, file, path)
-    return _finished(folder, choice, repository.commit)
+    with _progress(choice, quiet) as advance:
+        for file in choice.files:
+            path = folder / file.stored_name
+            if _size(path) == file.n_bytes:  # an earlier pull had finished it
+                advance(file.n_bytes)
+            else:
+                hub.download(repository, file, path, advance)
+    about = {
+        "repository": choice.name.repo,
+        "commit": repository.commit,
+        "files": [asdict(file) for file in choice.files],
+    }
+    (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _progress(choice: Choice, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """A bar in bytes on a terminal; elsewhere nothing."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    hidden = quiet or not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+        task = progress.add_task(str(choice.name), total=choice.n_bytes)
+        yield lambda n_bytes: progress.advance(task, n_bytes)
 
 
 def _check_space(folder: Path, n_bytes: int) -> None:
@@ -67,17 +123,3 @@ def _check_space(folder: Path, n_bytes: int) -> None:
         raise TargetError(
             f"the model takes {n_bytes:,} bytes and {folder} has {free:,} left; make room, or set LINNET_HOME"
         )
-
-
-def _finished(folder: Path, choice: Choice, commit: str) -> Path:
-    """The files in one folder, with what tells where they came from."""
-    for file in choice.files:
-        (folder / "files" / file.name).replace(folder / Path(file.name).name)
-    about = {
-        "repository": choice.name.repo,
-        "commit": commit,
-        "files": [asdict(file) for file in choice.files],
-    }
-    (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    shutil.rmtree(folder / "files")
-    return folder
