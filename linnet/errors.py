@@ -12,15 +12,20 @@
     ├── TrainingError        a training that diverged
     └── MissingExtraError    a verb whose optional packages are not installed
 
-The message is one line that says what is wrong and what to do about it. The command
-line prints it without a traceback and exits with code 2.
+The message is one line that says what is wrong and what to do about it, whatever the names in
+it hold. The command line prints it without a traceback and exits with code 2.
 """
 
 from __future__ import annotations
 
+from linnet.display import one_line
+
 
 class LinnetError(Exception):
     """Base of every error raised on purpose."""
+
+    def __init__(self, message: object) -> None:
+        super().__init__(one_line(str(message)))
 
 
 class UsageError(LinnetError):

@@ -156,7 +156,7 @@ def test_markdown_blocks_are_printed_once_they_are_finished() -> None:
     with PlainPrinter(target).answer() as show:
         show(Delta(reasoning_content="hm"))
         show(Delta(content="**a**\x1b[2J"))
-    assert target.getvalue() == "<think>\nhm\n</think>\n\n**a**[2J\n"
+    assert target.getvalue() == "<think>\nhm\n</think>\n\n**a**\\x1b[2J\n"
 
 
 def test_a_question_gets_one_answer_through_the_template_and_raw_continues(chat_model: str) -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from linnet.display import one_line
 from linnet.engine.repack import Fallback
 from linnet.engine.verify import Comparison, verify
 from linnet.errors import SourceError, TargetError, VerificationError
@@ -76,10 +77,8 @@ def report(target: ModelParts, output: Path, comparison: Comparison, fallbacks: 
     out = Console(highlight=False, soft_wrap=True)
     types = Counter(tensor.type.label for tensor in target.tensors)
     kinds = ", ".join(f"{n} {label}" for label, n in types.most_common())
-    out.print(
-        f"{output}: {_bytes_on_disk(output):,} bytes, {target.n_params:,} weights, tensors: {kinds}",
-        markup=False,
-    )
+    sizes = f"{_bytes_on_disk(output):,} bytes, {target.n_params:,} weights, tensors: {kinds}"
+    out.print(one_line(f"{output}: {sizes}"), markup=False)
     for (type_label, reason), n in Counter((f.type, f.reason) for f in fallbacks).items():
         out.print(f"{n} tensors became {type_label}: {reason}", markup=False)
     out.print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from linnet.display import one_line
 from linnet.formats.store import store_folder, stored_models
 from linnet.options import ListOptions
 
@@ -20,7 +21,7 @@ def list_models(options: ListOptions) -> dict[str, object]:
     ]
     if not options.json:
         if not models:
-            print(f"no models in {store_folder()}; linnet pull ORG/NAME gets one")
+            print(one_line(f"no models in {store_folder()}; linnet pull ORG/NAME gets one"))
         width = max((len(str(model["name"])) for model in models), default=0)
         for model in models:
             print(f"{model['name']:<{width}}  {model['bytes']:>16,} bytes")

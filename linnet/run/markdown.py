@@ -12,16 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, TextIO
 
+from linnet.display import visible
 from linnet.run.answer import Delta
 
 REDRAWS = 12  # per second, at most
 _FENCES = ("```", "~~~")
-_CONTROL = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
-
-
-def harmless(text: str) -> str:
-    """``text`` without what could command a terminal."""
-    return text.translate(_CONTROL)
 
 
 class AnswerPrinter(Protocol):
@@ -47,7 +42,7 @@ class PlainPrinter:
         self._target = target
 
     def note(self, text: str) -> None:
-        print(text, file=self._target)
+        print(visible(text), file=self._target)
 
     @contextmanager
     def answer(self) -> Iterator[Callable[[Delta], None]]:
@@ -60,7 +55,7 @@ class PlainPrinter:
                 thinking = bool(delta.reasoning_content)
             calls = "".join(f"\n{call.name}({call.arguments})" for call in delta.tool_calls)
             text = delta.reasoning_content or delta.content or calls
-            print(harmless(text), end="", file=self._target, flush=True)
+            print(visible(text), end="", file=self._target, flush=True)
 
         try:
             yield show
@@ -77,7 +72,7 @@ class RichPrinter:
         self._console = Console(file=target, highlight=False)
 
     def note(self, text: str) -> None:
-        self._console.print(text, style="dim", markup=False)
+        self._console.print(visible(text), style="dim", markup=False)
 
     @contextmanager
     def answer(self) -> Iterator[Callable[[Delta], None]]:
@@ -105,14 +100,14 @@ class _Blocks:
         if bool(delta.reasoning_content) != self._reasoning:
             self.finish()
             self._reasoning = bool(delta.reasoning_content)
-        self._text += harmless(delta.reasoning_content or delta.content)
+        self._text += visible(delta.reasoning_content or delta.content)
         cut = finished(self._text)
         if cut:
             self._print(self._text[:cut])
             self._text = self._text[cut:]
         for call in delta.tool_calls:
             self.finish()
-            self._live.console.print(harmless(f"{call.name}({call.arguments})"), style="cyan", markup=False)
+            self._live.console.print(visible(f"{call.name}({call.arguments})"), style="cyan", markup=False)
         self._live.update(self._laid_out(self._text[-4000:]))  # more does not fit on a screen
 
     def finish(self) -> None:
@@ -131,7 +126,20 @@ class _Blocks:
         from rich.markdown import Markdown
         from rich.text import Text
 
-        return Text(text, style="dim italic") if self._reasoning else Markdown(text)
+        if self._reasoning:
+            return Text(text, style="dim italic")
+        return _Visible(Markdown(text, hyperlinks=False))  # where a link leads is printed, not hidden
+
+
+class _Visible:
+    """What is laid out with its control characters visible: Markdown can spell them (``<http://a/%1b>``)."""
+
+    def __init__(self, content: Any) -> None:
+        self._content = content
+
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        for segment in console.render(self._content, options):
+            yield segment if segment.control else segment._replace(text=visible(segment.text))
 
 
 def finished(text: str) -> int:

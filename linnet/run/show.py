@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
+from linnet.display import one_line
 from linnet.errors import LinnetError
 from linnet.formats.checkpoint import read_checkpoint
 from linnet.formats.corpus import MANIFEST, Corpus
@@ -118,6 +119,7 @@ def _describe_corpus(path: Path) -> dict[str, object]:
 
 
 def _print(about: dict[str, object]) -> None:
+    """Keys and values may be those of a file that means harm."""
     for key, value in about.items():
         label = key.replace("_", " ")
         if key == "chat_template":
@@ -125,9 +127,9 @@ def _print(about: dict[str, object]) -> None:
         elif isinstance(value, dict):
             print(label)
             for name, detail in value.items():
-                print(f"  {name:<18} {_text(detail)}")
+                print(f"  {one_line(name):<18} {one_line(_text(detail))}")
         elif value not in (None, ""):
-            print(f"{label:<20} {_text(value)}")
+            print(f"{label:<20} {one_line(_text(value))}")
 
 
 def _text(value: object) -> str:

@@ -17,6 +17,7 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from linnet.display import visible
 from linnet.formats.corpus import Corpus
 from linnet.formats.report import Plot, Report, Text
 from linnet.options import TrainOptions
@@ -156,7 +157,7 @@ class Console:
     def note(self, text: str) -> None:
         """One line."""
         if self._enabled:
-            self._rich.print(text, markup=False, soft_wrap=True)
+            self._rich.print(visible(text), markup=False, soft_wrap=True)
 
     def table(self, title: str, values: Mapping[str, Any]) -> None:
         """Names and values on one line."""
@@ -166,7 +167,8 @@ class Console:
     def sample(self, text: str) -> None:
         """A text of the model."""
         if self._enabled:
-            self._rich.print("  " + " ".join(text.split()), style="dim", markup=False, soft_wrap=True)
+            shown = visible(" ".join(text.split()))
+            self._rich.print(f"  {shown}", style="dim", markup=False, soft_wrap=True)
 
     @contextmanager
     def following(self, progress: Progress, settings: Settings) -> Iterator[None]:
