@@ -30,10 +30,9 @@ _linnet() {{
     fi
     [ -z "$models" ] || words="$words $(linnet completion names 2>/dev/null)"
     COMPREPLY=($(compgen -W "$words" -- "$cur"))
-    [ "$COMP_CWORD" -eq 1 ] || [ "${{#COMPREPLY[@]}}" -gt 0 ] || COMPREPLY=($(compgen -f -- "$cur"))
 }}
 COMP_WORDBREAKS=${{COMP_WORDBREAKS//:}} # names hold colons
-complete -F _linnet linnet
+complete -o default -F _linnet linnet # files where there is nothing else
 """
 
 

@@ -33,7 +33,16 @@ def script(shell: str) -> str:
     ],
 )
 def test_bash_offers(tmp_path: Path, words: list[str], offered: set[str]) -> None:
-    for name, type in (("org--a", "q4_0"), ("org--ab", "q8_0")):
+    odd = (
+        "org--ac$(touch gone)",
+        "org--ac`touch gone`",
+        "org--a c",
+        "org--a\n\x1b",
+        "-m",
+        "org--ac*",
+        "a--b--c",
+    )
+    for name, type in (("org--a", "q4_0"), ("org--ab", "q8_0"), *((name, "q4_0") for name in odd)):
         (tmp_path / "models" / name / type).mkdir(parents=True)
     linnet = tmp_path / "linnet"
     linnet.write_text(f'#!/bin/sh\nexec "{sys.executable}" -P -m linnet "$@"\n')
@@ -42,9 +51,15 @@ def test_bash_offers(tmp_path: Path, words: list[str], offered: set[str]) -> Non
     code = f"{script('bash')}\nCOMP_WORDS=({asked}); COMP_CWORD={len(words)}; _linnet; echo ${{COMPREPLY[@]}}"
     environment = {**os.environ, "LINNET_HOME": str(tmp_path), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = subprocess.run(
-        [str(BASH), "--norc", "-c", code], env=environment, capture_output=True, text=True, check=True
+        [str(BASH), "--norc", "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert set(done.stdout.split()) == offered
+    assert not (tmp_path / "gone").exists()
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])

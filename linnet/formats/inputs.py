@@ -88,3 +88,5 @@ def _reported(path: Path) -> Iterator[None]:
         raise SourceError(f"{path} does not exist; check the spelling") from None
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError:  # the character zero
+        raise SourceError(f"{path} cannot be a path; check the spelling") from None

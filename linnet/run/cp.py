@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import json
 import os
 import shutil
 from pathlib import Path
 
-from linnet.engine.rewrite import is_gguf_name
+from linnet.display import one_line
 from linnet.errors import SourceError, TargetError
 from linnet.formats import store
-from linnet.formats.atomic import atomic_file
+from linnet.formats.atomic import atomic_file, atomic_folder, folder_made
+from linnet.formats.checkpoint import CHECKPOINT_FILES, TEMPLATE_FOLDER
 from linnet.formats.inputs import check_regular
+from linnet.formats.source import source_kind
 from linnet.formats.store import ABOUT, CHECKPOINT, ModelName
 from linnet.options import CpOptions
 
@@ -20,13 +23,13 @@ from linnet.options import CpOptions
 def cp(options: CpOptions) -> dict[str, object]:
     """Copies ``options.source`` to ``options.target``; returns what ``--json`` prints.
 
-    Within the store files are linked where the file system can, and take no room twice
-    then. Raises SourceError, UsageError, TargetError.
+    Of a folder what a checkpoint consists of. Within the store files are linked where the file
+    system can, and take no room twice then. Raises SourceError, UsageError, TargetError.
     """
     source = store.locate(Path(options.source))
     if not source.is_dir():
         check_regular(source)
-        if not is_gguf_name(source):
+        if source_kind(source) != "gguf":
             raise SourceError(f"{source} is neither a GGUF file nor a checkpoint folder")
     elif not (source / "config.json").exists():
         raise SourceError(f"{source} is not a checkpoint folder: it has no config.json")
@@ -37,9 +40,10 @@ def cp(options: CpOptions) -> dict[str, object]:
             else _store(source, options.target)
         )
     except OSError as error:
-        raise TargetError(f"cannot write {options.target}: {error.strerror}") from None
+        where = f" ({error.filename})" if error.filename else ""
+        raise TargetError(f"cannot copy {source}: {error.strerror or error}{where}") from None
     if not options.json:
-        print(f"{source} is now {target}")
+        print(one_line(f"{source} is now {target}"))
     return {"source": str(source), "target": target}
 
 
@@ -51,9 +55,12 @@ def _is_path(target: str) -> bool:
 def _export(source: Path, target: Path) -> str:
     """A copy that does not depend on the store."""
     if source.is_dir():
-        if target.exists():
+        if os.path.lexists(target):
             raise TargetError(f"{target} exists; choose another name")
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns(ABOUT))
+        with atomic_folder(target) as folder:
+            for name in _files_of(source):
+                (folder / name).parent.mkdir(exist_ok=True)
+                shutil.copyfile(source / name, folder / name)
         return str(target)
     target = target / source.name if target.is_dir() else target
     with atomic_file(target) as file, source.open("rb") as stream:
@@ -61,23 +68,35 @@ def _export(source: Path, target: Path) -> str:
     return str(target)
 
 
+def _files_of(folder: Path) -> list[str]:
+    """The files of a checkpoint, and nothing else that lies beside them."""
+    names = [
+        path.name
+        for path in folder.iterdir()
+        if path.is_file() and any(fnmatch.fnmatchcase(path.name, pattern) for pattern in CHECKPOINT_FILES)
+    ]
+    templates = (folder / TEMPLATE_FOLDER).glob("*.jinja")
+    return sorted([*names, *(f"{TEMPLATE_FOLDER}/{path.name}" for path in templates if path.is_file())])
+
+
 def _store(source: Path, target: str) -> str:
     name = ModelName.parse(target)
     kind = CHECKPOINT if source.is_dir() else store.type_in_file_name(source.name) or "gguf"
     name = ModelName(name.repo, name.type or kind)
-    if store.folder_of(name).exists():
+    place = store.folder_of(name)
+    if os.path.lexists(place):
         raise TargetError(f"there is a model '{name}' already; linnet rm {name} removes it")
-    folder = store.store_folder() / "partial" / f"cp-{os.getpid()}"
-    folder.mkdir(parents=True)
-    try:
-        for file in sorted(source.iterdir()) if source.is_dir() else [source]:
-            if file.is_file():
-                _link(file.resolve(), folder / file.name)
-        if not (folder / ABOUT).exists():
-            (folder / ABOUT).write_text(json.dumps({"copied_from": str(source.absolute())}), encoding="utf-8")
-        store.adopt(folder, name)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    pairs = (
+        {file: source / file for file in _files_of(source)}
+        if source.is_dir()
+        else {f"{source.stem}.gguf": source}
+    )
+    with folder_made(place.parent), atomic_folder(place) as folder:
+        for file, path in pairs.items():
+            (folder / file).parent.mkdir(exist_ok=True)
+            _link(path.resolve(), folder / file)
+        about = json.dumps({"copied_from": str(source.absolute())})
+        (folder / ABOUT).write_text(about, encoding="utf-8")
     return str(name)
 
 

@@ -12,9 +12,9 @@ def rm(options: RmOptions) -> dict[str, object]:
 
     All of them are found before the first is removed. Raises SourceError, UsageError, TargetError.
     """
-    models = [find_stored(ModelName.parse(name)) for name in options.names]
+    models = list(dict.fromkeys(find_stored(ModelName.parse(name)) for name in options.names))
     freed = 0
-    for model in dict.fromkeys(models):
+    for model in models:
         size = model.n_bytes
         try:
             remove(model)
