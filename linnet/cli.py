@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from linnet import __version__, options
+from linnet.display import one_line, visible_json
 from linnet.errors import LinnetError
 
 VERBS: dict[str, tuple[type, str]] = {  # verb: (its options, "module:function"), in the order of the path
@@ -41,7 +42,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line, like every other error, instead of the whole usage."""
-        print(f"{self.prog}: {message}; see '{self.prog} --help'", file=sys.stderr)
+        print(f"{self.prog}: {one_line(message)}; see '{self.prog} --help'", file=sys.stderr)
         raise SystemExit(USAGE_ERROR)
 
 
@@ -62,7 +63,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one verb. Returns the exit code: 0, 2 for an error the user can mend, 130 when interrupted."""
+    """Runs one verb. Returns the exit code: 0, 2 for an error the user can mend, 130 when interrupted.
+
+    Also where what was made until then is the result: a text that Ctrl-C ended.
+    """
     _prepare_process()
     parser = build_parser()
     given = vars(parser.parse_args(arguments))
@@ -71,9 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     try:
-        _call(verb, given)
+        result = _call(verb, given)
         sys.stdout.flush()  # here, where a closed pipe can still be caught
-        return 0
+        return INTERRUPTED if result.get("finish_reason") == "interrupted" else 0
     except LinnetError as error:
         print(f"linnet {verb}: {error}", file=sys.stderr)
         return USAGE_ERROR
@@ -86,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:  # the system refused what no stage expected: a name too long, a broken disk
-        print(f"linnet {verb}: {error}", file=sys.stderr)
+        print(f"linnet {verb}: {one_line(str(error))}", file=sys.stderr)
         return USAGE_ERROR
 
 
@@ -111,11 +115,12 @@ def _end(number: int, frame: object) -> NoReturn:
     raise SystemExit(128 + number)  # unwinds, so that half-written outputs are removed
 
 
-def _call(verb: str, given: dict[str, Any]) -> None:
+def _call(verb: str, given: dict[str, Any]) -> dict[str, object]:
     config, address = VERBS[verb]
     chosen: Any = options.from_arguments(config, given)
     module, function = address.split(":")
     stage: Callable[[Any], dict[str, object]] = getattr(importlib.import_module(module), function)
     result = stage(chosen)
     if chosen.json and result:  # of several processes that train together, one has a result
-        print(json.dumps(result, ensure_ascii=False, allow_nan=False))
+        print(visible_json(json.dumps(result, ensure_ascii=False, allow_nan=False)))
+    return result

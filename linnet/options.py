@@ -180,6 +180,8 @@ def _reader(field: dataclasses.Field[Any], kind: Any) -> Any:
             return text
         try:
             value = read(text)
+            if isinstance(value, Path) and "\0" in text:
+                raise ValueError("no path holds the character zero")
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"'{text}' is not a finite number")
             return value

@@ -19,6 +19,7 @@ from linnet.export.convert import convert
 from linnet.formats.adapter import CONFIG, WEIGHTS, AdapterParts, LowRank, read_adapter, write_adapter
 from linnet.options import ConvertOptions
 from linnet.run.model import BUNDLED_MODEL
+from linnet.run.terminal import adapter_scales
 from linnet.types import TensorType
 
 PROMPT = "Once upon a time there was a little girl named Lily. She had a red ball."
@@ -325,3 +326,13 @@ def test_the_command_takes_adapters(
     assert text == adapted.generate(PROMPT, max_tokens=8, temperature=0, adapter={"a": 1.0, "b": 0.5}).text
     assert main([*arguments, "--adapter", f"{tmp_path / 'a'}=x"]) == 2
     assert "'x' is not a number" in capsys.readouterr().err
+
+
+def test_scales_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("lr=1e-4", "a=b"):
+        (tmp_path / name).mkdir()
+    named = ["x", "x=0.5", "y=-1", "lr=1e-4", "a=b", "a=b=0.25"]
+    assert adapter_scales(named) == {"x": 1.5, "y": -1.0, "lr=1e-4": 1.0, "a=b": 1.25}
+    with pytest.raises(UsageError, match="'strong' is not a number"):
+        adapter_scales(["x=strong"])

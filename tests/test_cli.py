@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -136,3 +137,38 @@ def test_help_of_every_option_names_its_default() -> None:
         for field in dataclasses.fields(config):
             default = options.default_of(field)
             assert not default or f"(default: {default})" in flat, (verb, field.name)
+
+
+def test_ctrl_c_while_the_command_is_still_imported_is_quiet() -> None:
+    code = """
+import sys
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == "linnet.options":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupt())
+from linnet.__main__ import main
+sys.exit(main())
+"""
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (cli.INTERRUPTED, "", "")
+
+
+def test_a_text_that_ctrl_c_ended_is_printed_and_the_exit_code_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from linnet.engine.session import Session
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Session, "eval", interrupt)
+    assert cli.main(["run", "--json", "hi"]) == cli.INTERRUPTED
+    assert json.loads(capsys.readouterr().out)["finish_reason"] == "interrupted"
+
+
+def test_a_path_with_the_character_zero_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "show.toml"
+    file.write_text('source = "a\\u0000b"\n')
+    with pytest.raises(UsageError, match=r"source: .* is not a path"):
+        parsed("show", "--config", str(file))

@@ -208,6 +208,15 @@ def test_the_tail_may_begin_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert train[0] + validation[0] == text
 
 
+def test_the_folder_in_which_the_corpus_lies_is_made_and_goes_again_after_a_failure(tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "rows.jsonl", stories(20))
+    make(tmp_path / "new" / "deep" / "corpus", source)
+    assert Corpus.open(tmp_path / "new" / "deep" / "corpus").manifest.splits
+    with pytest.raises(SourceError):
+        make(tmp_path / "other" / "deep" / "corpus", tmp_path / "nowhere")
+    assert not (tmp_path / "other").exists()
+
+
 def test_no_validation_on_request(tmp_path: Path) -> None:
     make(tmp_path / "out", write_rows(tmp_path / "a.jsonl", stories(30)), validation=0.0)
     assert len(Corpus.open(tmp_path / "out").split("validation")) == 0
@@ -413,7 +422,7 @@ def test_impossible_requests_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TargetError):
         make(path, path)
     with pytest.raises(TargetError):
-        make(tmp_path / "no" / "such" / "folder", path)
+        make(path / "folder", path)
     assert (tmp_path / "mine" / "thesis.doc").read_text() == "years of work"
     assert not (tmp_path / "out").exists()
 

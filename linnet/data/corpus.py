@@ -31,8 +31,9 @@ from linnet.data.bpe import train_bpe
 from linnet.data.sources import Piece, ReadCounts, Source, cut, find_sources, read_pieces, utf8_name
 from linnet.data.split import Segment, SplitPlan, index_documents
 from linnet.data.tokenize import TextEncoder, open_encoder
+from linnet.display import one_line
 from linnet.errors import SourceError, UsageError
-from linnet.formats.atomic import atomic_folder, check_replaceable
+from linnet.formats.atomic import atomic_folder, check_replaceable, folder_made
 from linnet.formats.corpus import FILES, Corpus, CorpusWriter, Manifest
 from linnet.options import DataOptions
 
@@ -55,9 +56,18 @@ def data(options: DataOptions) -> dict[str, object]:
     """
     _check(options)
     started = time.perf_counter()
+    counts = ReadCounts()
+    with folder_made(options.output.parent):
+        manifest = _make(options, counts)
+    result = _summary(options, manifest, counts, time.perf_counter() - started)
+    if not options.json:
+        _print(result, manifest)
+    return result
+
+
+def _make(options: DataOptions, counts: ReadCounts) -> Manifest:
     check_replaceable(options.output, FILES)
     encoder = open_encoder(options.tokenizer) if options.tokenizer else None
-    counts = ReadCounts()
     with atomic_folder(options.output, FILES) as folder:
         stdin = _store_stdin(folder / _STDIN) if "-" in options.sources else None
         sources = find_sources(options.sources, stdin, counts)
@@ -70,10 +80,7 @@ def data(options: DataOptions) -> dict[str, object]:
         if stdin is not None:
             stdin.unlink()
         Corpus.open(folder).verify()
-    result = _summary(options, manifest, counts, time.perf_counter() - started)
-    if not options.json:
-        _print(result, manifest)
-    return result
+    return manifest
 
 
 def _check(options: DataOptions) -> None:
@@ -268,4 +275,4 @@ def _print(result: dict[str, object], manifest: Manifest) -> None:
         if count:
             console.print(f"{count:,} {what}")
     written = f"{result['output']} written in {result['seconds']:.1f} s, {result['mb_s']:.1f} MB/s"
-    console.print(written, markup=False)
+    console.print(one_line(written), markup=False)

@@ -93,6 +93,22 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
 
 
+@contextmanager
+def folder_made(path: Path) -> Iterator[None]:
+    """Inside there is a folder ``path``. What had to be made for it and is still empty goes again.
+
+    Raises TargetError.
+    """
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    make_folder(path)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # of the first folder that is not empty
+            for folder in made:
+                folder.rmdir()
+
+
 def check_replaceable(
     path: str | os.PathLike[str], replaceable: Sequence[str], shown: str | os.PathLike[str] | None = None
 ) -> None:

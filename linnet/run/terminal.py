@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
+from linnet.display import shown_on
 from linnet.engine.sampler import NEUTRAL, SamplingOptions, check_name
 from linnet.errors import ContextFullError, SourceError, UsageError
 from linnet.options import RunOptions
@@ -79,12 +80,14 @@ def _load(options: RunOptions) -> LanguageModel:
 
 
 def adapter_scales(named: Sequence[str]) -> dict[str, float]:
-    """The scale of each folder of ``DIR[=SCALE]``. Raises UsageError."""
-    scales = {}
+    """The scale of each folder of ``DIR[=SCALE]``; of one that is named twice the sum. Raises UsageError."""
+    scales: dict[str, float] = {}
     for text in named:
         folder, is_scaled, scale = text.rpartition("=")
+        if not is_scaled or os.path.exists(text):  # the name of a folder may hold the sign
+            folder, scale = text, "1"
         try:
-            scales[folder if is_scaled else text] = float(scale) if is_scaled else 1.0
+            scales[folder] = scales.get(folder, 0.0) + float(scale)
         except ValueError:
             raise UsageError(f"--adapter {text}: '{scale}' is not a number; write DIR=0.5") from None
     return scales
@@ -176,15 +179,13 @@ def _answer(model: LanguageModel, prompt: str, options: RunOptions) -> dict[str,
     chat = _is_chat(model, options)
     stream = _chat_stream(model, prompt, options) if chat else _stream(model, prompt, options)
     if not options.json and sys.stdout.isatty() and not chat:
-        print(_styled(prompt, _BOLD, sys.stdout), end="", flush=True)
-    ttft, interrupted = _print(stream, meter, quiet=options.json)
+        print(_styled(shown_on(sys.stdout, prompt), _BOLD, sys.stdout), end="", flush=True)
+    ttft = _print(stream, meter, quiet=options.json)
     energy, made = meter.read(), stream.generation
     if not options.json:
         print(flush=True)
         found = f"{made.cached_tokens:,} of {made.prompt_tokens:,} prompt tokens known"
         _print_cost(made, ttft, energy, *([found] if options.prompt_cache else []))
-    if interrupted and not options.json:
-        raise KeyboardInterrupt
     thought = {} if isinstance(stream, TextStream) else {"reasoning": stream.message.get("reasoning_content")}
     return {
         "text": made.text,
@@ -237,17 +238,15 @@ def _converse(model: LanguageModel, options: RunOptions) -> dict[str, object]:
             print(f"{error}; begin a new text", file=sys.stderr)
             text = ""
             continue
-        first, _ = _print(stream, meter)
+        first = _print(stream, meter)
         print(flush=True)
         _print_cost(stream.generation, None if first is None else first - asked, meter.read())
         text += stream.generation.text
         texts += 1
 
 
-def _print(
-    stream: TextStream | ChatStream, meter: EnergyMeter, quiet: bool = False
-) -> tuple[float | None, bool]:
-    """Prints the pieces as they come. Returns the process age at the first, and whether Ctrl-C ended it."""
+def _print(stream: TextStream | ChatStream, meter: EnergyMeter, quiet: bool = False) -> float | None:
+    """Prints the pieces as they come, until Ctrl-C. Returns the process age at the first."""
     first = None
     try:
         for piece in stream:
@@ -258,16 +257,16 @@ def _print(
             meter.update()
     except KeyboardInterrupt:
         stream.generation.finish_reason = "interrupted"
-        return first, True
-    return first, False
+    return first
 
 
 def _shown(piece: str | Delta) -> str:
     """A piece of an answer, its reasoning dim on a terminal and left out elsewhere."""
     if isinstance(piece, str):
-        return piece
-    thought = piece.reasoning_content if sys.stdout.isatty() else ""
-    return _styled(thought, _DIM, sys.stdout) + piece.content if thought else piece.content
+        return shown_on(sys.stdout, piece)
+    content = shown_on(sys.stdout, piece.content)
+    thought = shown_on(sys.stdout, piece.reasoning_content) if sys.stdout.isatty() else ""
+    return _styled(thought, _DIM, sys.stdout) + content if thought else content
 
 
 def _print_cost(made: Generation, ttft: float | None, energy: Energy, *more: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from linnet.errors import SourceError, TargetError
-from linnet.formats.atomic import make_folder
+from linnet.formats.atomic import folder_made
 from linnet.formats.checkpoint import CHECKPOINT_FILES, TRAINING_STATE
 from linnet.options import TrainOptions
 
@@ -50,15 +50,8 @@ def exclusive(output: Path) -> Iterator[None]:
     had to be made for it and are still empty afterwards are removed.
     """
     folder = output / TRAINING_STATE
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    make_folder(folder)
-    try:
-        with _locked(folder / _LOCK_FILE, output):
-            yield
-    finally:
-        with suppress(OSError):  # of the first folder that is not empty
-            for each in made:
-                each.rmdir()
+    with folder_made(folder), _locked(folder / _LOCK_FILE, output):
+        yield
 
 
 @contextmanager
