@@ -43,6 +43,14 @@ class ModelName:
             raise UsageError(f"'{text[:80]}' is not the name of a model; write ORG/NAME or ORG/NAME:TYPE")
         return cls(match["repo"], match["type"].lower() if match["type"] else None)
 
+    @property
+    def is_possible(self) -> bool:
+        """Does it read as itself?"""
+        try:
+            return ModelName.parse(str(self)) == self
+        except UsageError:
+            return False
+
     def __str__(self) -> str:
         return f"{self.repo}:{self.type}" if self.type else self.repo
 
@@ -101,9 +109,8 @@ def stored_models() -> Iterator[StoredModel]:
     for repo in _folders(store_folder() / "models"):
         for folder in _folders(repo):
             name = ModelName(repo.name.replace("--", "/"), folder.name)
-            with suppress(UsageError):
-                if ModelName.parse(str(name)) == name:
-                    yield StoredModel(name, folder)
+            if name.is_possible:
+                yield StoredModel(name, folder)
 
 
 def _folders(path: Path) -> list[Path]:
