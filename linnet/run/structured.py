@@ -11,6 +11,7 @@ import json
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
+from linnet.engine.arguments import shown, texts
 from linnet.engine.tokenizer import Tokenizer
 from linnet.errors import LinnetError, MissingExtraError, UnsupportedError, UsageError
 from linnet.run.choosing import FormOptions
@@ -141,7 +142,7 @@ def _from_regex(regex: str) -> str:
 
 
 def _from_choices(choices: Sequence[str]) -> str:
-    if isinstance(choices, str) or not choices or not all(choices):
+    if isinstance(choices, str) or not choices or not all(texts("choices", choices)):
         raise UsageError("choices are one or more texts, none of them empty")
     return _from_grammar("start: " + " | ".join(json.dumps(choice, ensure_ascii=False) for choice in choices))
 
@@ -154,6 +155,8 @@ def _from_grammar(grammar: str) -> str:
 
 
 def _bounded(text: str) -> str:
+    if not isinstance(text, str):
+        raise UsageError(f"{shown(text)} is no form; regex and grammar are texts")
     if len(text.encode("utf-8", "surrogatepass")) > MOST_BYTES:
         raise ValueError(f"it has more than {MOST_BYTES} bytes")
     return text
