@@ -59,6 +59,9 @@ class Prompter:
         known += [self.wrong() for _ in range(n - len(known))]
         return [self.wrong() if self.random.random() < self.mistakes else token for token in known]
 
+    def shorten(self, text: Sequence[int]) -> None:
+        raise AssertionError("these texts fit into the context")
+
 
 def generate(
     model: linnet.LanguageModel, prompt: list[int], drafter: Drafter | None, max_tokens: int, **options: Any
@@ -293,6 +296,34 @@ def test_a_draft_model_follows_the_text_at_any_distance(model: linnet.LanguageMo
         for token in taken:
             drafter.accept(token)
         text += taken
+
+
+def test_a_draft_model_follows_a_text_that_was_shortened(model: linnet.LanguageModel) -> None:
+    prompt = model.tokenize(STORY)
+    drafter = ModelDrafter(model.open_session(), prompt)
+    while not drafter.draft(3):
+        pass
+    for token in (7, 8, 9):
+        drafter.accept(token)
+    for rest in ([*prompt[:3], *prompt[-6:], 7, 8, 9], [*prompt[9:], 7], [5]):
+        drafter.shorten(rest)
+        while not (guesses := list(drafter.draft(5))):
+            pass
+        assert guesses == model.generate(rest, max_tokens=5, temperature=0, speculate=False).ids
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"temperature": 1.0, "seed": 4}])
+def test_a_sliding_text_is_drafted_on(options: dict[str, Any]) -> None:
+    """The same tokens as without, and guesses of the same model go on being right when the text slid."""
+    small = linnet.load(n_ctx=PAGE_TOKENS, draft_model=BUNDLED_MODEL, threads=1)
+    options |= {"max_tokens": 100, "overflow": "slide", "n_keep": 5, "ends": ()}
+    plain = small.generate(STORY, speculate=False, **options)
+    drafted = small.generate(STORY, **options)
+    assert drafted.ids == plain.ids and drafted.dropped_tokens == plain.dropped_tokens > 60
+    assert drafted.drafted > 60
+    if options["temperature"] == 0:
+        assert drafted.accepted == drafted.drafted
 
 
 def test_a_draft_model_needs_the_same_tokenizer(tmp_path: Path) -> None:

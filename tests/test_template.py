@@ -131,6 +131,20 @@ def test_messages_that_are_none_are_refused(messages: Any) -> None:
         ChatTemplate("x").render(messages)
 
 
+def test_a_message_that_contains_itself_is_one_line() -> None:
+    message: dict[str, Any] = {"role": "user", "content": "hi"}
+    message["more"] = [message]
+    deep: Any = "x"
+    for _ in range(5000):
+        deep = [deep]
+    for bad in ([message], [{"role": "user", "content": deep}]):
+        with pytest.raises(UsageError, match="contains itself") as raised:
+            ChatTemplate("x").render(bad)
+        assert "\n" not in str(raised.value)
+    with pytest.raises(UsageError, match="contains itself"):
+        ChatTemplate("x").render([USER], variables={"deep": deep})
+
+
 TREE = """{% set n = namespace(a=[], b=[]) %}
 {% for i in range(60) %}{% set n.a = [n.a, n.a] %}{% set n.b = [n.b, n.b] %}{% endfor %}"""
 HOSTILE = {
