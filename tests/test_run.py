@@ -76,6 +76,19 @@ def test_ids_outside_the_vocabulary_are_refused(model: linnet.LanguageModel, ids
             call(ids)
 
 
+def test_a_stream_that_is_closed_was_interrupted(model: linnet.LanguageModel) -> None:
+    for n_read in (0, 3):
+        stream = model.stream("Once upon a time", max_tokens=20)
+        for _ in range(n_read):
+            next(stream)
+        stream.close()
+        assert (len(stream.generation.ids), stream.generation.finish_reason) == (n_read, "interrupted")
+    ended = model.stream("Once upon a time", max_tokens=2)
+    ended.finish()
+    ended.close()
+    assert ended.generation.finish_reason in ("length", "stop")
+
+
 def test_generation_says_why_it_ended_and_what_it_cost(model: linnet.LanguageModel) -> None:
     made = model.generate("Once upon a time", max_tokens=5, seed=1)
     assert (len(made.ids), made.finish_reason) == (5, "length")

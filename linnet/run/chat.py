@@ -13,19 +13,20 @@ import string
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any, Unpack
 
-from linnet.errors import UsageError
+from linnet.engine.arguments import given, int32, wrong
 from linnet.run.answer import AnswerReader, Delta, Signs
 from linnet.run.chat_format import Prompt
+from linnet.run.choosing import stop_texts
 from linnet.run.context import drop_oldest_turns
 from linnet.run.model import Generation, LanguageModel, StreamOptions, TextStream, load
-from linnet.run.template import Message
+from linnet.run.template import Message, prepared
 from linnet.run.tool_formats import ToolCall
 from linnet.run.tools import Tools
 
 _ID_SIGNS = string.ascii_letters + string.digits
-DROP_TURNS = "turns"  # the oldest turns make room
 _ID_LENGTH = 9  # Mistral's templates take no other
 
 
@@ -106,6 +107,11 @@ class ChatStream:
     def __exit__(self, *raised: object) -> None:
         self.close()
 
+    @property
+    def mean_log_prob(self) -> float | None:
+        """That of :attr:`generation`."""
+        return self.generation.mean_log_prob
+
     def close(self) -> None:
         """Ends the answer here."""
         self._deltas.close()
@@ -179,30 +185,32 @@ def stream_chat(
     conversation out that is too long, and keeps a quarter of the context (or ``max_tokens``,
     if that is less) for the answer. Raises UsageError, TemplateError, ContextFullError.
     """
-    given = dict(variables or {})
+    if not isinstance(variables, (Mapping, NoneType)):
+        raise wrong("variables", variables, "a dict of what the template knows")
+    known = dict(variables or {})
     if enable_thinking is not None:
-        given["enable_thinking"] = enable_thinking
+        known["enable_thinking"] = enable_thinking
     offered = Tools(tools or ())
     chat = model.chat_format
 
     def prompt_of(conversation: Sequence[Message]) -> Prompt:
-        return chat.prompt(conversation, tools=offered.schemas or None, documents=documents, variables=given)
+        return chat.prompt(conversation, tools=offered.schemas or None, documents=documents, variables=known)
 
+    chosen: StreamOptions = {"ends": chat.ends, **given(options)}  # type: ignore[typeddict-item]
     dropped = 0
-    if options.get("overflow") == DROP_TURNS:
-        options["overflow"] = "error"
-        room = model.n_ctx - min(options.get("max_tokens", model.n_ctx), model.n_ctx // 4)
-        messages, _, dropped = drop_oldest_turns(messages, lambda left: prompt_of(left).ids, room)
+    if chosen.get("overflow") == "turns":
+        chosen["overflow"] = "error"
+        most = int32("max_tokens", chosen.get("max_tokens", model.n_ctx), least=1)
+        room = model.n_ctx - min(most, model.n_ctx // 4)
+        messages, _, dropped = drop_oldest_turns(prepared(messages), lambda left: prompt_of(left).ids, room)
     prompt = prompt_of(messages)
-    stop = options.pop("stop", ())
-    stops = [stop] if isinstance(stop, str) else list(stop)
+    stops = stop_texts(chosen.pop("stop", ()))
     signs = Signs(
         reasoning=chat.reasoning,
         tools=chat.tool_format if offered.schemas else None,
         schemas=offered.parameters,
-        stops=(*chat.stop_texts, *(text for text in stops if text)),
+        stops=(*chat.stop_texts, *stops),
     )
-    chosen: StreamOptions = {"ends": chat.ends, **options}
     text = model.stream(prompt.ids, **chosen)
     reader = AnswerReader(signs, thinking=prompt.thinking)
     decode = functools.partial(model.tokenizer.decode, at_start=False)
@@ -216,6 +224,7 @@ def chat(
     model: LanguageModel | str | Path | None = None,
     *,
     max_rounds: int = 8,
+    best_of: int = 1,
     **options: Unpack[ChatOptions],
 ) -> Answer:
     """Asks a model, calls the functions it wants called, and returns its last answer.
@@ -223,19 +232,18 @@ def chat(
     ``messages`` may be one question. ``model`` is a loaded one or what
     :func:`linnet.load` takes (kept for the next call). Python functions among ``tools``
     are called with the arguments the model gives, and what they return, or the error
-    they raise, is told to it, at most ``max_rounds`` times. Calls of tools that are mere
-    schemas end the loop and are for the caller to answer. The whole conversation is in
-    :attr:`Answer.messages`.
+    they raise, is told to it, at most ``max_rounds`` times; each answer is the best of
+    ``best_of``. Calls of tools that are mere schemas end the loop and are for the caller to
+    answer. The whole conversation is in :attr:`Answer.messages`.
     """
-    if max_rounds < 1:
-        raise UsageError(f"max_rounds is {max_rounds}; it must be at least 1")
+    int32("max_rounds", max_rounds, least=1)
     loaded = model if isinstance(model, LanguageModel) else _loaded(model)
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
-    spoken = [dict(message) for message in messages]
+    spoken = prepared(messages)
     tools = Tools(options.get("tools") or ())
     while True:
-        answer = stream_chat(loaded, spoken, **options).answer()
+        answer = loaded.chat(spoken, best_of=best_of, **options)
         spoken.append(answer.message)
         answer.messages = spoken
         calls = answer.tool_calls
