@@ -24,7 +24,7 @@ from typing import Any
 from linnet.engine.metadata import Metadata
 from linnet.engine.tokenizer import Tokenizer
 from linnet.errors import TemplateError, UsageError
-from linnet.formats.gguf_tokenizer import END_IDS_KEY, EOM_KEY, EOT_KEY
+from linnet.formats.gguf_keys import END_IDS_KEY, EOM_KEY, EOT_KEY
 from linnet.run.template import MARK, ChatTemplate, Message, prepared
 from linnet.run.tool_formats import FORMATS, ToolCall, ToolFormat, format_of, generic
 from linnet.run.tool_formats.call import NotACall, call_from_json

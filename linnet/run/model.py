@@ -18,6 +18,7 @@ from linnet.engine.sampler import Sampler, SamplingOptions, TokenLogProb
 from linnet.engine.session import PAGE_TOKENS, Session, Workspace, pages_of
 from linnet.engine.tokenizer import Tokenizer
 from linnet.errors import UsageError, warn
+from linnet.formats.gguf_keys import TEMPLATE_KEY
 from linnet.options import MAX_TOKENS, OVERFLOWS
 from linnet.run import choosing
 from linnet.run.choosing import Chooser, FormOptions, Guide, StopStrings
@@ -165,13 +166,14 @@ class TextStream:
         ends: Collection[int] | None = None,
         stop: str | Sequence[str] = (),
     ) -> None:
-        self.generation = Generation(prompt_tokens=len(prompt), dropped_tokens=timeline.dropped_tokens)
+        self.generation = made = Generation(prompt_tokens=len(prompt), dropped_tokens=timeline.dropped_tokens)
         self.seed = chooser.sampler.seed
         tokenizer = timeline.session.model.tokenizer
-        self._ends = (tokenizer.eos_id,) if ends is None else ends
-        self._stop = StopStrings(stop)
-        self.tokens = self._draw(timeline, prompt, chooser, max_tokens, drafter)  # read these or the text
-        self._pieces = self._generate(tokenizer, prompt, self.tokens)
+        last = (tokenizer.eos_id,) if ends is None else ends
+        # Read these or the text.
+        self.tokens = _drawn(made, timeline, prompt, chooser, max_tokens, drafter, last)
+        spelled = _spelled(tokenizer, self.tokens, at_start=list(prompt) == [tokenizer.bos_id])
+        self._pieces = _cut(spelled, self.tokens, made, StopStrings(stop))
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -195,67 +197,74 @@ class TextStream:
             pass
         return self.generation
 
-    def _generate(
-        self, tokenizer: Tokenizer, prompt: Sequence[int], tokens: Generator[int]
-    ) -> Generator[str]:
-        made = self.generation
-        for piece in self._pieces_of(tokenizer, prompt, tokens):
-            shown = self._stop.push(piece)
-            made.text += shown
-            if shown:
-                yield shown
-            if self._stop.found:
-                tokens.close()
+
+# Generators that do not know the stream they belong to: one that nobody holds any more ends at once.
+
+
+def _cut(
+    pieces: Iterator[str], tokens: Generator[int], made: Generation, stop: StopStrings
+) -> Generator[str]:
+    """What of ``pieces`` is shown, up to a stop string, which ends ``tokens``."""
+    for piece in pieces:
+        shown = stop.push(piece)
+        made.text += shown
+        if shown:
+            yield shown
+        if stop.found:
+            tokens.close()
+            made.finish_reason = "stop"
+            return
+    rest = stop.rest()
+    made.text += rest
+    if rest:
+        yield rest
+
+
+def _spelled(tokenizer: Tokenizer, tokens: Iterator[int], at_start: bool) -> Generator[str]:
+    """The texts of ``tokens``, of which the first begins a text where it is ``at_start``."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    for token in tokens:
+        yield decoder.decode(tokenizer.decode([token], at_start=at_start))
+        at_start = False
+    yield decoder.decode(b"", final=True)
+
+
+def _drawn(
+    made: Generation,
+    timeline: Timeline,
+    prompt: Sequence[int],
+    chooser: Chooser,
+    max_tokens: int,
+    drafter: Drafter | None,
+    ends: Collection[int | None],
+) -> Generator[int]:
+    """The tokens of a text, each evaluated only when the one after it is wanted."""
+    started = time.perf_counter()
+    made.prefilled_tokens = timeline.prefill(prompt)
+    for token in prompt:
+        chooser.sampler.accept(token)
+    made.prefill_s = time.perf_counter() - started
+    slide = timeline.slide if timeline.n_keep is not None else None
+    continuation = Continuation(timeline.session, chooser, drafter, slide)
+    try:
+        for token in continuation.tokens(max_tokens):
+            if made.ids:
+                made.decode_s += time.perf_counter() - started
+            made.drafted, made.accepted = continuation.drafted, continuation.accepted
+            made.dropped_tokens = timeline.dropped_tokens
+            if token in ends:
                 made.finish_reason = "stop"
                 return
-        rest = self._stop.rest()
-        made.text += rest
-        if rest:
-            yield rest
-
-    def _pieces_of(self, tokenizer: Tokenizer, prompt: Sequence[int], tokens: Iterator[int]) -> Iterator[str]:
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        for token in tokens:
-            at_start = len(self.generation.ids) == 1 and list(prompt) == [tokenizer.bos_id]
-            yield decoder.decode(tokenizer.decode([token], at_start=at_start))
-        yield decoder.decode(b"", final=True)
-
-    def _draw(
-        self,
-        timeline: Timeline,
-        prompt: Sequence[int],
-        chooser: Chooser,
-        max_tokens: int,
-        drafter: Drafter | None,
-    ) -> Generator[int]:
-        """The tokens of the text, each evaluated only when the one after it is wanted."""
-        made = self.generation
-        started = time.perf_counter()
-        made.prefilled_tokens = timeline.prefill(prompt)
-        for token in prompt:
-            chooser.sampler.accept(token)
-        made.prefill_s = time.perf_counter() - started
-        slide = timeline.slide if timeline.n_keep is not None else None
-        continuation = Continuation(timeline.session, chooser, drafter, slide)
-        try:
-            for token in continuation.tokens(max_tokens):
-                if made.ids:
-                    made.decode_s += time.perf_counter() - started
-                made.drafted, made.accepted = continuation.drafted, continuation.accepted
-                made.dropped_tokens = timeline.dropped_tokens
-                if token in self._ends:
-                    made.finish_reason = "stop"
-                    return
-                made.ids.append(token)
-                made.log_probs = chooser.log_probs[: len(made.ids)]
-                yield token
-                started = time.perf_counter()
-        finally:
-            timeline.finish()
-        if chooser.finished:
-            made.finish_reason = "stop"
-        else:
-            made.finish_reason = "context" if len(made.ids) < max_tokens else "length"
+            made.ids.append(token)
+            made.log_probs = chooser.log_probs[: len(made.ids)]
+            yield token
+            started = time.perf_counter()
+    finally:
+        timeline.finish()
+    if chooser.finished:
+        made.finish_reason = "stop"
+    else:
+        made.finish_reason = "context" if len(made.ids) < max_tokens else "length"
 
 
 # Where these differ from a sampler's own defaults, which leave the probabilities as they are.
@@ -362,9 +371,10 @@ class LanguageModel:
         :class:`~linnet.engine.sampler.SamplingOptions` say otherwise; ``temperature`` 0 always takes the
         most probable token. None stands for the default of any option. The same seed gives the same text,
         with ``speculate`` (several tokens per pass where that is faster, see :mod:`linnet.run.speculate`,
-        on by default) and without. At most ``max_tokens`` (256) are made. What a ``timeline`` of this model (default: one that goes on from an
-        earlier call which began alike) holds of the prompt is not evaluated again. The text ends with one of
-        the tokens ``ends`` (default: the end of a text), and before the first of the strings ``stop``.
+        on by default) and without. At most ``max_tokens`` (256) are made. What a ``timeline`` of this model
+        (default: one that goes on from an earlier call which began alike) holds of the prompt is not
+        evaluated again. The text ends with one of the tokens ``ends`` (default: the end of a text), and
+        before the first of the strings ``stop``.
         ``json_schema``, ``regex``, ``choices`` or ``grammar`` says what it has to be (see
         :class:`~linnet.run.choosing.FormOptions`), a ``guide`` which tokens may come; ``logprobs`` asks for
         the log-probability of each token and of so many others.
@@ -534,7 +544,7 @@ class LanguageModel:
     @property
     def has_template(self) -> bool:
         """Was this model made for conversations, as its file says?"""
-        return any(key.startswith("tokenizer.chat_template") for key in self.model.metadata)
+        return any(key.startswith(TEMPLATE_KEY) for key in self.model.metadata)
 
     def _open_drafter(self, prompt: Sequence[int]) -> Drafter:
         if self.draft is None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from linnet.engine.metadata import Metadata
 from linnet.engine.tokenizer import Tokenizer
 from linnet.errors import TemplateError, UsageError
+from linnet.formats.gguf_keys import TEMPLATE_KEY
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -25,7 +26,6 @@ Message = Mapping[str, Any]
 MOST_SOURCE = 1 << 20  # characters of a template; the largest known have 20,000
 MOST_DEPTH = 100  # lists and dicts within each other in what a template is given
 MARK = "\ufdd0"  # may be put into texts that a template is given, and comes out of it again
-_KEY = "tokenizer.chat_template"
 _SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}  # of a template: of GGUF
 _REASONING = ("reasoning_content", "thinking", "reasoning")  # names in use, the usual one first
 
@@ -63,10 +63,10 @@ class ChatTemplate:
     def of(cls, metadata: Metadata, tokenizer: Tokenizer) -> ChatTemplate:
         """The template in the metadata of a model, or PLAIN_FORM."""
         tokens = _special_texts(metadata, tokenizer)
-        prefix = f"{_KEY}."
+        prefix = f"{TEMPLATE_KEY}."
         named = {key.removeprefix(prefix): key for key in metadata if key.startswith(prefix)}
         texts = {name: metadata.text(key) or "" for name, key in named.items()}
-        source = metadata.text(_KEY) or texts.get("default")
+        source = metadata.text(TEMPLATE_KEY) or texts.get("default")
         if source is None and texts:  # several, none of which is the usual one
             source = next(iter(texts.values()))
         if source is None:
