@@ -57,6 +57,34 @@ def test_a_conversation_continues_texts_until_end_of_file(spawn: object) -> None
     assert child.exitstatus == 0
 
 
+def test_a_conversation_with_a_base_model_has_commands_and_long_texts(
+    spawn: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    child = spawn("-n", "8", "--temperature", "0")  # type: ignore[operator]
+
+    def say(line: str, expected: str) -> None:
+        child.expect("> ")
+        child.sendline(line)
+        child.expect(expected)
+
+    say("/help", "/set")
+    say("/set top_p 2", "top_p is 2; give 0 to 1")
+    say("/set overflow turns", "no conversation; use 'slide'")
+    say("/set max_tokens 3", r"max_tokens +3")
+    say("/set max_token 3", "nothing called max_token")
+    say('"""', r"\. ")
+    child.sendline("Once upon a time")
+    child.expect(r"\. ")
+    child.sendline('there was"""')
+    child.expect("3 tokens")
+    say("/set max_tokens -", r"max_tokens +-")
+    say("/exit", pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0 and "Traceback" not in child.before
+    assert "there was" in (tmp_path / "linnet" / "history").read_text(encoding="utf-8")
+
+
 def test_ctrl_c_stops_the_text_and_asks_again(spawn: object) -> None:
     child = spawn(*LONG)  # type: ignore[operator]
     child.expect("> ")
@@ -107,9 +135,12 @@ def test_a_chat_has_history_commands_and_lines_that_go_on(
     say("/help", "/regenerate")
     say("/nonsense", "no command /nonsense")
     say("/set temperature hot", "cannot be 'hot'")
-    say("/set temperature 0", "> ")
-    child.sendline("/system")
-    child.expect("system: Be kind.")
+    say("/set temperature -1", "temperature is -1; give 0")
+    say("/set temprature 1", "did you mean temperature")
+    say("/set temperature", r"temperature +0\.8")
+    say("/set temperature 0", r"temperature +0\.0")
+    say("/set overflow turns", "turns")
+    say("/system", "system: Be kind.")
     say("one\\", r"\. ")
     child.sendline("two")
     child.expect("tokens")
@@ -118,9 +149,9 @@ def test_a_chat_has_history_commands_and_lines_that_go_on(
     child.expect(r"\. ")
     child.sendline('four"""')
     child.expect("tokens")
-    say("/undo", "4 messages are left")
+    say("/undo", "4 messages left")
     say("/regenerate", "tokens")
-    say(f"/save {saved}", "4 messages are in")
+    say(f"/save {saved}", "4 messages in")
     say("/clear", "new conversation")
     say(f"/load {saved}", "4 messages from")
     say(f"/load {tmp_path / 'none'}", "does not exist")
