@@ -22,7 +22,8 @@ from linnet.formats.gguf import read_gguf, write_gguf
 from linnet.formats.parts import ModelParts, TokenizerParts
 from linnet.formats.source import read_model
 from linnet.run.choosing import Chooser
-from linnet.run.model import BUNDLED_MODEL, Generation, TextStream
+from linnet.run.generation import Generation, TextStream
+from linnet.run.model import BUNDLED_MODEL
 from linnet.run.speculate import MOST_GUESSES, SIZES, Drafter, ModelDrafter, Pace, TextDrafter
 from linnet.run.timeline import Timeline
 

@@ -21,7 +21,8 @@ from linnet.run.answer import AnswerReader, Delta, Signs
 from linnet.run.chat_format import Prompt
 from linnet.run.choosing import stop_texts
 from linnet.run.context import drop_oldest_turns
-from linnet.run.model import Generation, LanguageModel, StreamOptions, TextStream, load
+from linnet.run.generation import Generation, TextStream
+from linnet.run.model import LanguageModel, StreamOptions, load
 from linnet.run.template import Message, prepared
 from linnet.run.tool_formats import ToolCall
 from linnet.run.tools import Tools

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import sys
@@ -15,8 +16,9 @@ from linnet.engine.sampler import NEUTRAL, SamplingOptions, check_name
 from linnet.errors import ContextFullError, SourceError, UsageError
 from linnet.options import RunOptions
 from linnet.run.choosing import best_of
+from linnet.run.generation import Generation, TextStream
 from linnet.run.meter import Energy, EnergyMeter, peak_rss_bytes, process_age
-from linnet.run.model import Generation, LanguageModel, StreamOptions, TextStream, load
+from linnet.run.model import LanguageModel, StreamOptions, load
 from linnet.types import LEFT_OUT_KEY
 
 if TYPE_CHECKING:
