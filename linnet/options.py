@@ -400,6 +400,7 @@ class DrawingOptions(MemoryOptions):
     stop: tuple[str, ...] = option((), metavar="TEXT", help="end before this text")
     logprobs: int | None = option(None, metavar="N", help="tell the probability of each token, and those of the N best")
     seed: int | None = option(None, metavar="N", help="the same seed gives the same text (default: a new one each time)")
+    best_of: int = option(1, metavar="N", help="make N texts and take the one with the most probable tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -421,7 +422,6 @@ class RunOptions(DrawingOptions):
         help=f"stop after this many tokens (default: {MAX_TOKENS}; in a conversation when the context is full)",
     )
     speculate: bool = option(True, help="guess tokens and check several at once where that is faster; the text stays the same")
-    best_of: int = option(1, metavar="N", help="make N texts and take the one with the most probable tokens")
     draft_model: Path | None = option(
         None,
         metavar="MODEL",

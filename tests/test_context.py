@@ -189,7 +189,7 @@ def test_a_sliding_text_goes_on_from_what_is_left_of_it(
     prompt = small.tokenize(STORY)
     options: dict[str, Any] = {"temperature": 1.0, "repetition_penalty": 1.2, "seed": 3}
     made = small.generate(
-        prompt, max_tokens=110, overflow="slide", n_keep=n_keep, speculate=speculate, **options
+        prompt, max_tokens=90, overflow="slide", n_keep=n_keep, speculate=speculate, **options
     )
     sampler, seen, expected, dropped = Sampler(fresh.model.vocab_size, **_full(options)), prompt, [], 0
     for token in prompt:
@@ -206,7 +206,7 @@ def test_a_sliding_text_goes_on_from_what_is_left_of_it(
         expected.append(token)
         seen = [*seen, token]
     assert made.ids == expected
-    assert len(made.ids) == 110 or made.finish_reason == "stop"
+    assert len(made.ids) == 90 or made.finish_reason == "stop"
     assert made.dropped_tokens == dropped > 30
 
 

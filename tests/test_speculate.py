@@ -115,23 +115,20 @@ SAMPLING = [
 
 @pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("options", SAMPLING)
-@pytest.mark.parametrize("mistakes", [0.0, 0.2, 1.0])
-def test_any_guesses_give_the_same_tokens(
-    model: linnet.LanguageModel, options: dict[str, float], mistakes: float
-) -> None:
+def test_any_guesses_give_the_same_tokens(model: linnet.LanguageModel, options: dict[str, float]) -> None:
     prompt, vocab_size = model.tokenize(STORY), model.model.vocab_size
-    for seed in range(4):
+    for seed in range(3):
         plain = generate(model, prompt, None, 80, seed=seed, **options)
         assert plain.ids == token_by_token(model, prompt, 80, seed=seed, **options)
-        drafter = Prompter(plain.ids, vocab_size, model.tokenizer.eos_id or 0, mistakes)
-        drafted = generate(model, prompt, drafter, 80, seed=seed, **options)
-        assert same_text(drafted, plain)
         assert plain.drafted == plain.accepted == 0
-        assert drafted.drafted > 50
-        if mistakes < 1:
-            assert drafted.accepted > (30 if mistakes else 60) * len(plain.ids) / 80
-        drafter = TextDrafter(prompt)
-        assert same_text(generate(model, prompt, drafter, 80, seed=seed, **options), plain)
+        for mistakes in (0.0, 0.2, 1.0):
+            prompter = Prompter(plain.ids, vocab_size, model.tokenizer.eos_id or 0, mistakes)
+            drafted = generate(model, prompt, prompter, 80, seed=seed, **options)
+            assert same_text(drafted, plain)
+            assert drafted.drafted > 50
+            if mistakes < 1:
+                assert drafted.accepted > (30 if mistakes else 60) * len(plain.ids) / 80
+        assert same_text(generate(model, prompt, TextDrafter(prompt), 80, seed=seed, **options), plain)
 
 
 @pytest.mark.usefixtures("eager")
@@ -181,9 +178,9 @@ def test_real_models_give_the_same_tokens(shared: Path, tmp_path: Path, weights:
     parts = read_model(shared / "weights" / weights, shared / "weights" / tokenizer)
     model = linnet.load(saved(parts, tmp_path / "model.gguf"))
     for seed, options in enumerate(SAMPLING):
-        for prompt in (STORY, "Lily had a ball. Lily had a"):
-            plain = model.generate(prompt, max_tokens=300, seed=seed, speculate=False, **options)
-            assert same_text(model.generate(prompt, max_tokens=300, seed=seed, **options), plain)
+        prompt = (STORY, "Lily had a ball. Lily had a")[seed % 2]
+        plain = model.generate(prompt, max_tokens=150, seed=seed, speculate=False, **options)
+        assert same_text(model.generate(prompt, max_tokens=150, seed=seed, **options), plain)
 
 
 @pytest.mark.usefixtures("eager")

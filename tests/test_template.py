@@ -93,10 +93,12 @@ def theirs(reference: Any, source: str, messages: list[dict[str, Any]], options:
         return error
 
 
-def test_templates_render_as_transformers_renders_them(shared: Path, reference: Any) -> None:
-    """Byte for byte; where transformers raises, so do we, with the same words."""
+@pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.slow)])
+def test_templates_render_as_transformers_renders_them(shared: Path, reference: Any, step: int) -> None:
+    """Byte for byte; where transformers raises, so do we, with the same words. Compiling all takes long."""
     compared = refused = 0
-    paths = sorted((shared / "tokenizers" / "chat_templates").glob("*.jinja"))
+    every = sorted((shared / "tokenizers" / "chat_templates").glob("*.jinja"))
+    paths = every[::step]
     for path, (name, (messages, options)) in itertools.product(paths, CONVERSATIONS.items()):
         source = path.read_text(encoding="utf-8")
         expected = theirs(reference, source, messages, options)
@@ -108,9 +110,9 @@ def test_templates_render_as_transformers_renders_them(shared: Path, reference: 
             ours(source, messages, options)
         assert " ".join(str(expected).split())[:400] in str(raised.value), (path.name, name)
         refused += 1
-    assert len(paths) == 55
-    assert compared > 500
-    assert refused > 10
+    assert len(every) == 55
+    assert compared > 9 * len(paths)
+    assert refused > 10 / step
 
 
 def test_plain_form_is_a_dialogue() -> None:
@@ -194,7 +196,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_templates_end_soon_with_one_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("linnet.run.bounded_jinja.MOST_SECONDS", 0.3)
+    monkeypatch.setattr("linnet.run.bounded_jinja.MOST_SECONDS", 0.1)
     began = time.monotonic()
     with pytest.raises(TemplateError) as raised:
         render(HOSTILE[name], {})

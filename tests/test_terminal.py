@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 from chat_models import write_chat_model
 
+from linnet.cli import main
 from linnet.run.answer import Delta
 from linnet.run.markdown import PlainPrinter, finished
 
@@ -34,6 +34,7 @@ def spawn() -> Iterator[object]:
         # An interrupt drops what the terminal has not shown yet, and may cut a character in two.
         text = {"encoding": "utf-8", "codec_errors": "replace"}
         child = pexpect.spawn(sys.executable, command, timeout=20, env=None, echo=False, **text)
+        child.delaybeforesend = None  # it asks before it reads
         children.append(child)
         return child
 
@@ -171,7 +172,7 @@ def test_ctrl_c_stops_an_answer_and_the_chat_goes_on(spawn: object, tmp_path: Pa
     child.expect("> ")
     child.sendline("aaaa aaaa aaaa aaaa")
     child.expect(r"\W*\w")
-    time.sleep(0.5)
+    time.sleep(0.2)
     child.sendintr()
     child.expect(r"[\d,]+ tokens .*context")
     child.expect("> ")
@@ -190,23 +191,12 @@ def test_markdown_blocks_are_printed_once_they_are_finished() -> None:
     assert target.getvalue() == "<think>\nhm\n</think>\n\n**a**\\x1b[2J\n"
 
 
-def test_a_question_gets_one_answer_through_the_template_and_raw_continues(chat_model: str) -> None:
+def test_a_question_gets_one_answer_through_the_template_and_raw_continues(
+    chat_model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     def ask(*arguments: str) -> dict[str, object]:
-        command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "linnet",
-            "run",
-            "-m",
-            chat_model,
-            "--json",
-            "-n",
-            "5",
-            *arguments,
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        result: dict[str, object] = json.loads(done.stdout)
+        assert main(["run", "-m", chat_model, "--json", "-n", "5", *arguments]) == 0
+        result: dict[str, object] = json.loads(capsys.readouterr().out)
         return result
 
     assert ask("hi", "--system", "S")["prompt_tokens"] == len(b"?system\nS??user\nhi??assistant\n") + 2
