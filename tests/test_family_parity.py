@@ -132,10 +132,13 @@ def test_the_language_model_of_one_that_sees_is_used_alone(
     pytest.importorskip("transformers", reason="transformers makes the models; pip install 'linnet[test]'")
     parity.make_model(parity.CASES["gemma3-vision"], tmp_path / "whole")
     left_out = "multi_modal_projector, vision_tower"
+    template = {"chat_template": "{{ messages[0].content }}"}  # where models that also see have it
+    (tmp_path / "whole" / "chat_template.json").write_text(json.dumps(template))
     convert(ConvertOptions(source=tmp_path / "whole", output=tmp_path / "text.gguf", json=True))
     for path in (tmp_path / "whole", tmp_path / "text.gguf"):
         about = show(ShowOptions(source=path, json=True))
         assert ", ".join(sorted(str(about["left_out"]).split(", "))) == left_out
+        assert about["chat_template"] == template["chat_template"]
     tokenizer = tmp_path / "whole" / "tokenizer.json"
     tokenizer.write_text(tokenizer.read_text().replace('"t3"', '"t"'))
     run(RunOptions(model=tmp_path / "whole", prompt="t", max_tokens=2, json=True))

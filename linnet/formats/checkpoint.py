@@ -46,7 +46,7 @@ CHECKPOINT_FILES = (
     "config.json", "generation_config.json", "model.safetensors", "model-*-of-*.safetensors",
     "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
     "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt",
-    "chat_template.jinja", "additional_chat_templates",
+    "chat_template.jinja", "chat_template.json", "additional_chat_templates",
 )  # fmt: skip
 
 TEMPLATE_FOLDER = "additional_chat_templates"  # NAME.jinja

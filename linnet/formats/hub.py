@@ -37,7 +37,7 @@ _PREFERRED = ("q4_k_m", "q4_k", "q4_0", "q4_k_s", "iq4_nl", "iq4_xs", "q5_k_m", 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _CHECKPOINT_FILES = re.compile(
     r"config\.json|generation_config\.json|tokenizer\.json|tokenizer_config\.json|tokenizer\.model"
-    r"|special_tokens_map\.json|added_tokens\.json|chat_template\.jinja|vocab\.(json|txt)|merges\.txt"
+    r"|special_tokens_map\.json|added_tokens\.json|chat_template\.(jinja|json)|vocab\.(json|txt)|merges\.txt"
     r"|additional_chat_templates/[^/]+\.jinja"
     r"|model\.safetensors(\.index\.json)?|model-\d+-of-\d+\.safetensors"
 )
