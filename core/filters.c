@@ -106,6 +106,10 @@ static int32_t gather(const float *weights, int32_t *ids, int32_t first, int32_t
     return first;
 }
 
+int32_t ln_keep_above(const float *weights, int32_t *ids, int32_t n, float least) {
+    return gather(weights, ids, 0, n, least);
+}
+
 int32_t ln_keep_nucleus(const float *weights, int32_t *ids, int32_t n, float top_p, float min_p) {
     const double enough = (double)top_p * ln_sum_weights(weights, ids, n);
     float best = 0;
@@ -125,18 +129,25 @@ int32_t ln_keep_nucleus(const float *weights, int32_t *ids, int32_t n, float top
             break;
         }
     }
-    make_heap(weights, ids, m, 0);
-    sum = 0;
-    int32_t kept = 0;
-    while (kept < m) {
-        sum += (double)weights[pop(weights, ids, m - kept)];
-        kept++;
-        if (top_p < 1.0f && sum >= enough) {
-            break;
+    const double wanted = top_p < 1.0f ? enough : INFINITY;
+    const int32_t kept = ln_keep_enough(weights, ids, m, wanted, wanted);
+    return kept > 0 ? kept : m;
+}
+
+int32_t ln_keep_enough(const float *weights, int32_t *ids, int32_t n, double least, double most) {
+    make_heap(weights, ids, n, 0);
+    double sum = 0;
+    for (int32_t kept = 1; kept <= n; kept++) {
+        sum += (double)weights[pop(weights, ids, n - kept + 1)];
+        if (sum >= most) {
+            memmove(ids, ids + n - kept, (size_t)kept * sizeof *ids);
+            return kept;
+        }
+        if (sum >= least) {
+            return -1;
         }
     }
-    memmove(ids, ids + m - kept, (size_t)kept * sizeof *ids);
-    return kept;
+    return 0;
 }
 
 int32_t ln_drop_choices(const float *weights, int32_t *ids, int32_t n, float threshold) {

@@ -18,6 +18,13 @@ int32_t ln_keep_typical(const float *weights, float *keys, int32_t *ids, int32_t
  * best. The worst is then the first. */
 int32_t ln_keep_nucleus(const float *weights, int32_t *ids, int32_t n, float top_p, float min_p);
 
+/* Those of at least this weight; 0 may be left. */
+int32_t ln_keep_above(const float *weights, int32_t *ids, int32_t n, float least);
+
+/* The best, until the sum of their weights is certain to be enough, which is from least to most; the worst is then
+ * the first. 0 when all together are certain not to be enough, -1 when that cannot be told. */
+int32_t ln_keep_enough(const float *weights, int32_t *ids, int32_t n, double least, double most);
+
 /* XTC (p-e-w 2024): of the tokens with at least the share threshold only the worst, and all others. */
 int32_t ln_drop_choices(const float *weights, int32_t *ids, int32_t n, float threshold);
 

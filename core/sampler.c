@@ -9,6 +9,7 @@
 
 #include "filters.h"
 #include "phrases.h"
+#include "scores.h"
 
 #define MAX_WINDOW (1 << 24)
 #define LONGEST_REPEAT 64 /* DRY counts longer ones as this long: its penalty is far beyond any logit by then */
@@ -30,7 +31,8 @@ struct ln_sampler {
     int32_t *bias_ids;
     float *biases;
     double mu;            /* of mirostat, bits */
-    float *scores;        /* [vocab_size]: adjusted logits, later weights relative to the best token */
+    float *scores;        /* [vocab_size]: adjusted logits */
+    float *weights;       /* [vocab_size]: of candidates, relative to the best token */
     float *keys;          /* [vocab_size], of typical sampling */
     int32_t *candidates;  /* [vocab_size]: ids */
 };
@@ -145,6 +147,7 @@ static ln_status allocate(ln_sampler *s, ln_error *err) {
     s->options.repeat_last_n = penalises ? o->repeat_last_n : 0;
     s->options.dry_penalty_last_n = o->dry_multiplier > 0 ? o->dry_penalty_last_n : 0;
     s->scores = ln_alloc(n, sizeof *s->scores, "a sampler", err);
+    s->weights = ln_alloc(n, sizeof *s->weights, "a sampler", err);
     s->candidates = ln_alloc(n, sizeof *s->candidates, "a sampler", err);
     s->keys = ln_alloc(o->typical_p < 1.0f ? n : 0, sizeof *s->keys, "a sampler", err);
     s->window = ln_alloc((size_t)o->repeat_last_n, sizeof *s->window, "a sampler", err);
@@ -153,7 +156,7 @@ static ln_status allocate(ln_sampler *s, ln_error *err) {
     s->repeats = ln_alloc(o->dry_penalty_last_n > 0 ? n : 0, sizeof *s->repeats, "a sampler", err);
     s->bias_ids = ln_alloc((size_t)o->n_biases, sizeof *s->bias_ids, "a sampler", err);
     s->biases = ln_alloc((size_t)o->n_biases, sizeof *s->biases, "a sampler", err);
-    if (s->scores == NULL || s->candidates == NULL || s->keys == NULL || s->window == NULL || s->in_window == NULL ||
+    if (s->scores == NULL || s->weights == NULL || s->candidates == NULL || s->keys == NULL || s->window == NULL || s->in_window == NULL ||
         s->history == NULL || s->repeats == NULL || s->bias_ids == NULL || s->biases == NULL) {
         return LN_NO_MEMORY;
     }
@@ -215,6 +218,7 @@ void ln_sampler_close(ln_sampler *sampler) {
     free(sampler->bias_ids);
     free(sampler->biases);
     free(sampler->scores);
+    free(sampler->weights);
     free(sampler->keys);
     free(sampler->candidates);
     free(sampler);
@@ -264,7 +268,8 @@ void ln_sampler_accept(ln_sampler *sampler, int32_t id) {
 
 static void penalise(ln_sampler *s) {
     const ln_sampler_options *o = &s->options;
-    for (int32_t id = 0; id < s->vocab_size; id++) {
+    for (int32_t i = 0; i < s->n_window; i++) {
+        const int32_t id = s->window[i];
         const int32_t count = s->in_window[id];
         if (count > 0) {
             float score = s->scores[id];
@@ -272,7 +277,11 @@ static void penalise(ln_sampler *s) {
                 score = score > 0 ? score / o->repetition_penalty : score * o->repetition_penalty;
             }
             s->scores[id] = score - ((float)count * o->frequency_penalty + o->presence_penalty);
+            s->in_window[id] = -count; /* done */
         }
+    }
+    for (int32_t i = 0; i < s->n_window; i++) {
+        s->in_window[s->window[i]] = abs(s->in_window[s->window[i]]);
     }
 }
 
@@ -315,9 +324,11 @@ static void adjust(ln_sampler *s, const float *logits, const uint32_t *mask) {
         s->scores[id] = isfinite(logits[id]) ? logits[id] : -INFINITY;
     }
     if (mask != NULL) {
-        for (int32_t id = 0; id < s->vocab_size; id++) {
-            if (!(mask[id / 32] >> id % 32 & 1)) {
-                s->scores[id] = -INFINITY;
+        for (int32_t start = 0; start < s->vocab_size; start += 32) {
+            const int32_t end = s->vocab_size - start < 32 ? s->vocab_size : start + 32;
+            const uint32_t word = mask[start / 32];
+            for (int32_t id = start; id < end && word != UINT32_MAX; id++) {
+                s->scores[id] = word >> (id - start) & 1 ? s->scores[id] : -INFINITY;
             }
         }
     }
@@ -333,19 +344,6 @@ static void adjust(ln_sampler *s, const float *logits, const uint32_t *mask) {
     if (s->options.dry_penalty_last_n > 0) {
         penalise_repeats(s);
     }
-}
-
-/* The best id, the lowest on a tie, -1 when no score is finite. */
-static int32_t find_best(const float *scores, int32_t n) {
-    int32_t best = -1;
-    float most = -INFINITY;
-    for (int32_t id = 0; id < n; id++) {
-        if (scores[id] > most && scores[id] < INFINITY) {
-            most = scores[id];
-            best = id;
-        }
-    }
-    return best;
 }
 
 /* Top-n-sigma (Tang et al. 2024, arXiv:2411.07641): nothing more than n standard deviations below the best. */
@@ -398,33 +396,21 @@ static float find_temperature(const ln_sampler *s, float top) {
     return (float)(least + (most - least) * pow(share, (double)o->dynatemp_exponent));
 }
 
-/* scores = probability relative to the best token, exp((score - top) / temperature), of the tokens that come
- * into question. Returns how many those are, their ids in candidates; cut tells whether top-k left some out. */
-static int32_t weigh(ln_sampler *s, const float *scores, int32_t best, float temperature, int *cut) {
-    const ln_sampler_options *o = &s->options;
+/* (score - top) / temperature of a token whose weight is this, or a little less; of less than -104 the weight is 0. */
+static float exponent_of(float weight) {
+    return weight > 0 ? logf(weight) * 1.00001f - 1e-6f : -104.0f;
+}
+
+/* weights = probability relative to the best token, exp((score - top) / temperature), of n candidates. Keeps those
+ * of at least this weight, above 0; returns how many. */
+static int32_t weigh_candidates(ln_sampler *s, const float *scores, int32_t n, int32_t best, float temperature, float least) {
     const float top = scores[best];
-    const int truncates = o->mirostat == 0;
-    /* What min-p drops can be dropped here already, unless another filter has to count it first. */
-    const int counts = !truncates || o->top_p < 1.0f || o->typical_p < 1.0f;
-    const float least = counts ? 0.0f : o->min_p;
-    /* The weight of a smaller exponent is below that, or 0. */
-    const float lowest = least > 0 ? logf(least) * 1.00001f - 1e-6f : -104.0f;
     int32_t *ids = s->candidates;
-    int32_t n = 0;
-    for (int32_t id = 0; id < s->vocab_size; id++) {
-        if (scores[id] <= top && (scores[id] - top) / temperature >= lowest) {
-            ids[n++] = id;
-        }
-    }
-    *cut = truncates && o->top_k > 0 && o->top_k < n;
-    if (*cut) {
-        n = ln_keep_best(scores, ids, n, o->top_k);
-    }
     int32_t kept = 0;
     for (int32_t i = 0; i < n; i++) {
         const int32_t id = ids[i];
         const float weight = id == best ? 1.0f : expf((scores[id] - top) / temperature);
-        s->scores[id] = weight;
+        s->weights[id] = weight;
         if (weight > 0 && weight >= least) {
             ids[kept++] = id;
         }
@@ -432,18 +418,93 @@ static int32_t weigh(ln_sampler *s, const float *scores, int32_t best, float tem
     return kept;
 }
 
-/* Keeps of the n candidates what typical, top-p, min-p and XTC leave; returns how many. cut: there were more. */
+/* What top-p and min-p leave, where that is certain without the weights of all other tokens: bounds of their sum, at
+ * first coarse ones, are bounds of the share that top-p asks for. Returns how many candidates are left, 0 where it is
+ * not certain. */
+static int32_t find_nucleus(ln_sampler *s, const float *scores, int32_t best, float temperature) {
+    const ln_sampler_options *o = &s->options;
+    const float top = scores[best];
+    const float min_exponent = exponent_of(o->min_p);
+    const float levels[] = {-18, -12, -6, min_exponent};
+    const int32_t few = s->vocab_size / 32; /* of more, all are hardly more work */
+    float exponent = 0;
+    int32_t n = few + 1;
+    for (int i = 0; i < 4 && n > few; i++) { /* as deep as they are few */
+        exponent = levels[i];
+        n = ln_scores_above(scores, s->vocab_size, top, temperature, exponent, s->candidates, few);
+    }
+    if (n > few) {
+        return 0;
+    }
+    n = weigh_candidates(s, scores, n, best, temperature, 0);
+    double total = ln_sum_weights(s->weights, s->candidates, n);
+    double others = (double)(s->vocab_size - n) * exp((double)exponent); /* at most */
+    n = ln_keep_above(s->weights, s->candidates, n, o->min_p);
+    for (int rough = 0; rough < 2; rough++) {
+        const double least = (double)o->top_p * total * (1 - LN_ROUGH);
+        const double most = (double)o->top_p * (total + others) * (1 + LN_ROUGH);
+        const int32_t kept = ln_keep_enough(s->weights, s->candidates, n, least, most);
+        if (kept > 0 || (kept == 0 && min_exponent >= exponent)) {
+            return kept > 0 ? kept : n;
+        }
+        total = ln_rough_sum(scores, s->vocab_size, top, temperature);
+        others = 0;
+    }
+    return 0;
+}
+
+/* The weights of the tokens that come into question. Returns how many those are, their ids in candidates; cut tells
+ * whether top-k left some out. */
+static int32_t weigh(ln_sampler *s, const float *scores, int32_t best, float temperature, int *cut) {
+    const ln_sampler_options *o = &s->options;
+    const float top = scores[best];
+    const int truncates = o->mirostat == 0;
+    /* What min-p drops can be dropped here already, unless another filter has to count it first. */
+    const int counts = !truncates || o->top_p < 1.0f || o->typical_p < 1.0f;
+    const float least = counts ? 0.0f : o->min_p;
+    const float lowest = exponent_of(least);
+    const int cuts = truncates && o->top_k > 0;
+    int32_t n = 0;
+    /* The k best are among those above any level that more than k are above. (Typical sampling adds up in order.) */
+    for (float level = -3; cuts && o->typical_p == 1.0f && n <= o->top_k && level > lowest; level *= 2) {
+        n = ln_scores_above(scores, s->vocab_size, top, temperature, level, s->candidates, s->vocab_size);
+    }
+    if (!cuts || n <= o->top_k) {
+        n = ln_scores_above(scores, s->vocab_size, top, temperature, lowest, s->candidates, s->vocab_size);
+    }
+    *cut = cuts && o->top_k < n;
+    if (*cut) {
+        n = ln_keep_best(scores, s->candidates, n, o->top_k);
+    }
+    return weigh_candidates(s, scores, n, best, temperature, least);
+}
+
+/* Keeps of the n candidates what typical, top-p and min-p leave; returns how many. cut: there were more. */
 static int32_t filter(ln_sampler *s, int32_t n, int cut) {
     const ln_sampler_options *o = &s->options;
     int32_t *ids = s->candidates;
     if (o->typical_p < 1.0f) {
-        n = ln_keep_typical(s->scores, s->keys, ids, n, o->typical_p);
+        n = ln_keep_typical(s->weights, s->keys, ids, n, o->typical_p);
     }
     if (o->top_p < 1.0f || o->typical_p < 1.0f || cut) {
-        n = ln_keep_nucleus(s->scores, ids, n, o->top_p, o->min_p);
+        n = ln_keep_nucleus(s->weights, ids, n, o->top_p, o->min_p);
     }
-    if (o->xtc_probability > 0 && next_uniform(s->random) < (double)o->xtc_probability) {
-        n = ln_drop_choices(s->scores, ids, n, o->xtc_threshold);
+    return n;
+}
+
+/* The tokens that may come, with their weights: returns how many candidates there are. */
+static int32_t keep(ln_sampler *s, const float *scores, int32_t best, float temperature) {
+    const ln_sampler_options *o = &s->options;
+    const int only_nucleus = o->mirostat == 0 && o->top_k == 0 && o->typical_p == 1.0f && o->top_p < 1.0f &&
+                             temperature > 1e-30f; /* one that can be divided by */
+    int32_t n = only_nucleus ? find_nucleus(s, scores, best, temperature) : 0;
+    if (n == 0) {
+        int cut;
+        n = weigh(s, scores, best, temperature, &cut);
+        n = o->mirostat ? ln_keep_unsurprising(s->weights, s->candidates, n, s->mu) : filter(s, n, cut);
+    }
+    if (o->mirostat == 0 && o->xtc_probability > 0 && next_uniform(s->random) < (double)o->xtc_probability) {
+        n = ln_drop_choices(s->weights, s->candidates, n, o->xtc_threshold);
     }
     return n;
 }
@@ -452,7 +513,7 @@ static int32_t filter(ln_sampler *s, int32_t n, int cut) {
 static int32_t pick(ln_sampler *s, const int32_t *ids, int32_t n, double total) {
     double left = next_uniform(s->random) * total;
     for (int32_t i = 0; i < n; i++) {
-        left -= (double)s->scores[ids[i]];
+        left -= (double)s->weights[ids[i]];
         if (left < 0) {
             return ids[i];
         }
@@ -468,7 +529,7 @@ int32_t ln_sampler_draw(ln_sampler *sampler, const float *logits, const uint32_t
         adjust(s, logits, mask);
         scores = s->scores;
     }
-    const int32_t best = find_best(scores, s->vocab_size);
+    const int32_t best = ln_best_score(scores, s->vocab_size);
     if (best < 0 || o->temperature == 0) {
         return best;
     }
@@ -479,13 +540,11 @@ int32_t ln_sampler_draw(ln_sampler *sampler, const float *logits, const uint32_t
     if (temperature == 0) {
         return best;
     }
-    int cut;
-    int32_t n = weigh(s, scores, best, temperature, &cut);
-    n = o->mirostat ? ln_keep_unsurprising(s->scores, s->candidates, n, s->mu) : filter(s, n, cut);
-    const double total = ln_sum_weights(s->scores, s->candidates, n);
+    const int32_t n = keep(s, scores, best, temperature);
+    const double total = ln_sum_weights(s->weights, s->candidates, n);
     const int32_t id = pick(s, s->candidates, n, total);
     if (o->mirostat) {
-        const double surprise = -log2((double)s->scores[id] / total);
+        const double surprise = -log2((double)s->weights[id] / total);
         s->mu -= (double)o->mirostat_eta * (surprise - (double)o->mirostat_tau);
     }
     return id;
@@ -499,7 +558,7 @@ int32_t ln_log_probs(const float *logits, int32_t vocab_size, int32_t id, float 
         (n_top > 0 && (top_ids == NULL || top_log_probs == NULL))) {
         return ln_fail(err, LN_BAD_ARGUMENT, "log-probabilities need logits, one of their ids and room for the result");
     }
-    const int32_t best = find_best(logits, vocab_size);
+    const int32_t best = ln_best_score(logits, vocab_size);
     const double top = best >= 0 ? (double)logits[best] : 0;
     double sum = 0;
     int32_t n = 0;

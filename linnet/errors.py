@@ -1,4 +1,4 @@
-"""Every error Linnet raises on purpose, in one tree.
+"""Every error Linnet raises on purpose, in one tree; and its warnings, which point at the caller's line.
 
     LinnetError
     ├── UsageError           an option or argument that cannot be meant
@@ -17,6 +17,9 @@ it hold. The command line prints it without a traceback and exits with code 2.
 """
 
 from __future__ import annotations
+
+import sys
+import warnings
 
 from linnet.display import one_line
 
@@ -69,3 +72,14 @@ class MissingExtraError(LinnetError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed; run: pip install 'linnet[{extra}]'")
+
+
+_NOT_THE_CALLER = ("linnet", "functools")  # packages between who warns and who called
+
+
+def warn(message: str) -> None:
+    """Warns of the line outside of this package that led here, however deep the calls."""
+    frame, level = sys._getframe(), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in _NOT_THE_CALLER:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)

@@ -379,6 +379,10 @@ class EvaluateOptions(VerbOptions):
     threads: int | None = option(None, metavar="N", help="threads to compute with (default: one per processor)")
 
 
+MAX_TOKENS = 256  # of a text that is continued, unless asked for others
+OVERFLOWS = ("error", "slide", "turns")  # what happens to a text that does not fit into the context
+
+
 @dataclass(frozen=True, kw_only=True)
 class DrawingOptions(MemoryOptions):
     """How tokens are drawn, and where a text ends."""
@@ -394,8 +398,9 @@ class DrawingOptions(MemoryOptions):
         help="any other way of drawing tokens, such as top_n_sigma=1 or banned_strings=TEXT; see docs/run.md",
     )
     stop: tuple[str, ...] = option((), metavar="TEXT", help="end before this text")
-    logprobs: int | None = option(None, metavar="N", help="with --json: the log-probability of each token, and those of the N best")
+    logprobs: int | None = option(None, metavar="N", help="tell the probability of each token, and those of the N best")
     seed: int | None = option(None, metavar="N", help="the same seed gives the same text (default: a new one each time)")
+    best_of: int = option(1, metavar="N", help="make N texts and take the one with the most probable tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -414,7 +419,7 @@ class RunOptions(DrawingOptions):
         None,
         short="-n",
         metavar="N",
-        help="stop after this many tokens (default: 256; in a conversation when the context is full)",
+        help=f"stop after this many tokens (default: {MAX_TOKENS}; in a conversation when the context is full)",
     )
     speculate: bool = option(True, help="guess tokens and check several at once where that is faster; the text stays the same")
     draft_model: Path | None = option(
@@ -429,7 +434,7 @@ class RunOptions(DrawingOptions):
     adapter: tuple[str, ...] = option((), metavar="DIR[=SCALE]", help="a PEFT LoRA folder used on top of the model; several add up")
     overflow: str = option(
         "error",
-        choices=("error", "slide", "turns"),
+        choices=OVERFLOWS,
         help="a text longer than the context: stop, leave out its middle and go on, or (in a conversation) its oldest turns",
     )
     n_keep: int = option(0, metavar="N", help="first tokens that are never left out; that of the beginning always stays")

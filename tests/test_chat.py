@@ -122,7 +122,8 @@ def test_signs_that_are_no_tokens_end_the_answer_as_text(tmp_path: Path) -> None
 
 def test_a_model_without_a_template_speaks_as_in_a_dialogue() -> None:
     model = linnet.load()
-    chat = model.chat_format
+    with pytest.warns(UserWarning, match="no chat template"):
+        chat = model.chat_format
     assert not model.has_template and chat.template.plain
     assert chat.stop_texts == ("\nUser:",)
     ids = chat.prompt([{"role": "system", "content": "Be kind."}, USER]).ids
@@ -130,6 +131,20 @@ def test_a_model_without_a_template_speaks_as_in_a_dialogue() -> None:
     assert model.detokenize(ids) == "Be kind.\n\nUser: Tell me a story\nAssistant:"
     answer = model.chat([USER], max_tokens=12, seed=1)
     assert answer.text and not answer.text.startswith(" ")
+
+
+@pytest.mark.parametrize("ask", ["chat_format", "chat", "stream_chat", "linnet.chat"])
+def test_the_warning_points_at_the_line_of_the_caller(ask: str) -> None:
+    model = linnet.load(n_ctx=64)
+    with pytest.warns(UserWarning, match="no chat template") as caught:
+        if ask == "chat_format":
+            _ = model.chat_format
+        elif ask == "linnet.chat":
+            linnet.chat("Hi", model, max_tokens=1)
+        else:
+            getattr(model, ask)([USER], max_tokens=1)
+    (warning,) = caught
+    assert warning.filename == __file__
 
 
 # ---- what is made of an answer -------------------------------------------------------------
@@ -160,7 +175,8 @@ def test_reasoning_and_text_are_told_apart(text: str, content: str, reasoning: s
 def test_an_answer_may_begin_inside_its_reasoning() -> None:
     assert read(THINK, "\nHm.\n</think>\n\n42", 2, thinking=True) == ("42", "Hm.", [])
     tail = "{% if add_generation_prompt %}<think>\n{% endif %}"
-    chat = linnet.load().chat_format
+    with pytest.warns(UserWarning, match="no chat template"):
+        chat = linnet.load().chat_format
     chat = ChatFormat(ChatTemplate("{{ messages[0].content }}" + tail), chat._tokenizer, chat._metadata)
     assert chat.prompt([USER]).thinking
     assert not chat.prompt([USER], add_generation_prompt=False).thinking
@@ -237,5 +253,14 @@ def test_the_oldest_turns_make_room_if_that_is_asked_for(model: linnet.LanguageM
         prompt = stream.generation.prompt_tokens
     assert 0 < stream.dropped_messages < 8 and stream.dropped_messages % 2 == 0
     assert prompt <= 512 - 4
-    with pytest.raises(UsageError, match="turns"):
+    with pytest.raises(UsageError, match="no conversation; use 'slide'"):
         model.generate("x", overflow="turns")
+    with pytest.raises(UsageError, match="role"):
+        model.chat(["hi"], overflow="turns")  # type: ignore[list-item]
+
+
+def test_the_best_of_several_answers_is_the_most_probable(model: linnet.LanguageModel) -> None:
+    each = [model.chat([USER], max_tokens=8, seed=3 + i, logprobs=0) for i in range(3)]
+    likely = max(each, key=lambda one: one.generation.mean_log_prob or 0)
+    assert model.chat([USER], max_tokens=8, seed=3, best_of=3).text == likely.text
+    assert linnet.chat([USER], model, max_tokens=8, seed=3, best_of=3).text == likely.text

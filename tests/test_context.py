@@ -143,11 +143,14 @@ def test_an_abandoned_stream_leaves_what_it_evaluated(model: linnet.LanguageMode
 
 
 def test_streams_that_were_forgotten_half_way_do_no_harm(model: linnet.LanguageModel) -> None:
-    for _ in range(20):
-        next(model.stream(LONG, max_tokens=50))
-    gc.collect()
+    gc.disable()  # they end without it
+    try:
+        for _ in range(20):
+            next(model.stream(LONG, max_tokens=50))
+        assert model.workspace.n_sessions < 10
+    finally:
+        gc.enable()
     assert model.generate(LONG, max_tokens=5).ids
-    assert model.workspace.n_sessions < 10  # twenty were begun
 
 
 def test_the_garbage_collector_may_come_at_any_time(model: linnet.LanguageModel) -> None:
@@ -186,7 +189,7 @@ def test_a_sliding_text_goes_on_from_what_is_left_of_it(
     prompt = small.tokenize(STORY)
     options: dict[str, Any] = {"temperature": 1.0, "repetition_penalty": 1.2, "seed": 3}
     made = small.generate(
-        prompt, max_tokens=110, overflow="slide", n_keep=n_keep, speculate=speculate, **options
+        prompt, max_tokens=90, overflow="slide", n_keep=n_keep, speculate=speculate, **options
     )
     sampler, seen, expected, dropped = Sampler(fresh.model.vocab_size, **_full(options)), prompt, [], 0
     for token in prompt:
@@ -203,7 +206,7 @@ def test_a_sliding_text_goes_on_from_what_is_left_of_it(
         expected.append(token)
         seen = [*seen, token]
     assert made.ids == expected
-    assert len(made.ids) == 110 or made.finish_reason == "stop"
+    assert len(made.ids) == 90 or made.finish_reason == "stop"
     assert made.dropped_tokens == dropped > 30
 
 

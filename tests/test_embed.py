@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from chat_models import write_chat_model
 
 import linnet
 from linnet.engine.session import PAGE_TOKENS, Session, Workspace
@@ -18,6 +19,7 @@ from linnet.export.convert import convert
 from linnet.options import ConvertOptions
 from linnet.run.model import BUNDLED_MODEL
 
+_FRAME = {"<|im_start|>": 257, "<|im_end|>": 258}
 TEXTS = [
     "Once upon a time there was a little girl named Lily. She loved to play outside. " * 5,
     "The dog",
@@ -65,8 +67,27 @@ def test_embeddings_are_the_hidden_states_of_transformers(
     np.testing.assert_allclose(exact.embed(TEXTS, pooling=pooling), expected / lengths, atol=1e-4, rtol=0)
 
 
+def test_a_text_is_framed_as_the_makers_of_the_tokenizer_do(tmp_path: Path) -> None:
+    folder = write_chat_model(tmp_path / "m")
+    path = folder / "tokenizer.json"
+    described = json.loads(path.read_bytes())
+    parts = [{"SpecialToken": {"id": "<|im_start|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+             {"SpecialToken": {"id": "<|im_end|>", "type_id": 0}}]  # fmt: skip
+    tokens = {text: {"id": text, "ids": [i], "tokens": [text]} for text, i in _FRAME.items()}
+    described["post_processor"] = {
+        "type": "TemplateProcessing", "single": parts, "pair": parts, "special_tokens": tokens,
+    }  # fmt: skip
+    path.write_text(json.dumps(described))
+    settings = json.loads((folder / "tokenizer_config.json").read_bytes())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"add_bos_token": True}))
+    model = linnet.load(folder)
+    ids = [257, *b"hi", 258]
+    (states,) = model.workspace.eval_hidden([(model.open_session(), ids)])
+    np.testing.assert_array_equal(model.embed(["hi"], pooling="last", normalize=False)[0], states[-1])
+
+
 def test_a_text_has_the_same_vector_alone_and_among_others(model: linnet.LanguageModel) -> None:
-    texts = [text * 3 for text in TEXTS] * 30
+    texts = [text * 3 for text in TEXTS] * 16  # more than are evaluated together
     together = model.embed(texts)
     for i in (0, 1, 77, len(texts) - 1):
         np.testing.assert_array_equal(model.embed([texts[i]])[0], together[i])
@@ -175,6 +196,8 @@ def test_the_command_prints_the_vectors(tmp_path: Path) -> None:
         np.float32(result["embeddings"]), model.embed(["The dog", "Max"], pooling="last")
     )
     assert (result["dim"], result["pooling"]) == (model.model.dim, "last")
+    result = json.loads(linnet_embed("--json", "--watts", "5", "The dog"))
+    assert result["energy"]["joules"] > 0 and result["energy"]["source"]
     lines = linnet_embed("--no-normalize", stdin="The dog\nMax\n").splitlines()
     found = np.array([line.split() for line in lines], dtype=np.float32)
     np.testing.assert_allclose(found, model.embed(["The dog", "Max"], normalize=False), rtol=1e-5)

@@ -16,7 +16,7 @@ from linnet.engine.tokenizer import Tokenizer
 from linnet.errors import FormatError
 from linnet.export.convert import convert
 from linnet.formats.checkpoint import read_checkpoint
-from linnet.formats.gguf_tokenizer import END_IDS_KEY, EOT_KEY
+from linnet.formats.gguf_keys import END_IDS_KEY, EOT_KEY
 from linnet.options import ConvertOptions
 from linnet.run.model import BUNDLED_MODEL
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import linnet
+from linnet.cli import main
 from linnet.engine.memory import Image
 from linnet.engine.model import Model
 from linnet.errors import ContextFullError, UsageError
@@ -74,6 +75,19 @@ def test_ids_outside_the_vocabulary_are_refused(model: linnet.LanguageModel, ids
     for call in (model.score, model.detokenize, model.generate):
         with pytest.raises(UsageError):
             call(ids)
+
+
+def test_a_stream_that_is_closed_was_interrupted(model: linnet.LanguageModel) -> None:
+    for n_read in (0, 3):
+        stream = model.stream("Once upon a time", max_tokens=20)
+        for _ in range(n_read):
+            next(stream)
+        stream.close()
+        assert (len(stream.generation.ids), stream.generation.finish_reason) == (n_read, "interrupted")
+    ended = model.stream("Once upon a time", max_tokens=2)
+    ended.finish()
+    ended.close()
+    assert ended.generation.finish_reason in ("length", "stop")
 
 
 def test_generation_says_why_it_ended_and_what_it_cost(model: linnet.LanguageModel) -> None:
@@ -182,13 +196,12 @@ def test_the_meter_reads_this_process() -> None:
     assert peak is None or 10 * 2**20 < peak < 64 * 2**30
 
 
-def test_a_broken_model_is_one_line(tmp_path: Path) -> None:
+def test_a_broken_model_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = BUNDLED_MODEL.read_bytes()
     cases = {"empty": b"", "text": b"hello there", "cut": whole[: len(whole) // 2], "short": whole[:30]}
     for name, data in cases.items():
         path = tmp_path / f"{name}.gguf"
         path.write_bytes(data)
-        done = linnet_run("-m", str(path), "hi")
-        assert done.returncode == 2, name
-        assert done.stderr.count("\n") == 1, done.stderr
-        assert done.stderr.startswith("linnet run: "), done.stderr
+        assert main(["run", "-m", str(path), "hi"]) == 2, name
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1 and told.startswith("linnet run: "), told

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -210,6 +212,21 @@ def test_the_best_of_several_is_the_most_probable(model: linnet.LanguageModel) -
     assert best.text == max(each, key=lambda one: one.mean_log_prob or 0).text
 
 
+def test_the_command_makes_several_texts_and_prints_the_best(
+    model: linnet.LanguageModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    best = model.generate("Once", max_tokens=8, seed=3, best_of=4)
+    flags = ["-n", "8", "--seed", "3", "--best-of", "4", "Once"]
+    assert main(["run", *flags]) == 0
+    assert capsys.readouterr().out == best.text + "\n"
+    assert main(["run", "--json", *flags]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["text"] == best.text and "log_probs" not in found
+    assert found["text"] == model.generate("Once", max_tokens=8, seed=found["seed"]).text
+    assert main(["run", "--best-of", "0", "Once"]) == 2
+    assert "best_of is 0; it must be at least 1" in capsys.readouterr().err
+
+
 def test_the_command_line_reaches_all_of_them(capsys: pytest.CaptureFixture[str]) -> None:
     flags = [
         "--sampling",
@@ -222,6 +239,14 @@ def test_the_command_line_reaches_all_of_them(capsys: pytest.CaptureFixture[str]
     assert main(["run", "-n", "5", "--seed", "1", "--logprobs", "2", "--json", *flags, "Once"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert len(found["log_probs"]) == found["tokens"] and len(found["log_probs"][0]["top"]) == 2
+    assert main(["run", "-n", "5", "--seed", "1", "--logprobs", "2", *flags, "Once"]) == 0
+    told = capsys.readouterr()
+    lines = told.err.splitlines()[-found["tokens"] :]
+    assert told.out == found["text"] + "\n"
+    for line, (token, log_prob, top) in zip(lines, (one.values() for one in found["log_probs"]), strict=True):
+        shares = [float(share) for share in re.findall(r"([\d.]+)% '", line)]
+        expected = [100 * math.exp(value) for value in (log_prob, *(value for _, value in top))]
+        assert shares == pytest.approx(expected, abs=0.01) and token >= 0
     assert main(["run", "--sampling", "top_n_sigma=much", "Once"]) == 2
     assert main(["run", "--sampling", "top_sigma=1", "Once"]) == 2
     assert "did you mean" in capsys.readouterr().err

@@ -93,10 +93,12 @@ def theirs(reference: Any, source: str, messages: list[dict[str, Any]], options:
         return error
 
 
-def test_templates_render_as_transformers_renders_them(shared: Path, reference: Any) -> None:
-    """Byte for byte; where transformers raises, so do we, with the same words."""
+@pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.slow)])
+def test_templates_render_as_transformers_renders_them(shared: Path, reference: Any, step: int) -> None:
+    """Byte for byte; where transformers raises, so do we, with the same words. Compiling all takes long."""
     compared = refused = 0
-    paths = sorted((shared / "tokenizers" / "chat_templates").glob("*.jinja"))
+    every = sorted((shared / "tokenizers" / "chat_templates").glob("*.jinja"))
+    paths = every[::step]
     for path, (name, (messages, options)) in itertools.product(paths, CONVERSATIONS.items()):
         source = path.read_text(encoding="utf-8")
         expected = theirs(reference, source, messages, options)
@@ -108,9 +110,9 @@ def test_templates_render_as_transformers_renders_them(shared: Path, reference: 
             ours(source, messages, options)
         assert " ".join(str(expected).split())[:400] in str(raised.value), (path.name, name)
         refused += 1
-    assert len(paths) == 55
-    assert compared > 500
-    assert refused > 10
+    assert len(every) == 55
+    assert compared > 9 * len(paths)
+    assert refused > 10 / step
 
 
 def test_plain_form_is_a_dialogue() -> None:
@@ -129,6 +131,20 @@ def test_a_template_for_tools_is_taken_when_there_are_tools() -> None:
 def test_messages_that_are_none_are_refused(messages: Any) -> None:
     with pytest.raises(UsageError, match="role"):
         ChatTemplate("x").render(messages)
+
+
+def test_a_message_that_contains_itself_is_one_line() -> None:
+    message: dict[str, Any] = {"role": "user", "content": "hi"}
+    message["more"] = [message]
+    deep: Any = "x"
+    for _ in range(5000):
+        deep = [deep]
+    for bad in ([message], [{"role": "user", "content": deep}]):
+        with pytest.raises(UsageError, match="contains itself") as raised:
+            ChatTemplate("x").render(bad)
+        assert "\n" not in str(raised.value)
+    with pytest.raises(UsageError, match="contains itself"):
+        ChatTemplate("x").render([USER], variables={"deep": deep})
 
 
 TREE = """{% set n = namespace(a=[], b=[]) %}
@@ -180,7 +196,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_templates_end_soon_with_one_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("linnet.run.bounded_jinja.MOST_SECONDS", 0.3)
+    monkeypatch.setattr("linnet.run.bounded_jinja.MOST_SECONDS", 0.1)
     began = time.monotonic()
     with pytest.raises(TemplateError) as raised:
         render(HOSTILE[name], {})

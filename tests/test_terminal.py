@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 from chat_models import write_chat_model
 
+from linnet.cli import main
 from linnet.run.answer import Delta
 from linnet.run.markdown import PlainPrinter, finished
 
@@ -34,6 +34,7 @@ def spawn() -> Iterator[object]:
         # An interrupt drops what the terminal has not shown yet, and may cut a character in two.
         text = {"encoding": "utf-8", "codec_errors": "replace"}
         child = pexpect.spawn(sys.executable, command, timeout=20, env=None, echo=False, **text)
+        child.delaybeforesend = None  # it asks before it reads
         children.append(child)
         return child
 
@@ -55,6 +56,34 @@ def test_a_conversation_continues_texts_until_end_of_file(spawn: object) -> None
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 0
+
+
+def test_a_conversation_with_a_base_model_has_commands_and_long_texts(
+    spawn: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    child = spawn("-n", "8", "--temperature", "0")  # type: ignore[operator]
+
+    def say(line: str, expected: str) -> None:
+        child.expect("> ")
+        child.sendline(line)
+        child.expect(expected)
+
+    say("/help", "/set")
+    say("/set top_p 2", "top_p is 2; give 0 to 1")
+    say("/set overflow turns", "no conversation; use 'slide'")
+    say("/set max_tokens 3", r"max_tokens +3")
+    say("/set max_token 3", "nothing called max_token")
+    say('"""', r"\. ")
+    child.sendline("Once upon a time")
+    child.expect(r"\. ")
+    child.sendline('there was"""')
+    child.expect("3 tokens")
+    say("/set max_tokens -", r"max_tokens +-")
+    say("/exit", pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0 and "Traceback" not in child.before
+    assert "there was" in (tmp_path / "linnet" / "history").read_text(encoding="utf-8")
 
 
 def test_ctrl_c_stops_the_text_and_asks_again(spawn: object) -> None:
@@ -107,9 +136,12 @@ def test_a_chat_has_history_commands_and_lines_that_go_on(
     say("/help", "/regenerate")
     say("/nonsense", "no command /nonsense")
     say("/set temperature hot", "cannot be 'hot'")
-    say("/set temperature 0", "> ")
-    child.sendline("/system")
-    child.expect("system: Be kind.")
+    say("/set temperature -1", "temperature is -1; give 0")
+    say("/set temprature 1", "did you mean temperature")
+    say("/set temperature", r"temperature +0\.8")
+    say("/set temperature 0", r"temperature +0\.0")
+    say("/set overflow turns", "turns")
+    say("/system", "system: Be kind.")
     say("one\\", r"\. ")
     child.sendline("two")
     child.expect("tokens")
@@ -118,9 +150,9 @@ def test_a_chat_has_history_commands_and_lines_that_go_on(
     child.expect(r"\. ")
     child.sendline('four"""')
     child.expect("tokens")
-    say("/undo", "4 messages are left")
+    say("/undo", "4 messages left")
     say("/regenerate", "tokens")
-    say(f"/save {saved}", "4 messages are in")
+    say(f"/save {saved}", "4 messages in")
     say("/clear", "new conversation")
     say(f"/load {saved}", "4 messages from")
     say(f"/load {tmp_path / 'none'}", "does not exist")
@@ -140,7 +172,7 @@ def test_ctrl_c_stops_an_answer_and_the_chat_goes_on(spawn: object, tmp_path: Pa
     child.expect("> ")
     child.sendline("aaaa aaaa aaaa aaaa")
     child.expect(r"\W*\w")
-    time.sleep(0.5)
+    time.sleep(0.2)
     child.sendintr()
     child.expect(r"[\d,]+ tokens .*context")
     child.expect("> ")
@@ -159,23 +191,12 @@ def test_markdown_blocks_are_printed_once_they_are_finished() -> None:
     assert target.getvalue() == "<think>\nhm\n</think>\n\n**a**\\x1b[2J\n"
 
 
-def test_a_question_gets_one_answer_through_the_template_and_raw_continues(chat_model: str) -> None:
+def test_a_question_gets_one_answer_through_the_template_and_raw_continues(
+    chat_model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     def ask(*arguments: str) -> dict[str, object]:
-        command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "linnet",
-            "run",
-            "-m",
-            chat_model,
-            "--json",
-            "-n",
-            "5",
-            *arguments,
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        result: dict[str, object] = json.loads(done.stdout)
+        assert main(["run", "-m", chat_model, "--json", "-n", "5", *arguments]) == 0
+        result: dict[str, object] = json.loads(capsys.readouterr().out)
         return result
 
     assert ask("hi", "--system", "S")["prompt_tokens"] == len(b"?system\nS??user\nhi??assistant\n") + 2

@@ -113,6 +113,41 @@ static void test_distributions(void) {
     check_distribution((ln_sampler_options){.temperature = 1, .top_k = 3, .typical_p = 1, .top_p = 1, .repetition_penalty = 1}, logits);
 }
 
+/* A nucleus that is found by bounds is the one that all weights give: top_k as large as the vocabulary asks for those. */
+static void test_bounds(void) {
+    enum { SIZE = 5000 };
+    static float logits[SIZE];
+    static const float temperatures[] = {1e-35f, 0.05f, 0.5f, 0.8f, 1, 3, 1e6f};
+    static const float shares[] = {0, 0.5f, 0.95f, 0.999f};
+    static const float least[] = {0, 1e-9f, 0.001f, 0.05f, 1};
+    uint32_t state = 9;
+    for (int round = 0; round < 420; round++) {
+        const float scale = (const float[]){0, 0.5f, 4, 20, 1e36f}[round % 5];
+        for (int i = 0; i < SIZE; i++) {
+            const float steep = next_weight(&state);
+            logits[i] = scale * (round % 3 == 0 ? roundf(4 * steep) : steep * steep * steep * 3);
+        }
+        logits[round] = NAN;
+        logits[2 * round] = INFINITY;
+        ln_sampler_options options = plain;
+        options.seed = (uint64_t)round;
+        options.temperature = temperatures[round % 7];
+        options.top_p = shares[round % 4];
+        options.min_p = least[round / 4 % 5];
+        options.xtc_probability = round % 9 == 0 ? 0.5f : 0;
+        options.xtc_threshold = 0.1f;
+        ln_sampler *quick = open_sampler(options, SIZE);
+        options.top_k = SIZE;
+        ln_sampler *thorough = open_sampler(options, SIZE);
+        for (int i = 0; i < 8; i++) {
+            const int32_t id = ln_sampler_draw(quick, logits, NULL);
+            CHECK(id == ln_sampler_draw(thorough, logits, NULL), "round %d: %d", round, (int)id);
+        }
+        ln_sampler_close(quick);
+        ln_sampler_close(thorough);
+    }
+}
+
 /* ---- single properties -------------------------------------------------------------- */
 
 static void test_greedy(void) {
@@ -202,5 +237,6 @@ int main(void) {
     test_seed();
     test_options();
     test_distributions();
+    test_bounds();
     return 0;
 }

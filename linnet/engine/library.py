@@ -49,19 +49,14 @@ def digest(data: bytes | ctypes.Array[ctypes.c_char], before: int = 0) -> int:
     return int(library().ln_digest(data, len(data), before))
 
 
-def int32(name: str, value: int) -> int:
-    """``value`` for a field of 32 bits, to which ctypes would cut it silently. Raises UsageError."""
-    if not -(1 << 31) <= value < 1 << 31:
-        raise UsageError(f"{name} is {value}, which is not a possible number")
-    return value
-
-
 def int32_array(ids: Sequence[int]) -> ctypes.Array[ctypes.c_int32]:
-    """Token ids as the core takes them. Raises UsageError for one that does not fit 32 bits."""
+    """Token ids as the core takes them. Raises UsageError for one that is no number, or too large a one."""
     try:
         return (ctypes.c_int32 * len(ids)).from_buffer(array("i", ids))
     except OverflowError:
         raise UsageError("a token id is not in the vocabulary: it does not fit 32 bits") from None
+    except TypeError:
+        raise UsageError("a token id is not a whole number; tokenize gives those of a text") from None
 
 
 class Handle:

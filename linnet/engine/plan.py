@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from linnet.engine._bindings import ln_workspace_options, ln_workspace_plan
-from linnet.engine.library import Handle, call, describe, int32
+from linnet.engine.arguments import int32
+from linnet.engine.library import Handle, call, describe
 from linnet.engine.memory import Image
 from linnet.engine.processors import available_processors
 from linnet.engine.session import pages_of
@@ -73,8 +74,8 @@ class Outline:
         """What the model takes with a context of ``n_ctx`` tokens. Raises UsageError, UnsupportedError."""
         n_threads = threads if threads is not None else available_processors()
         options = ln_workspace_options(
-            n_threads=int32("threads", n_threads),
-            kv_tokens=int32("n_ctx", n_ctx),
+            n_threads=int32("threads", n_threads, least=1),
+            kv_tokens=int32("n_ctx", n_ctx, least=1),
             kv_type=int(TensorType.parse(kv_type)),
         )
         found = ln_workspace_plan()

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypedDict, Unpack
 
 from linnet.engine import _bindings
-from linnet.engine.library import Handle, call, int32, library
+from linnet.engine.arguments import given, int32, real, texts, whole, wrong
+from linnet.engine.library import Handle, call, library
 from linnet.engine.tokenizer import Tokenizer
 from linnet.errors import LinnetError, UsageError
 
@@ -17,8 +18,8 @@ from linnet.errors import LinnetError, UsageError
 class SamplingOptions(TypedDict, total=False):
     """How tokens are drawn: the fields of ``ln_sampler_options``, applied in the order stated there.
 
-    The names are those of llama.cpp and OpenAI where they have one. ``logit_bias`` maps token ids
-    to what is added to their logits, ``banned_strings`` never become part of the text.
+    The names are those of llama.cpp and OpenAI where they have one; None is the default. ``logit_bias``
+    maps token ids to what is added to their logits, ``banned_strings`` never become part of the text.
     """
 
     temperature: float
@@ -100,7 +101,7 @@ class Sampler:
 
     The same ``seed``, logits and accepted tokens give the same tokens; without one a seed is taken
     from the operating system and kept in :attr:`seed`. Options that are about text need the ``tokenizer``.
-    Raises UsageError for an impossible option.
+    Raises UsageError for an impossible option, or one of the wrong kind.
     """
 
     def __init__(
@@ -108,28 +109,24 @@ class Sampler:
     ) -> None:
         for name in options:
             check_name(name)
-        chosen: SamplingOptions = {**NEUTRAL, **options}
+        chosen: SamplingOptions = {**NEUTRAL, **given(options)}  # type: ignore[typeddict-item]
         seed = chosen["seed"]
-        self.seed = int.from_bytes(os.urandom(4)) if seed is None else seed
-        if not 0 <= self.seed < 1 << 64:
-            raise UsageError(f"seed is {self.seed}; it must be from 0 to 2^64 - 1")
-        given = _bindings.ln_sampler_options(seed=self.seed)
+        self.seed = int.from_bytes(os.urandom(4)) if seed is None else whole("seed", seed, 0, (1 << 64) - 1)
+        packed = _bindings.ln_sampler_options(seed=self.seed)
         for name in _NUMBERS:
-            value = chosen[name]  # type: ignore[literal-required]
-            setattr(given, name, int32(name, value) if isinstance(NEUTRAL[name], int) else value)  # type: ignore[literal-required]
-        breakers = chosen["dry_sequence_breakers"] if given.dry_multiplier else ()
-        given.dry_breakers, given.n_dry_breakers = _strings("dry_sequence_breakers", breakers)
-        given.banned, given.n_banned = _strings("banned_strings", chosen["banned_strings"])
-        biases = chosen["logit_bias"]
-        ids = (ctypes.c_int32 * len(biases))(*(int32("a token of logit_bias", i) for i in biases))
-        values = (ctypes.c_float * len(biases))(*biases.values())
-        given.bias_ids, given.biases = ctypes.addressof(ids), ctypes.addressof(values)
-        given.n_biases = len(biases)
+            read = int32 if isinstance(NEUTRAL[name], int) else real  # type: ignore[literal-required]
+            setattr(packed, name, read(name, chosen[name]))  # type: ignore[literal-required]
+        breakers = chosen["dry_sequence_breakers"] if packed.dry_multiplier else ()
+        packed.dry_breakers, packed.n_dry_breakers = _strings("dry_sequence_breakers", breakers)
+        packed.banned, packed.n_banned = _strings("banned_strings", chosen["banned_strings"])
+        ids, values = _biases(chosen["logit_bias"])
+        packed.bias_ids, packed.biases = ctypes.addressof(ids), ctypes.addressof(values)
+        packed.n_biases = len(ids)
         if tokenizer is not None:
-            given.tokenizer = tokenizer.handle._as_parameter_
+            packed.tokenizer = tokenizer.handle._as_parameter_
         self.vocab_size = vocab_size
         uses = tokenizer.handle if tokenizer is not None else None
-        self._handle = Handle("ln_sampler", "ln_sampler_open", ctypes.byref(given), vocab_size, uses=uses)
+        self._handle = Handle("ln_sampler", "ln_sampler_open", ctypes.byref(packed), vocab_size, uses=uses)
 
     def draw(self, logits: Any, mask: int | None = None) -> int:
         """One token from a pointer to ``vocab_size`` floats.
@@ -168,7 +165,16 @@ def token_log_prob(logits: Any, vocab_size: int, token: int, n_top: int) -> Toke
 
 def _strings(name: str, strings: Iterable[str]) -> tuple[bytes, int]:
     """Strings as the core takes them, and how many they are."""
-    encoded = [text.encode("utf-8", "surrogatepass") for text in strings]
-    if isinstance(strings, str) or any(b"\0" in text for text in encoded):
-        raise UsageError(f"{name}: give a list of strings without NUL bytes")
+    encoded = [text.encode("utf-8", "surrogatepass") for text in texts(name, strings)]
+    if any(b"\0" in text for text in encoded):
+        raise UsageError(f"{name}: give texts without NUL bytes")
     return b"".join(text + b"\0" for text in encoded), len(encoded)
+
+
+def _biases(biases: Any) -> tuple[ctypes.Array[ctypes.c_int32], ctypes.Array[ctypes.c_float]]:
+    """Token ids and what is added to their logits, as the core takes them."""
+    if not isinstance(biases, Mapping):
+        raise wrong("logit_bias", biases, "a dict of token ids and numbers")
+    ids = [int32("a token of logit_bias", token, least=0) for token in biases]
+    values = [real(f"the logit_bias of token {token}", bias) for token, bias in biases.items()]
+    return (ctypes.c_int32 * len(ids))(*ids), (ctypes.c_float * len(values))(*values)

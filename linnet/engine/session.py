@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from linnet.engine import _bindings
-from linnet.engine.library import Handle, call, describe, int32, int32_array, library
+from linnet.engine.arguments import int32
+from linnet.engine.library import Handle, call, describe, int32_array, library
 from linnet.engine.model import Model
 from linnet.engine.processors import available_processors
 from linnet.engine.sampler import Draws
@@ -63,8 +64,9 @@ class Workspace:
         known = library().ln_isa_list().decode().split()
         if wanted and wanted not in known:
             raise UnsupportedError(f"LINNET_ISA={wanted} cannot run here; choose from {', '.join(known)}")
+        threads = n_threads if n_threads is not None else available_processors()
         chosen = _bindings.ln_workspace_options(
-            n_threads=int32("threads", n_threads if n_threads is not None else available_processors()),
+            n_threads=int32("threads", threads, least=1),
             n_batch=int32("n_batch", n_batch),
             kv_tokens=int32("kv_tokens", kv_tokens),
             kv_type=int(kv_type),
@@ -161,8 +163,9 @@ class Session:
     left.
     """
 
-    def __init__(self, workspace: Workspace, n_ctx: int = 0, adapters: Adapters = ()) -> None:
-        self._open(workspace, "ln_session_open", workspace.handle, int32("n_ctx", n_ctx))
+    def __init__(self, workspace: Workspace, n_ctx: int | None = None, adapters: Adapters = ()) -> None:
+        room = 0 if n_ctx is None else int32("n_ctx", n_ctx, least=1)
+        self._open(workspace, "ln_session_open", workspace.handle, room)
         self.adapters = adapters
         if adapters:
             pointers = (ctypes.POINTER(_bindings.ln_adapter) * len(adapters))(

@@ -24,7 +24,7 @@ from linnet.formats.arch.layouts import floats
 from linnet.formats.arch.ternary import SCALE, Ternary, read_ternary
 from linnet.formats.arch.text_part import has_text_part, text_settings, text_tensors
 from linnet.formats.atomic import atomic_file, make_folder
-from linnet.formats.gguf_tokenizer import END_IDS_KEY, EOM_KEY, EOT_KEY, TEMPLATE_KEY
+from linnet.formats.gguf_keys import END_IDS_KEY, EOM_KEY, EOT_KEY, TEMPLATE_KEY
 from linnet.formats.inputs import read_bytes
 from linnet.formats.parts import ModelParts, Tensor, TokenizerParts
 from linnet.formats.safetensors_file import StoredTensor, read_safetensors, write_safetensors

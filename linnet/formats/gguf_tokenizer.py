@@ -27,12 +27,6 @@ _MODELS = {
 _CHARSMAP = "precompiled_charsmap"
 _JSON = "tokenizer.huggingface.json"
 
-# What ends an answer beside EOS: the end of a turn, of a message that goes on later, and (of
-# no other program) all tokens that generation_config.json names.
-EOT_KEY, EOM_KEY = "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"
-END_IDS_KEY = "linnet.end_token_ids"
-TEMPLATE_KEY = "tokenizer.chat_template"  # others are TEMPLATE_KEY.NAME
-
 
 def metadata_from_tokenizer(tokenizer: TokenizerParts, special: SpecialTokens) -> dict[str, Any]:
     """The ``tokenizer.*`` keys, in the order of writing."""

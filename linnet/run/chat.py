@@ -6,26 +6,28 @@ model was asked before is not evaluated again: only what follows the common begi
 
 from __future__ import annotations
 
+import codecs
 import functools
 import secrets
 import string
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any, Unpack
 
-from linnet.errors import UsageError
-from linnet.run.answer import AnswerReader, Delta, Signs, Spelling
+from linnet.engine.arguments import given, int32, wrong
+from linnet.run.answer import AnswerReader, Delta, Signs
 from linnet.run.chat_format import Prompt
-from linnet.run.choosing import FormOptions
+from linnet.run.choosing import stop_texts
 from linnet.run.context import drop_oldest_turns
-from linnet.run.model import Generation, LanguageModel, StreamOptions, TextStream, load
-from linnet.run.template import Message
+from linnet.run.generation import Generation, TextStream
+from linnet.run.model import LanguageModel, StreamOptions, load
+from linnet.run.template import Message, prepared
 from linnet.run.tool_formats import ToolCall
-from linnet.run.tools import ToolChoice, Tools, choose
+from linnet.run.tools import Tools
 
 _ID_SIGNS = string.ascii_letters + string.digits
-DROP_TURNS = "turns"  # the oldest turns make room
 _ID_LENGTH = 9  # Mistral's templates take no other
 
 
@@ -33,8 +35,6 @@ class ChatOptions(StreamOptions, total=False):
     """The options of :func:`stream_chat` and of the sampling."""
 
     tools: Sequence[Callable[..., Any] | Mapping[str, Any]] | None
-    tool_choice: str | Mapping[str, Any]
-    parallel_tool_calls: bool
     documents: Sequence[Mapping[str, Any]] | None
     enable_thinking: bool | None
     variables: Mapping[str, Any] | None
@@ -83,11 +83,17 @@ class ChatStream:
     stays in :attr:`message`.
     """
 
-    def __init__(self, stream: TextStream, reader: AnswerReader, spelling: Spelling) -> None:
+    def __init__(
+        self,
+        stream: TextStream,
+        reader: AnswerReader,
+        special: Mapping[int, str],
+        decode: Callable[[int], bytes],
+    ) -> None:
         self.message: dict[str, Any] = {"role": "assistant", "content": ""}
         self.generation, self.seed = stream.generation, stream.seed
         self.dropped_messages = 0  # left out to make room
-        self._stream, self._reader, self._spelling = stream, reader, spelling
+        self._stream, self._reader, self._special, self._decode = stream, reader, special, decode
         self._deltas = self._run()
 
     def __iter__(self) -> Iterator[Delta]:
@@ -101,6 +107,11 @@ class ChatStream:
 
     def __exit__(self, *raised: object) -> None:
         self.close()
+
+    @property
+    def mean_log_prob(self) -> float | None:
+        """That of :attr:`generation`."""
+        return self.generation.mean_log_prob
 
     def close(self) -> None:
         """Ends the answer here."""
@@ -116,13 +127,20 @@ class ChatStream:
         return Answer(self.message, "tool_calls" if calls and reason == "stop" else reason, self.generation)
 
     def _run(self) -> Generator[Delta]:
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
         try:
             for token in self._stream.tokens:
-                yield from map(self._noted, self._reader.feed(self._spelling.feed(token)))
+                sign = self._special.get(token)
+                if sign is not None:
+                    piece = decoder.decode(b"", final=True) + (sign if self._reader.signs.holds(sign) else "")
+                    decoder.reset()
+                else:
+                    piece = decoder.decode(self._decode(token))
+                yield from map(self._noted, self._reader.feed(piece))
                 if self._reader.stopped:
                     self.generation.finish_reason = "stop"
                     break
-            yield from map(self._noted, self._reader.feed(self._spelling.finish()))
+            yield from map(self._noted, self._reader.feed(decoder.decode(b"", final=True)))
             yield from map(self._noted, self._reader.finish())
         except GeneratorExit:
             self.generation.finish_reason = "interrupted"
@@ -154,8 +172,6 @@ def stream_chat(
     messages: Sequence[Message],
     *,
     tools: Sequence[Callable[..., Any] | Mapping[str, Any]] | None = None,
-    tool_choice: str | Mapping[str, Any] = "auto",
-    parallel_tool_calls: bool = True,
     documents: Sequence[Mapping[str, Any]] | None = None,
     enable_thinking: bool | None = None,
     variables: Mapping[str, Any] | None = None,
@@ -164,61 +180,44 @@ def stream_chat(
     """Begins the answer to ``messages``.
 
     ``tools`` are Python functions or schemas in OpenAI's shape, which the model may call;
-    nothing is called here. ``tool_choice`` and ``parallel_tool_calls`` mean what
-    :func:`linnet.run.tools.choose` says; calls are held to their schemas as
-    :mod:`linnet.run.held_calls` does. ``documents``, ``enable_thinking`` and ``variables`` go to the
+    nothing is called here. ``documents``, ``enable_thinking`` and ``variables`` go to the
     template; ``options`` are those of
     :meth:`LanguageModel.stream`, where ``overflow="turns"`` leaves the oldest turns of a
     conversation out that is too long, and keeps a quarter of the context (or ``max_tokens``,
     if that is less) for the answer. Raises UsageError, TemplateError, ContextFullError.
     """
-    given = dict(variables or {})
+    if not isinstance(variables, (Mapping, NoneType)):
+        raise wrong("variables", variables, "a dict of what the template knows")
+    known = dict(variables or {})
     if enable_thinking is not None:
-        given["enable_thinking"] = enable_thinking
+        known["enable_thinking"] = enable_thinking
     offered = Tools(tools or ())
-    choice = choose(offered, tool_choice, parallel_tool_calls)
-    shown = offered.schemas if choice.schemas else None
     chat = model.chat_format
 
     def prompt_of(conversation: Sequence[Message]) -> Prompt:
-        return chat.prompt(conversation, tools=shown, documents=documents, variables=given)
+        return chat.prompt(conversation, tools=offered.schemas or None, documents=documents, variables=known)
 
+    chosen: StreamOptions = {"ends": chat.ends, **given(options)}  # type: ignore[typeddict-item]
     dropped = 0
-    if options.get("overflow") == DROP_TURNS:
-        options["overflow"] = "error"
-        room = model.n_ctx - min(options.get("max_tokens", model.n_ctx), model.n_ctx // 4)
-        messages, _, dropped = drop_oldest_turns(messages, lambda left: prompt_of(left).ids, room)
+    if chosen.get("overflow") == "turns":
+        chosen["overflow"] = "error"
+        most = int32("max_tokens", chosen.get("max_tokens", model.n_ctx), least=1)
+        room = model.n_ctx - min(most, model.n_ctx // 4)
+        messages, _, dropped = drop_oldest_turns(prepared(messages), lambda left: prompt_of(left).ids, room)
     prompt = prompt_of(messages)
-    stop = options.pop("stop", ())
-    stops = [stop] if isinstance(stop, str) else list(stop)
+    stops = stop_texts(chosen.pop("stop", ()))
     signs = Signs(
         reasoning=chat.reasoning,
-        tools=chat.tool_format if shown or prompt.opened else None,
-        schemas=offered.parameters if shown else {},
-        stops=(*chat.stop_texts, *(text for text in stops if text)),
-        most_calls=choice.most_calls,
+        tools=chat.tool_format if offered.schemas else None,
+        schemas=offered.parameters,
+        stops=(*chat.stop_texts, *stops),
     )
-    chosen: StreamOptions = {"ends": chat.ends, **options}
-    if shown and not _is_held(chosen, choice):
-        from linnet.run.held_calls import calls_guide
-
-        ends, thinks = chosen["ends"] or chat.ends, enable_thinking is not False
-        chosen["guide"] = calls_guide(model, choice, signs, prompt, ends, thinks)
     text = model.stream(prompt.ids, **chosen)
-    reader = AnswerReader(signs, prompt.thinking, prompt.opened)
-    answer = ChatStream(text, reader, chat.spelling(signs))
+    reader = AnswerReader(signs, thinking=prompt.thinking)
+    decode = functools.partial(model.tokenizer.decode, at_start=False)
+    answer = ChatStream(text, reader, chat.special, lambda token: decode([token]))
     answer.dropped_messages = dropped
     return answer
-
-
-def _is_held(options: StreamOptions, choice: ToolChoice) -> bool:
-    """Is the text held to a form that the caller gave? Raises UsageError where calls are required as well."""
-    held = any(options.get(name) is not None for name in ("guide", *FormOptions.__annotations__))
-    if held and choice.required:
-        raise UsageError(
-            "an answer cannot be a call and have a form as well; leave out tool_choice or the form"
-        )
-    return held
 
 
 def chat(
@@ -226,6 +225,7 @@ def chat(
     model: LanguageModel | str | Path | None = None,
     *,
     max_rounds: int = 8,
+    best_of: int = 1,
     **options: Unpack[ChatOptions],
 ) -> Answer:
     """Asks a model, calls the functions it wants called, and returns its last answer.
@@ -233,22 +233,18 @@ def chat(
     ``messages`` may be one question. ``model`` is a loaded one or what
     :func:`linnet.load` takes (kept for the next call). Python functions among ``tools``
     are called with the arguments the model gives, and what they return, or the error
-    they raise, is told to it, at most ``max_rounds`` times. A ``tool_choice`` that requires a
-    call counts for the first answer. Calls of tools that are mere
-    schemas end the loop and are for the caller to answer. The whole conversation is in
-    :attr:`Answer.messages`.
+    they raise, is told to it, at most ``max_rounds`` times; each answer is the best of
+    ``best_of``. Calls of tools that are mere schemas end the loop and are for the caller to
+    answer. The whole conversation is in :attr:`Answer.messages`.
     """
-    if max_rounds < 1:
-        raise UsageError(f"max_rounds is {max_rounds}; it must be at least 1")
+    int32("max_rounds", max_rounds, least=1)
     loaded = model if isinstance(model, LanguageModel) else _loaded(model)
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
-    spoken = [dict(message) for message in messages]
+    spoken = prepared(messages)
     tools = Tools(options.get("tools") or ())
     while True:
-        answer = stream_chat(loaded, spoken, **options).answer()
-        if options.get("tool_choice", "none") != "none":
-            options["tool_choice"] = "auto"
+        answer = loaded.chat(spoken, best_of=best_of, **options)
         spoken.append(answer.message)
         answer.messages = spoken
         calls = answer.tool_calls

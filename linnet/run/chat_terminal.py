@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
+import difflib
 import json
-import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
-from linnet.engine.sampler import SamplingOptions
 from linnet.errors import ContextFullError, LinnetError, SourceError, UsageError
 from linnet.formats.atomic import atomic_file
 from linnet.formats.inputs import read_bytes
+from linnet.run import settings, typed
 from linnet.run.chat import ChatOptions, ChatStream, stream_chat
 from linnet.run.markdown import AnswerPrinter, open_printer
 from linnet.run.model import LanguageModel, StreamOptions
@@ -23,20 +22,19 @@ from linnet.run.template import prepared
 
 GREETING = "Write a message. /help shows what else there is; Ctrl-C stops an answer, Ctrl-D leaves."
 HELP = """\
-/help               this text
-/clear              begin a new conversation (the system prompt stays)
-/system [TEXT]      show or set the system prompt; /system - takes it away
-/set [NAME VALUE]   show or change how answers are made: temperature, top_p, max_tokens, seed,
-                    enable_thinking on|off, and what else the model's template knows
-/regenerate         answer the last message again
-/undo               forget the last message and its answer
-/save FILE          write the conversation to a file
-/load FILE          go on with a conversation from a file
-/exit               leave, as Ctrl-D does
-A message may go on over several lines: end a line with \\, or put it between two lines of \"\"\"."""
-MARGIN = '"""'
-HISTORY_LINES = 1000
-_SWITCHES = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
+/help              this text
+/clear             begin a new conversation (the system prompt stays)
+/system [TEXT]     show or set the system prompt; /system - takes it away
+/set [NAME VALUE]  show or change how answers are made: temperature, top_p,
+                   max_tokens, seed, stop, overflow, ..., and what the model's
+                   template knows (enable_thinking on); - is the default
+/regenerate        answer the last message again
+/undo              forget the last message and its answer
+/save FILE         write the conversation to a file
+/load FILE         go on with a conversation from a file
+/exit              leave, as Ctrl-D does
+A message may go on over several lines: end a line with \\, or put it
+between two lines of \"\"\"."""
 
 
 @dataclass
@@ -63,8 +61,8 @@ def converse(
     chat = Chat(model, chosen, system)
     printer = open_printer(sys.stdout)
     printer.note(GREETING)
-    with _history():
-        for message in _messages_of_user():
+    with typed.history([*COMMANDS, "/regenerate", "/exit"]):
+        for message in filter(None, map(str.strip, typed.messages())):
             if not _follow(message, chat, printer, report):
                 break
     return {"answers": chat.answers}
@@ -92,69 +90,21 @@ def _reply(chat: Chat, printer: AnswerPrinter, report: Callable[[ChatStream, Cha
         stream = stream_chat(chat.model, chat.spoken, **chat.options)
     except ContextFullError as error:
         del chat.messages[-1]
-        advice = "/clear begins a new conversation, --overflow turns leaves the oldest out"
+        advice = "/clear begins a new conversation, /set overflow turns leaves the oldest out"
         raise ContextFullError(f"{error}; {advice}") from None
     except (LinnetError, KeyboardInterrupt):
         del chat.messages[-1]
         raise
-    with contextlib.suppress(KeyboardInterrupt), stream, printer.answer() as show:
-        for delta in stream:
-            show(delta)
-    chat.messages.append(stream.message)
-    chat.answers += 1
-    report(stream, chat)
-
-
-# ---- what the user writes -------------------------------------------------------------------
-
-
-def _messages_of_user() -> Iterator[str]:
-    """Messages, several lines joined; ends at the end of file."""
-    while True:
-        try:
-            message = _read_message()
-        except EOFError:
-            print()
-            return
-        except KeyboardInterrupt:
-            print()
-            continue
-        if message.strip():
-            yield message.strip()
-
-
-def _read_message() -> str:
-    line = input("> ")
-    if line.strip().startswith(MARGIN):
-        lines = [line.strip().removeprefix(MARGIN)]
-        while not lines[-1].rstrip().endswith(MARGIN) or (len(lines) == 1 and not lines[0].strip()):
-            lines.append(input(". "))
-        lines[-1] = lines[-1].rstrip().removesuffix(MARGIN)
-        return "\n".join(lines)
-    while line.endswith("\\"):
-        line = line[:-1] + "\n" + input(". ")
-    return line
-
-
-@contextlib.contextmanager
-def _history() -> Iterator[None]:
-    """Line editing, and the lines of earlier chats; nothing where the system has no readline."""
     try:
-        import readline
-    except ImportError:  # Windows
-        yield
-        return
-    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    path = Path(state) / "linnet" / "history"
-    with contextlib.suppress(OSError):
-        readline.read_history_file(path)
-    readline.set_history_length(HISTORY_LINES)
-    try:
-        yield
+        with stream, printer.answer() as show:
+            for delta in stream:
+                show(delta)
+    except KeyboardInterrupt:
+        pass
     finally:
-        with contextlib.suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            readline.write_history_file(path)
+        chat.messages.append(stream.message)
+        chat.answers += 1
+    report(stream, chat)
 
 
 # ---- commands -------------------------------------------------------------------------------
@@ -165,6 +115,7 @@ def _command(
 ) -> bool:
     """Carries out a command; False where it ends the chat. Raises UsageError for an unknown one."""
     name, _, rest = line.partition(" ")
+    name = name.lower()
     if name in ("/exit", "/quit", "/bye"):
         return False
     if name == "/regenerate":
@@ -196,7 +147,7 @@ def _system(chat: Chat, text: str) -> str:
 
 def _undo(chat: Chat, rest: str) -> str:
     _take_back(chat, with_question=True)
-    return f"{len(chat.messages)} messages are left."
+    return f"{_counted(chat)} left."
 
 
 def _take_back(chat: Chat, *, with_question: bool) -> None:
@@ -207,42 +158,40 @@ def _take_back(chat: Chat, *, with_question: bool) -> None:
 
 
 def _set(chat: Chat, rest: str) -> str:
-    if not rest:
-        shown = {**chat.options, **(chat.options["variables"] or {})}
-        del shown["variables"]
-        return "\n".join(f"{name} = {value}" for name, value in shown.items())
     name, _, text = rest.partition(" ")
-    kind = _kinds().get(name)
-    if kind is None:
-        chat.options["variables"] = {**(chat.options["variables"] or {}), name: _template_value(text)}
-        known = name in chat.model.chat_format.template.source
-        return "" if known else f"The template of this model does not mention {name}."
-    try:
-        value = _template_value(text) if kind is bool else kind(text)
-        if kind is bool and not isinstance(value, bool):
-            raise ValueError
-    except ValueError:
-        raise UsageError(f"{name} cannot be '{text}'") from None
-    chat.options[name] = value  # type: ignore[literal-required]
-    return ""
+    options: Any = chat.options
+    variables = chat.options["variables"]
+    assert isinstance(variables, dict)
+    if not name:
+        return "\n".join([settings.told(options), *(f"{key:20} {value}" for key, value in variables.items())])
+    if name not in settings.SETTINGS:
+        return _set_variable(chat, variables, name, text.strip())
+    if text.strip():
+        settings.change(chat.model, options, name, text.strip(), in_chat=True)
+    return settings.told(options, name)
 
 
-def _kinds() -> dict[str, Callable[[str], Any]]:
-    """The options of answers that are one value, and how each is read."""
-    kinds: dict[str, Callable[[str], Any]] = {"max_tokens": int, "enable_thinking": bool, "stop": str}
-    for name, hint in get_type_hints(SamplingOptions).items():
-        plain = next((part for part in get_args(hint) if part is not type(None)), hint)
-        if plain in (int, float, str, bool) and get_origin(plain) is None:
-            kinds[name] = plain
-    return kinds
+def _set_variable(chat: Chat, variables: dict[str, Any], name: str, text: str) -> str:
+    """Sets what the template knows under ``name``. Raises UsageError where it knows nothing."""
+    if name not in chat.model.chat_format.template.source:
+        near = difflib.get_close_matches(name, settings.SETTINGS, n=1)
+        hint = f"did you mean {near[0]}?" if near else "/set alone shows what can be set"
+        raise UsageError(f"the template of this model does not mention {name}; {hint}")
+    if text == settings.DEFAULT:
+        variables.pop(name, None)
+    elif text:
+        variables[name] = _template_value(text)
+    return f"{name:20} {variables.get(name, settings.DEFAULT)}"
 
 
 def _template_value(text: str) -> Any:
-    if text.lower() in _SWITCHES:
-        return _SWITCHES[text.lower()]
+    try:
+        return settings.switch(text)
+    except ValueError:
+        pass
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -251,7 +200,7 @@ def _save(chat: Chat, rest: str) -> str:
     document = {"system": chat.system, "messages": chat.messages}
     with atomic_file(path) as file:
         file.write(json.dumps(document, ensure_ascii=False, indent=1).encode("utf-8", "replace") + b"\n")
-    return f"{len(chat.messages)} messages are in {path}."
+    return f"{_counted(chat)} in {path}."
 
 
 def _load(chat: Chat, rest: str) -> str:
@@ -265,7 +214,12 @@ def _load(chat: Chat, rest: str) -> str:
         raise SourceError(f"{path} is no conversation; /save writes one")
     chat.messages = [dict(message) for message in prepared(messages)] if messages else []
     chat.system = system
-    return f"{len(chat.messages)} messages from {path}."
+    return f"{_counted(chat)} from {path}."
+
+
+def _counted(chat: Chat) -> str:
+    n = len(chat.messages)
+    return "1 message" if n == 1 else f"{n} messages"
 
 
 def _path(rest: str) -> Path:

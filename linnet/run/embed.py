@@ -13,6 +13,7 @@ from linnet.engine.session import pages_of
 from linnet.errors import UsageError
 from linnet.options import POOLINGS, EmbedOptions
 from linnet.run.context import check_prompt
+from linnet.run.meter import EnergyMeter
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,7 +25,10 @@ MOST_TOGETHER = 64  # texts of one call into the core
 
 
 def embed(options: EmbedOptions) -> dict[str, object]:
-    """Prints a vector per text; returns ``embeddings`` [n][dim], ``dim``, ``tokens``, ``pooling``."""
+    """Prints a vector per text.
+
+    Returns ``embeddings`` [n][dim], ``dim``, ``tokens``, ``pooling`` and ``energy``.
+    """
     from linnet.run.model import load
 
     texts = list(options.texts) or sys.stdin.buffer.read().decode("utf-8", "replace").splitlines()
@@ -39,15 +43,20 @@ def embed(options: EmbedOptions) -> dict[str, object]:
         ram=options.ram,
     )
     pooling = options.pooling or default_pooling(model)
+    meter = EnergyMeter(options.watts)
     vectors = embed_texts(model, texts, pooling=pooling, normalize=options.normalize)
+    energy = meter.read()
+    n_tokens = sum(len(_ids(model, text)) for text in texts)
     if not options.json:
         for vector in vectors:
             print(" ".join(f"{value:.7g}" for value in vector))
+        print(f"{len(texts)} texts · {n_tokens} tokens · {energy.per_token(n_tokens)}", file=sys.stderr)
     return {
         "embeddings": [[float(f"{value:.9g}") for value in vector] for vector in vectors],
         "dim": model.model.dim,
-        "tokens": sum(len(_ids(model, text)) for text in texts),
+        "tokens": n_tokens,
         "pooling": pooling,
+        "energy": energy.as_json(n_tokens),
     }
 
 
@@ -64,7 +73,7 @@ def embed_texts(
 
     It is made of the hidden states after the last norm: their ``mean``, that of the first
     token (``cls``) or of the ``last`` one, by default as :func:`default_pooling` says.
-    BOS and, where the tokenizer's makers put it behind every text, EOS are tokens like
+    What the makers of the tokenizer put around every text (BOS, EOS, ...) are tokens like
     the others. In a model that looks back only, which all are here, the first token has
     seen nothing else. Raises UsageError, ContextFullError for a text that does not fit.
     """
@@ -85,10 +94,7 @@ def embed_texts(
 
 
 def _ids(model: LanguageModel, text: str) -> list[int]:
-    ids = model.tokenize(text)
-    eos = model.tokenizer.eos_id
-    if eos is not None and any(model.model.metadata.integers("tokenizer.ggml.add_eos_token")):
-        ids.append(eos)
+    ids = model.tokenizer.encode(text, framed=True)
     if not ids:
         raise UsageError("a text is empty and this model has no beginning-of-sequence token; leave it out")
     check_prompt(len(ids), model.n_ctx)

@@ -89,8 +89,6 @@ def _longest(outline: Outline, ram: int, least: Plan, wanted: int, threads: int 
 
 
 def _context(outline: Outline, n_ctx: int | None) -> int:
-    if n_ctx is not None and n_ctx < 1:
-        raise UsageError(f"--n-ctx is {n_ctx}; it must be at least 1")
     return n_ctx if n_ctx is not None else min(int(outline.info.max_seq_len), DEFAULT_N_CTX)
 
 

@@ -72,7 +72,7 @@ class RichPrinter:
         self._console = Console(file=target, highlight=False)
 
     def note(self, text: str) -> None:
-        self._console.print(visible(text), style="dim", markup=False)
+        self._console.print(visible(text), style="dim", markup=False, soft_wrap=True)
 
     @contextmanager
     def answer(self) -> Iterator[Callable[[Delta], None]]:

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import codecs
 import math
-import time
-import warnings
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, TypedDict, Unpack, overload
 
-from linnet.engine.library import int32
+from linnet.engine.arguments import given, int32, real, shown, token_ids, whole, wrong
 from linnet.engine.model import Model
-from linnet.engine.sampler import Sampler, SamplingOptions, TokenLogProb
+from linnet.engine.sampler import Sampler, SamplingOptions
 from linnet.engine.session import PAGE_TOKENS, Session, Workspace, pages_of
-from linnet.engine.tokenizer import Tokenizer
-from linnet.errors import UsageError
-from linnet.run.choosing import Chooser, FormOptions, Guide, StopStrings
+from linnet.errors import UsageError, warn
+from linnet.formats.gguf_keys import TEMPLATE_KEY
+from linnet.options import MAX_TOKENS, OVERFLOWS
+from linnet.run import choosing
+from linnet.run.choosing import Chooser, FormOptions, Guide
 from linnet.run.context import PromptCache, check_prompt, cut_middle
-from linnet.run.speculate import Continuation, Drafter, ModelDrafter, TextDrafter, check_same_tokenizer
+from linnet.run.generation import Generation, TextStream
+from linnet.run.speculate import Drafter, ModelDrafter, TextDrafter, check_same_tokenizer
 from linnet.run.timeline import Timeline
 from linnet.types import TensorType
 
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 BUNDLED_MODEL = Path(__file__).parent.parent / "models" / "linnet-stories.gguf"
 
 DEFAULT_N_CTX = 4096  # at most, unless asked for: a key/value cache for a model's whole context may not fit
-OVERFLOWS = ("error", "slide")  # what happens to a text that does not fit into the context
 MOST_LOGPROBS = 100  # of other tokens, per token
 TIMELINES = 4  # contexts that fit into memory at once, long ones as far as they are used
 
@@ -100,158 +99,6 @@ def _within(ram: int, source: Path, type: str | None, options: HoldingOptions) -
     return {**options, "n_ctx": plan.n_ctx, "kv_type": plan.kv_type, "cache_bytes": 0}
 
 
-@dataclass
-class Generation:
-    """A text and what it cost.
-
-    ``finish_reason`` is ``stop`` (end of text, or a stop string, which :attr:`text` leaves out),
-    ``length``, ``context`` (full) or ``interrupted`` (by whoever read the stream). Of the
-    ``prompt_tokens`` those not known from earlier texts were evaluated (``prefilled_tokens``).
-    ``dropped_tokens`` of the text are no longer in the context, which slid. ``drafted`` counts the
-    guesses that were checked, ``accepted`` those of them that were right. ``log_probs`` belong to
-    ``ids``, where they were asked for.
-    """
-
-    prompt_tokens: int
-    ids: list[int] = field(default_factory=list)
-    text: str = ""
-    finish_reason: str = "length"
-    prefilled_tokens: int = 0
-    prefill_s: float = 0.0
-    decode_s: float = 0.0
-    drafted: int = 0
-    accepted: int = 0
-    dropped_tokens: int = 0
-    log_probs: list[TokenLogProb] = field(default_factory=list)
-
-    @property
-    def cached_tokens(self) -> int:
-        """Prompt tokens that were known from earlier texts."""
-        return self.prompt_tokens - self.prefilled_tokens
-
-    @property
-    def mean_log_prob(self) -> float | None:
-        """Natural log per token; None where nothing was asked for or made."""
-        values = [token.log_prob for token in self.log_probs]
-        return sum(values) / len(values) if values else None
-
-    @property
-    def prefill_tok_s(self) -> float | None:
-        """Evaluated prompt tokens per second; None when nothing was measured."""
-        return self.prefilled_tokens / self.prefill_s if self.prefill_s > 0 else None
-
-    @property
-    def decode_tok_s(self) -> float | None:
-        """Tokens per second after the first, which comes out of prefill; None for fewer than two."""
-        steps = len(self.ids) - 1
-        return steps / self.decode_s if steps > 0 and self.decode_s > 0 else None
-
-
-class TextStream:
-    """Iterates over the pieces of a text as they are made; never splits a character.
-
-    :attr:`generation` is complete when the iteration has ended, and true up to now
-    before that. A stream has a timeline of its own, so several may run at once.
-    """
-
-    def __init__(
-        self,
-        timeline: Timeline,
-        prompt: Sequence[int],
-        chooser: Chooser,
-        max_tokens: int,
-        drafter: Drafter | None = None,
-        ends: Collection[int] | None = None,
-        stop: str | Sequence[str] = (),
-    ) -> None:
-        self.generation = Generation(prompt_tokens=len(prompt), dropped_tokens=timeline.dropped_tokens)
-        self.seed = chooser.sampler.seed
-        tokenizer = timeline.session.model.tokenizer
-        self._ends = (tokenizer.eos_id,) if ends is None else ends
-        self._stop = StopStrings(stop)
-        self.tokens = self._draw(timeline, prompt, chooser, max_tokens, drafter)  # read these or the text
-        self._pieces = self._generate(tokenizer, prompt, self.tokens)
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        return next(self._pieces)
-
-    def close(self) -> None:
-        """Ends the text early. What was evaluated is left to later calls."""
-        self._pieces.close()
-        self.tokens.close()
-
-    def finish(self) -> Generation:
-        """The whole text."""
-        for _ in self:
-            pass
-        return self.generation
-
-    def _generate(
-        self, tokenizer: Tokenizer, prompt: Sequence[int], tokens: Generator[int]
-    ) -> Generator[str]:
-        made = self.generation
-        for piece in self._pieces_of(tokenizer, prompt, tokens):
-            shown = self._stop.push(piece)
-            made.text += shown
-            if shown:
-                yield shown
-            if self._stop.found:
-                tokens.close()
-                made.finish_reason = "stop"
-                return
-        rest = self._stop.rest()
-        made.text += rest
-        if rest:
-            yield rest
-
-    def _pieces_of(self, tokenizer: Tokenizer, prompt: Sequence[int], tokens: Iterator[int]) -> Iterator[str]:
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        for token in tokens:
-            at_start = len(self.generation.ids) == 1 and list(prompt) == [tokenizer.bos_id]
-            yield decoder.decode(tokenizer.decode([token], at_start=at_start))
-        yield decoder.decode(b"", final=True)
-
-    def _draw(
-        self,
-        timeline: Timeline,
-        prompt: Sequence[int],
-        chooser: Chooser,
-        max_tokens: int,
-        drafter: Drafter | None,
-    ) -> Generator[int]:
-        """The tokens of the text, each evaluated only when the one after it is wanted."""
-        made = self.generation
-        started = time.perf_counter()
-        made.prefilled_tokens = timeline.prefill(prompt)
-        for token in prompt:
-            chooser.sampler.accept(token)
-        made.prefill_s = time.perf_counter() - started
-        slide = timeline.slide if timeline.n_keep is not None else None
-        continuation = Continuation(timeline.session, chooser, drafter, slide)
-        try:
-            for token in continuation.tokens(max_tokens):
-                if made.ids:
-                    made.decode_s += time.perf_counter() - started
-                made.drafted, made.accepted = continuation.drafted, continuation.accepted
-                made.dropped_tokens = timeline.dropped_tokens
-                if token in self._ends:
-                    made.finish_reason = "stop"
-                    return
-                made.ids.append(token)
-                made.log_probs = chooser.log_probs[: len(made.ids)]
-                yield token
-                started = time.perf_counter()
-        finally:
-            timeline.finish()
-        if chooser.finished:
-            made.finish_reason = "stop"
-        elif len(made.ids) < max_tokens:
-            made.finish_reason = "context"
-
-
 # Where these differ from a sampler's own defaults, which leave the probabilities as they are.
 DEFAULT_SAMPLING: SamplingOptions = {"temperature": 0.8, "top_p": 0.95, "min_p": 0.05}
 
@@ -259,7 +106,7 @@ DEFAULT_SAMPLING: SamplingOptions = {"temperature": 0.8, "top_p": 0.95, "min_p":
 class StreamOptions(SamplingOptions, FormOptions, total=False):
     """The options of :meth:`LanguageModel.stream`, which has their meaning and defaults."""
 
-    max_tokens: int
+    max_tokens: int | None
     speculate: bool
     timeline: Timeline | None
     ends: Collection[int] | None
@@ -272,8 +119,8 @@ class StreamOptions(SamplingOptions, FormOptions, total=False):
 
 
 _STREAM_DEFAULTS: StreamOptions = {
-    "max_tokens": 256, "speculate": True, "timeline": None, "ends": None, "overflow": "error", "n_keep": 0,
-    "adapter": None, "stop": (), "guide": None, "logprobs": None,
+    "max_tokens": MAX_TOKENS, "speculate": True, "timeline": None, "ends": None, "overflow": "error",
+    "n_keep": 0, "adapter": None, "stop": (), "guide": None, "logprobs": None,
     "json_schema": None, "regex": None, "choices": None, "grammar": None,
 }  # fmt: skip
 
@@ -301,7 +148,9 @@ class LanguageModel:
     ) -> None:
         self.model = model
         self.tokenizer = model.tokenizer
-        self._n_ctx = int32("n_ctx", n_ctx if n_ctx is not None else min(model.max_seq_len, DEFAULT_N_CTX))
+        self._n_ctx = int32(
+            "n_ctx", n_ctx if n_ctx is not None else min(model.max_seq_len, DEFAULT_N_CTX), least=1
+        )
         self.workspace = Workspace(
             model,
             kv_tokens=_room_for(self._n_ctx, timelines),
@@ -313,9 +162,7 @@ class LanguageModel:
         self.session = self.open_session()
         self._guide_tokenizers: dict[tuple[int, ...], GuideTokenizer] = {}
         one = self.session.n_bytes + pages_of(self._n_ctx) * self.workspace.page_bytes
-        most = cache_bytes if cache_bytes is not None else one
-        if most < 0:
-            raise UsageError(f"cache_bytes is {most}; give 0 for none, or how many to keep")
+        most = whole("cache_bytes", cache_bytes if cache_bytes is not None else one, 0, 1 << 62)
         self.cache = PromptCache(self.workspace, self._n_ctx, most)
         self.draft: LanguageModel | None = None
         if draft is not None:
@@ -354,11 +201,12 @@ class LanguageModel:
 
         Draws with temperature 0.8, top-p 0.95 and min-p 0.05 unless the
         :class:`~linnet.engine.sampler.SamplingOptions` say otherwise; ``temperature`` 0 always takes the
-        most probable token. The same seed gives the same text, with ``speculate`` (several tokens per pass
-        where that is faster, see :mod:`linnet.run.speculate`, on by default) and without. At most
-        ``max_tokens`` (256) are made. What a ``timeline`` of this model (default: one that goes on from an
-        earlier call which began alike) holds of the prompt is not evaluated again. The text ends with one of
-        the tokens ``ends`` (default: the end of a text), and before the first of the strings ``stop``.
+        most probable token. None stands for the default of any option. The same seed gives the same text,
+        with ``speculate`` (several tokens per pass where that is faster, see :mod:`linnet.run.speculate`,
+        on by default) and without. At most ``max_tokens`` (256) are made. What a ``timeline`` of this model
+        (default: one that goes on from an earlier call which began alike) holds of the prompt is not
+        evaluated again. The text ends with one of the tokens ``ends`` (default: the end of a text), and
+        before the first of the strings ``stop``.
         ``json_schema``, ``regex``, ``choices`` or ``grammar`` says what it has to be (see
         :class:`~linnet.run.choosing.FormOptions`), a ``guide`` which tokens may come; ``logprobs`` asks for
         the log-probability of each token and of so many others.
@@ -370,14 +218,14 @@ class LanguageModel:
         their scales. Raises UsageError for an empty prompt without BOS or an impossible
         option, ContextFullError when the prompt does not fit.
         """
+        named = given(options)
         own: StreamOptions = {**_STREAM_DEFAULTS}
-        own.update({name: value for name, value in options.items() if name in own})  # type: ignore[typeddict-item]
-        sampling = {name: value for name, value in options.items() if name not in _STREAM_DEFAULTS}
-        max_tokens, logprobs = own["max_tokens"], own["logprobs"]
-        if max_tokens < 1:
-            raise UsageError(f"max_tokens is {max_tokens}; it must be at least 1")
-        if logprobs is not None and not 0 <= logprobs <= MOST_LOGPROBS:
-            raise UsageError(f"logprobs is {logprobs}; give 0 to {MOST_LOGPROBS}")
+        own.update({name: value for name, value in named.items() if name in own})  # type: ignore[typeddict-item]
+        sampling = {name: value for name, value in named.items() if name not in _STREAM_DEFAULTS}
+        max_tokens, logprobs = int32("max_tokens", own["max_tokens"], least=1), own["logprobs"]
+        own["ends"] = None if own["ends"] is None else token_ids("ends", own["ends"])
+        if logprobs is not None:
+            logprobs = whole("logprobs", logprobs, 0, MOST_LOGPROBS)
         ids = self._prompt_ids(prompt)
         kept = self._tokens_kept(ids, own["overflow"], own["n_keep"])
         left = ids if kept is None else cut_middle(ids, self.n_ctx, kept)
@@ -399,22 +247,8 @@ class LanguageModel:
         Of ``best_of`` texts, drawn with successive seeds, the one whose tokens have the highest mean
         log-probability is returned.
         """
-        if best_of < 1:
-            raise UsageError(f"best_of is {best_of}; it must be at least 1")
-        if best_of == 1:
-            return self.stream(prompt, **options).finish()
-        if options.get("guide") is not None:
-            raise UsageError("a guide is for one text; give best_of a schema or grammar instead")
-        if options.get("logprobs") is None:
-            options["logprobs"] = 0
-        made: list[Generation] = []
-        for i in range(best_of):
-            stream = self.stream(prompt, **options)
-            if i == 0:
-                first = stream.seed
-            made.append(stream.finish())
-            options["seed"] = (first + i + 1) % (1 << 64)
-        return max(made, key=lambda one: float("-inf") if one.mean_log_prob is None else one.mean_log_prob)
+        begin = partial(self.stream, prompt)
+        return choosing.best_of(best_of, options, begin, TextStream.finish).generation
 
     def save_prompt(
         self,
@@ -447,19 +281,13 @@ class LanguageModel:
 
         Raises UnsupportedError, with the reason, for a form that cannot be held.
         """
-        from linnet.run.structured import Constraint
-
-        return Constraint(self.guide_tokenizer(ends), **form)
-
-    def guide_tokenizer(self, ends: Collection[int] | None = None) -> GuideTokenizer:
-        """The vocabulary of this model for texts that end with ``ends``, as guides need it."""
-        from linnet.run.structured import GuideTokenizer
+        from linnet.run.structured import Constraint, GuideTokenizer
 
         own = [self.tokenizer.eos_id] if ends is None else ends
         chosen = tuple(sorted(token for token in own if token is not None))
         if chosen not in self._guide_tokenizers:
             self._guide_tokenizers[chosen] = GuideTokenizer(self.tokenizer, self.model.vocab_size, chosen)
-        return self._guide_tokenizers[chosen]
+        return Constraint(self._guide_tokenizers[chosen], **form)
 
     def _guide(self, options: StreamOptions) -> Guide | None:
         form = {name: options[name] for name in FormOptions.__annotations__}  # type: ignore[literal-required]
@@ -470,6 +298,8 @@ class LanguageModel:
         return self.constrain(options["ends"], **form).guide()
 
     def _prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
+        if not isinstance(prompt, Iterable):
+            raise wrong("the prompt", prompt, "a text or a list of token ids")
         ids = self.tokenize(prompt) if isinstance(prompt, str) else list(prompt)
         if not ids:
             raise UsageError(
@@ -488,19 +318,24 @@ class LanguageModel:
 
     def chosen_adapters(self, wanted: str | Mapping[str, float] | None) -> Adapters:
         """Adapters by name, with their scales. Raises UsageError."""
+        if not isinstance(wanted, (str, Mapping, NoneType)):
+            raise wrong("adapter", wanted, "a name, or a dict of names and scales")
         named = {wanted: 1.0} if isinstance(wanted, str) else dict(wanted or {})
         for name, scale in named.items():
             if name not in self.adapters:
                 known = ", ".join(self.adapters) or "none was loaded"
                 raise UsageError(f"there is no adapter '{name}'; known: {known}")
-            if not math.isfinite(scale):
+            if not math.isfinite(real(f"the scale of adapter '{name}'", scale)):
                 raise UsageError(f"the scale of adapter '{name}' is {scale}; give a finite number")
         return tuple((self.adapters[name], float(scale)) for name, scale in named.items())
 
     def _tokens_kept(self, ids: list[int], overflow: str, n_keep: int) -> int | None:
         """How many of the first tokens stay when a text slides; None when it does not."""
         if overflow not in OVERFLOWS:
-            raise UsageError(f"overflow is '{overflow}'; choose from {', '.join(OVERFLOWS)}")
+            raise UsageError(f"overflow is {shown(overflow)}; choose from {', '.join(OVERFLOWS)}")
+        if overflow == "turns":
+            raise UsageError("overflow 'turns' leaves turns out, and this is no conversation; use 'slide'")
+        n_keep = int32("n_keep", n_keep)
         if overflow == "error":
             return None
         return 1 if n_keep == 0 and ids[0] == self.tokenizer.bos_id else n_keep
@@ -513,9 +348,13 @@ class LanguageModel:
             chosen["dry_penalty_last_n"] = self.n_ctx
         return Sampler(self.model.vocab_size, self.tokenizer, **chosen)
 
-    def chat(self, messages: Sequence[Message], **options: Unpack[ChatOptions]) -> Answer:
-        """The answer to a conversation; see :func:`linnet.run.chat.stream_chat`."""
-        return self.stream_chat(messages, **options).answer()
+    def chat(
+        self, messages: Sequence[Message], *, best_of: int = 1, **options: Unpack[ChatOptions]
+    ) -> Answer:
+        """The answer to a conversation; see :func:`linnet.run.chat.stream_chat`, and :meth:`generate` of
+        ``best_of``."""
+        begin = partial(self.stream_chat, messages)
+        return choosing.best_of(best_of, options, begin, lambda stream: stream.answer()).answer()
 
     def stream_chat(self, messages: Sequence[Message], **options: Unpack[ChatOptions]) -> ChatStream:
         """As :meth:`chat`, piece by piece."""
@@ -531,13 +370,13 @@ class LanguageModel:
 
         template = ChatTemplate.of(self.model.metadata, self.tokenizer)
         if template.plain:
-            warnings.warn("this model has no chat template; it is shown a plain dialogue", stacklevel=3)
+            warn("this model has no chat template; it is shown a plain dialogue")
         return ChatFormat(template, self.tokenizer, self.model.metadata)
 
     @property
     def has_template(self) -> bool:
         """Was this model made for conversations, as its file says?"""
-        return any(key.startswith("tokenizer.chat_template") for key in self.model.metadata)
+        return any(key.startswith(TEMPLATE_KEY) for key in self.model.metadata)
 
     def _open_drafter(self, prompt: Sequence[int]) -> Drafter:
         if self.draft is None:

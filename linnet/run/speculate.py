@@ -30,6 +30,7 @@ from linnet.engine.session import Session
 from linnet.engine.tokenizer import Tokenizer
 from linnet.errors import ContextFullError, UsageError
 from linnet.run.choosing import Chooser
+from linnet.run.timeline import cut
 
 SIZES = (2, 4, 8, 16)  # tokens of a pass that checks guesses: the last of the text, and 1, 3, 7 or 15 guesses
 MOST_GUESSES = SIZES[-1] - 1
@@ -48,6 +49,9 @@ class Drafter(Protocol):
 
     def draft(self, n: int) -> Sequence[int]:
         """Up to ``n`` guesses; none when this turn was needed to catch up with the text."""
+
+    def shorten(self, text: Sequence[int]) -> None:
+        """Tells the drafter that the model goes on from ``text``, which is left of what was."""
 
 
 class TextDrafter:
@@ -96,6 +100,9 @@ class TextDrafter:
             copied += copied[: n - len(copied)]
         return copied
 
+    def shorten(self, text: Sequence[int]) -> None:
+        """Nothing is forgotten: a text may repeat what the model does not see any more."""
+
     def _index(self) -> None:
         """Enters the end of the text; without a match, looks for one first."""
         after, three, one = self._after, tuple(self._text[-3:]), self._text[-1]
@@ -142,8 +149,8 @@ class ModelDrafter:
     def draft(self, n: int) -> Sequence[int]:
         agreed = min(self._agreed, len(self._text) - 1)  # the last token is evaluated for its logits
         if len(self._evaluated) > agreed:
+            agreed = cut(self._session, agreed)
             del self._evaluated[agreed:]
-            self._session.truncate(agreed)
         unread = self._text[agreed:]
         # Two after a draft that was all right: the model's own last token, and the guess before it.
         if len(unread) > 2:
@@ -157,6 +164,11 @@ class ModelDrafter:
             self._guesses += unread
         self._agreed = len(self._text)
         return tuple(self._guesses)
+
+    def shorten(self, text: Sequence[int]) -> None:
+        self._text = list(text)
+        self._agreed = self._session.common(text)
+        self._guesses.clear()
 
     def _read(self, ids: list[int]) -> None:
         self._session.eval(ids)
@@ -303,11 +315,17 @@ class Continuation:
                 certain = self._chooser.certain(min(most - made - 1, MOST_CERTAIN))
                 drawn = self._follow(token, certain) if certain else self._pass(token, most - made)
             elif made < max_tokens and self._slide is not None:
-                self._slide(token)
+                self._make_room(self._slide, token)
                 most = min(max_tokens, made + self._room())
                 drawn = self._first()
             else:
                 return
+
+    def _make_room(self, slide: Callable[[int], None], last: int) -> None:
+        slide(last)
+        if self._drafter is not None:
+            self._tell(self._drafter)
+            self._drafter.shorten(self._session.ids)
 
     def _room(self) -> int:
         """Tokens that can be drawn; the last is not evaluated."""
@@ -359,13 +377,16 @@ class Continuation:
     def _decide(self, drafter: Drafter, most: int) -> int:
         """How many guesses to check now, after telling the drafter what the text has become."""
         started = time.perf_counter()
-        for token in self._unseen:
-            drafter.accept(token)
-        self._unseen.clear()
+        self._tell(drafter)
         n = self._pace.guesses(drafter.chances(most))
         if not n:
             self._rest = self._pace.rest(time.perf_counter() - started)
         return n
+
+    def _tell(self, drafter: Drafter) -> None:
+        for token in self._unseen:
+            drafter.accept(token)
+        self._unseen.clear()
 
     def _evaluate(self, ids: list[int]) -> range:
         """Appends ``ids`` to the timeline; the addresses of the logits after each of them."""

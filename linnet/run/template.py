@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from linnet.engine.metadata import Metadata
 from linnet.engine.tokenizer import Tokenizer
 from linnet.errors import TemplateError, UsageError
+from linnet.formats.gguf_keys import TEMPLATE_KEY
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 Message = Mapping[str, Any]
 
 MOST_SOURCE = 1 << 20  # characters of a template; the largest known have 20,000
+MOST_DEPTH = 100  # lists and dicts within each other in what a template is given
 MARK = "\ufdd0"  # may be put into texts that a template is given, and comes out of it again
-_KEY = "tokenizer.chat_template"
 _SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}  # of a template: of GGUF
 _REASONING = ("reasoning_content", "thinking", "reasoning")  # names in use, the usual one first
 
@@ -62,10 +63,10 @@ class ChatTemplate:
     def of(cls, metadata: Metadata, tokenizer: Tokenizer) -> ChatTemplate:
         """The template in the metadata of a model, or PLAIN_FORM."""
         tokens = _special_texts(metadata, tokenizer)
-        prefix = f"{_KEY}."
+        prefix = f"{TEMPLATE_KEY}."
         named = {key.removeprefix(prefix): key for key in metadata if key.startswith(prefix)}
         texts = {name: metadata.text(key) or "" for name, key in named.items()}
-        source = metadata.text(_KEY) or texts.get("default")
+        source = metadata.text(TEMPLATE_KEY) or texts.get("default")
         if source is None and texts:  # several, none of which is the usual one
             source = next(iter(texts.values()))
         if source is None:
@@ -168,21 +169,26 @@ def _line(error: Exception) -> str:
     return text if len(text) <= 500 else text[:500] + "..."
 
 
-def _plain(value: Any) -> Any:
-    """``value`` out of plain JSON types only: a template must not reach methods of other objects."""
+def _plain(value: Any, depth: int = 0) -> Any:
+    """``value`` out of plain JSON types only: a template must not reach methods of other objects.
+
+    Raises UsageError for what is too deep, as what contains itself is.
+    """
     if value is None or type(value) in (str, int, float, bool):
         return value
     for base in (str, int, float):
         if isinstance(value, base):
             return base.__str__(value) if base is str else base(value)
+    if depth > MOST_DEPTH:
+        raise UsageError(f"a message contains itself, or has more than {MOST_DEPTH} lists within each other")
     if isinstance(value, Mapping):
-        return {_plain(key): _plain(item) for key, item in value.items()}
+        return {_plain(key, depth + 1): _plain(item, depth + 1) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_plain(item, depth + 1) for item in value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name: _plain(getattr(value, f.name), depth + 1) for f in dataclasses.fields(value)}
     if callable(dump := getattr(value, "model_dump", None)):  # pydantic
-        return _plain(dump())
+        return _plain(dump(), depth + 1)
     return f"<{type(value).__name__}>"
 
 

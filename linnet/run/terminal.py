@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
@@ -13,8 +15,10 @@ from linnet.display import shown_on
 from linnet.engine.sampler import NEUTRAL, SamplingOptions, check_name
 from linnet.errors import ContextFullError, SourceError, UsageError
 from linnet.options import RunOptions
+from linnet.run.choosing import best_of
+from linnet.run.generation import Generation, TextStream
 from linnet.run.meter import Energy, EnergyMeter, peak_rss_bytes, process_age
-from linnet.run.model import Generation, LanguageModel, StreamOptions, TextStream, load
+from linnet.run.model import LanguageModel, StreamOptions, load
 from linnet.types import LEFT_OUT_KEY
 
 if TYPE_CHECKING:
@@ -22,7 +26,16 @@ if TYPE_CHECKING:
     from linnet.run.chat import ChatStream
 
 _OWN_FLAGS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
-MOST_TOKENS = 256  # of a text that is continued, unless asked for others
+GREETING = "Write the beginning of a text. Enter alone goes on, Ctrl-C stops, Ctrl-D leaves; /help says more."
+HELP = """\
+Enter              go on with the last text
+/set [NAME VALUE]  show or change how texts are made: temperature, top_p,
+                   max_tokens, seed, stop, ...; - is the default
+/help              this text
+/exit              leave, as Ctrl-D does
+A text may go on over several lines: end a line with \\, or put it
+between two lines of \"\"\"."""
+COMMANDS = ("/help", "/set", "/exit")
 _DIM, _BOLD, _PLAIN = "\x1b[2m", "\x1b[1m", "\x1b[0m"
 
 
@@ -34,6 +47,8 @@ def run(options: RunOptions) -> dict[str, object]:
     the first token), ``drafted, accepted, peak_rss_bytes, energy, seed`` and, if asked for, ``log_probs``.
     """
     if options.prompt is None and sys.stdin.isatty() and not options.json:
+        if options.best_of > 1:
+            raise UsageError("--best-of shows one whole text in the end; give a prompt with it")
         model = _load(options)
         with _prompt_file(model, options):
             return _chat(model, options) if _is_chat(model, options) else _converse(model, options)
@@ -124,7 +139,8 @@ def _read(path: Path | None) -> str | None:
         raise SourceError(f"cannot read {path}: {error}") from None
 
 
-def _chosen(options: RunOptions, max_tokens: int) -> StreamOptions:
+def _chosen(options: RunOptions, most: int | None = None) -> StreamOptions:
+    """The options of a text of at most ``most`` tokens where they do not say."""
     return {
         **sampling_of(options.sampling),  # type: ignore[typeddict-item]
         "stop": options.stop,
@@ -133,7 +149,7 @@ def _chosen(options: RunOptions, max_tokens: int) -> StreamOptions:
         "regex": options.regex,
         "choices": options.choice or None,
         "grammar": _read(options.grammar),
-        "max_tokens": options.max_tokens if options.max_tokens is not None else max_tokens,
+        "max_tokens": options.max_tokens if options.max_tokens is not None else most,
         "speculate": options.speculate,
         "temperature": options.temperature,
         "top_k": options.top_k,
@@ -147,14 +163,12 @@ def _chosen(options: RunOptions, max_tokens: int) -> StreamOptions:
     }
 
 
-def _stream(model: LanguageModel, prompt: str, options: RunOptions) -> TextStream:
-    return model.stream(prompt, **_chosen(options, MOST_TOKENS))
-
-
-def _chat_stream(model: LanguageModel, prompt: str, options: RunOptions) -> ChatStream:
+def _begin(model: LanguageModel, prompt: str, options: RunOptions) -> Callable[..., TextStream | ChatStream]:
+    """What begins a text, or the answer to a question, with the options it is called with."""
+    if not _is_chat(model, options):
+        return partial(model.stream, prompt)
     system = [{"role": "system", "content": options.system}] if options.system else []
-    messages = [*system, {"role": "user", "content": prompt}]
-    return model.stream_chat(messages, **_chosen(options, model.n_ctx))
+    return partial(model.stream_chat, [*system, {"role": "user", "content": prompt}])
 
 
 def _chat(model: LanguageModel, options: RunOptions) -> dict[str, object]:
@@ -169,6 +183,7 @@ def _chat(model: LanguageModel, options: RunOptions) -> dict[str, object]:
         used = f"context {made.prompt_tokens + len(made.ids) - made.dropped_tokens} of {model.n_ctx}"
         dropped = [f"{stream.dropped_messages} messages left out"] if stream.dropped_messages else []
         _print_cost(made, made.prefill_s, meter.read(), used, *dropped)
+        _print_log_probs(made, model, options)
         meter = EnergyMeter(options.watts)
 
     return converse(model, _chosen(options, model.n_ctx), options.system, report)
@@ -176,16 +191,24 @@ def _chat(model: LanguageModel, options: RunOptions) -> dict[str, object]:
 
 def _answer(model: LanguageModel, prompt: str, options: RunOptions) -> dict[str, object]:
     meter = EnergyMeter(options.watts)
-    chat = _is_chat(model, options)
-    stream = _chat_stream(model, prompt, options) if chat else _stream(model, prompt, options)
-    if not options.json and sys.stdout.isatty() and not chat:
-        print(_styled(shown_on(sys.stdout, prompt), _BOLD, sys.stdout), end="", flush=True)
-    ttft = _print(stream, meter, quiet=options.json)
-    energy, made = meter.read(), stream.generation
+    is_chat, is_one = _is_chat(model, options), options.best_of == 1
+    ttfts: list[float | None] = []
+
+    def show(stream: TextStream | ChatStream) -> None:
+        if not ttfts and not options.json and not is_chat and sys.stdout.isatty():
+            print(_styled(shown_on(sys.stdout, prompt), _BOLD, sys.stdout), end="", flush=True)
+        ttfts.append(_print(stream, meter, quiet=options.json or not is_one))
+        if not is_one and stream.generation.finish_reason == "interrupted":
+            raise KeyboardInterrupt
+
+    chosen = _chosen(options, model.n_ctx if is_chat else None)
+    stream = best_of(options.best_of, chosen, _begin(model, prompt, options), show)
+    ttft, energy, made = ttfts[0], meter.read(), stream.generation
     if not options.json:
-        print(flush=True)
+        print("" if is_one else "".join(map(_shown, _whole(stream))), flush=True)
         found = f"{made.cached_tokens:,} of {made.prompt_tokens:,} prompt tokens known"
         _print_cost(made, ttft, energy, *([found] if options.prompt_cache else []))
+        _print_log_probs(made, model, options)
     thought = {} if isinstance(stream, TextStream) else {"reasoning": stream.message.get("reasoning_content")}
     return {
         "text": made.text,
@@ -213,36 +236,56 @@ def _log_probs_of(made: Generation, options: RunOptions) -> dict[str, object]:
 
 def _converse(model: LanguageModel, options: RunOptions) -> dict[str, object]:
     """Asks for texts to continue until end of file; an empty line continues the last one."""
-    with contextlib.suppress(ImportError):  # gives input() history and line editing; absent on Windows
-        import readline  # noqa: F401
+    from linnet.run import typed
 
-    greeting = "Write the beginning of a text. Enter alone goes on, Ctrl-C stops, Ctrl-D leaves."
-    print(_styled(greeting, _DIM, sys.stdout))
+    chosen = _chosen(options)
+    model.stream([0], **chosen).close()  # what cannot be is said now
+    print(_styled(GREETING, _DIM, sys.stdout))
     text, texts = "", 0
-    while True:
+    with typed.history(COMMANDS):
+        for line in typed.messages():
+            name = line.partition(" ")[0].lower()
+            if name == "/exit":
+                break
+            if name in COMMANDS:
+                _command(line, model, chosen)
+            elif line or text:
+                text = _continue(line or text, model, chosen, options)
+                texts += 1
+    return {"texts": texts}
+
+
+def _command(line: str, model: LanguageModel, chosen: StreamOptions) -> None:
+    from linnet.run import settings
+
+    command, name, text = [*line.split(maxsplit=2), "", ""][:3]
+    said, options = HELP, cast(dict[str, Any], chosen)
+    if command.lower() == "/set":
         try:
-            line = input("> ")
-        except EOFError:
-            print()
-            return {"texts": texts}
-        except KeyboardInterrupt:
-            print()
-            continue
-        if not line and not text:
-            continue
-        text = line or text
-        meter, asked = EnergyMeter(options.watts), process_age()
-        try:
-            stream = _stream(model, text, options)
-        except ContextFullError as error:
-            print(f"{error}; begin a new text", file=sys.stderr)
-            text = ""
-            continue
-        first = _print(stream, meter)
-        print(flush=True)
-        _print_cost(stream.generation, None if first is None else first - asked, meter.read())
-        text += stream.generation.text
-        texts += 1
+            if name and name not in settings.SETTINGS:
+                raise UsageError(f"there is nothing called {name} to set; /set shows what there is")
+            if text:
+                settings.change(model, options, name, text, in_chat=False)
+            said = settings.told(options, *filter(None, [name]))
+        except UsageError as error:
+            print(error, file=sys.stderr)
+            return
+    print(_styled(said, _DIM, sys.stdout))
+
+
+def _continue(text: str, model: LanguageModel, chosen: StreamOptions, options: RunOptions) -> str:
+    """Prints how ``text`` goes on; returns all of it, nothing where it has become too long."""
+    meter, asked = EnergyMeter(options.watts), process_age()
+    try:
+        stream = model.stream(text, **chosen)
+    except ContextFullError as error:
+        print(f"{error}; begin a new text", file=sys.stderr)
+        return ""
+    first = _print(stream, meter)
+    print(flush=True)
+    _print_cost(stream.generation, None if first is None else first - asked, meter.read())
+    _print_log_probs(stream.generation, model, options)
+    return text + stream.generation.text
 
 
 def _print(stream: TextStream | ChatStream, meter: EnergyMeter, quiet: bool = False) -> float | None:
@@ -256,8 +299,18 @@ def _print(stream: TextStream | ChatStream, meter: EnergyMeter, quiet: bool = Fa
                 print(_shown(piece), end="", flush=True)
             meter.update()
     except KeyboardInterrupt:
-        stream.generation.finish_reason = "interrupted"
+        pass  # that it was is said where the text ends
     return first
+
+
+def _whole(stream: TextStream | ChatStream) -> list[str | Delta]:
+    """The pieces of a text that was read."""
+    from linnet.run.answer import Delta
+
+    if isinstance(stream, TextStream):
+        return [stream.generation.text]
+    thought, text = stream.message.get("reasoning_content", ""), stream.message["content"]
+    return [Delta(reasoning_content=thought), Delta(content=text)]
 
 
 def _shown(piece: str | Delta) -> str:
@@ -284,6 +337,20 @@ def _print_cost(made: Generation, ttft: float | None, energy: Energy, *more: str
     if made.finish_reason == "context":
         parts.append("stopped: the context is full, raise it with --n-ctx")
     print(_styled(" · ".join(parts), _DIM, sys.stderr), file=sys.stderr)
+
+
+def _print_log_probs(made: Generation, model: LanguageModel, options: RunOptions) -> None:
+    """Where they were asked for: a dim line per token, its probability and those of the best."""
+    if options.logprobs is None:
+        return
+
+    def told(token: int, log_prob: float) -> str:
+        text = model.tokenizer.decode([token], special=True, at_start=False).decode("utf-8", "replace")
+        return f"{math.exp(log_prob):7.2%} {text!r}"
+
+    for token, log_prob, top in made.log_probs:
+        line = f"{told(token, log_prob):24}" + "".join(f"  {told(*one):20}" for one in top)
+        print(_styled(line.rstrip(), _DIM, sys.stderr), file=sys.stderr)
 
 
 def _styled(text: str, style: str, target: TextIO) -> str:

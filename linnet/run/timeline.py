@@ -35,7 +35,7 @@ class Timeline:
         What it holds already is kept, apart from the last token, which is evaluated
         for its logits. An interrupt leaves what was evaluated.
         """
-        kept = self._cut(min(self.session.common(prompt), len(prompt) - 1))
+        kept = cut(self.session, min(self.session.common(prompt), len(prompt) - 1))
         for start in range(kept, len(prompt), PREFILL_CHUNK):
             self.session.eval(prompt[start : start + PREFILL_CHUNK])
         if self._cache is not None:
@@ -55,11 +55,13 @@ class Timeline:
             self._cache.keep(self.session)
             self._cache = None
 
-    def _cut(self, length: int) -> int:
-        """Forgets what comes after; everything where the session cannot go back so far (a sliding window)."""
-        try:
-            self.session.truncate(length)
-        except UsageError:
-            self.session.truncate(0)
-            return 0
-        return length
+
+def cut(session: Session, length: int) -> int:
+    """Forgets what comes after ``length`` tokens, or everything where the session cannot go back so far (a
+    sliding window). Returns how many are left."""
+    try:
+        session.truncate(length)
+    except UsageError:
+        session.truncate(0)
+        return 0
+    return length

@@ -1,0 +1,9 @@
+"""Keys of GGUF files that conversations need; apart, so that a chat need not load what reads whole files."""
+
+from __future__ import annotations
+
+# What ends an answer beside EOS: the end of a turn, of a message that goes on later, and (of
+# no other program) all tokens that generation_config.json names.
+EOT_KEY, EOM_KEY = "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"
+END_IDS_KEY = "linnet.end_token_ids"
+TEMPLATE_KEY = "tokenizer.chat_template"  # others are TEMPLATE_KEY.NAME

@@ -1,0 +1,179 @@
+"""A text that is being made: the tokens as they are drawn, what they spell, and what it cost."""
+
+from __future__ import annotations
+
+import codecs
+import time
+from collections.abc import Collection, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from linnet.engine.sampler import TokenLogProb
+from linnet.engine.tokenizer import Tokenizer
+from linnet.run.choosing import Chooser, StopStrings
+from linnet.run.speculate import Continuation, Drafter
+from linnet.run.timeline import Timeline
+
+
+@dataclass
+class Generation:
+    """A text and what it cost.
+
+    ``finish_reason`` is ``stop`` (end of text, or a stop string, which :attr:`text` leaves out),
+    ``length``, ``context`` (full) or ``interrupted`` (so far, or by whoever read the stream). Of the
+    ``prompt_tokens`` those not known from earlier texts were evaluated (``prefilled_tokens``).
+    ``dropped_tokens`` of the text are no longer in the context, which slid. ``drafted`` counts the
+    guesses that were checked, ``accepted`` those of them that were right. ``log_probs`` belong to
+    ``ids``, where they were asked for.
+    """
+
+    prompt_tokens: int
+    ids: list[int] = field(default_factory=list)
+    text: str = ""
+    finish_reason: str = "interrupted"
+    prefilled_tokens: int = 0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+    drafted: int = 0
+    accepted: int = 0
+    dropped_tokens: int = 0
+    log_probs: list[TokenLogProb] = field(default_factory=list)
+
+    @property
+    def cached_tokens(self) -> int:
+        """Prompt tokens that were known from earlier texts."""
+        return self.prompt_tokens - self.prefilled_tokens
+
+    @property
+    def mean_log_prob(self) -> float | None:
+        """Natural log per token; None where nothing was asked for or made."""
+        values = [token.log_prob for token in self.log_probs]
+        return sum(values) / len(values) if values else None
+
+    @property
+    def prefill_tok_s(self) -> float | None:
+        """Evaluated prompt tokens per second; None when nothing was measured."""
+        return self.prefilled_tokens / self.prefill_s if self.prefill_s > 0 else None
+
+    @property
+    def decode_tok_s(self) -> float | None:
+        """Tokens per second after the first, which comes out of prefill; None for fewer than two."""
+        steps = len(self.ids) - 1
+        return steps / self.decode_s if steps > 0 and self.decode_s > 0 else None
+
+
+class TextStream:
+    """Iterates over the pieces of a text as they are made; never splits a character.
+
+    :attr:`generation` is complete when the iteration has ended, and true up to now
+    before that. A stream has a timeline of its own, so several may run at once.
+    """
+
+    def __init__(
+        self,
+        timeline: Timeline,
+        prompt: Sequence[int],
+        chooser: Chooser,
+        max_tokens: int,
+        drafter: Drafter | None = None,
+        ends: Collection[int] | None = None,
+        stop: str | Sequence[str] = (),
+    ) -> None:
+        self.generation = made = Generation(prompt_tokens=len(prompt), dropped_tokens=timeline.dropped_tokens)
+        self.seed = chooser.sampler.seed
+        tokenizer = timeline.session.model.tokenizer
+        last = (tokenizer.eos_id,) if ends is None else ends
+        # Read these or the text.
+        self.tokens = _drawn(made, timeline, prompt, chooser, max_tokens, drafter, last)
+        spelled = _spelled(tokenizer, self.tokens, at_start=list(prompt) == [tokenizer.bos_id])
+        self._pieces = _cut(spelled, self.tokens, made, StopStrings(stop))
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        """Ends the text early. What was evaluated is left to later calls."""
+        self._pieces.close()
+        self.tokens.close()
+
+    @property
+    def mean_log_prob(self) -> float | None:
+        """That of :attr:`generation`."""
+        return self.generation.mean_log_prob
+
+    def finish(self) -> Generation:
+        """The whole text."""
+        for _ in self:
+            pass
+        return self.generation
+
+
+# Generators that do not know the stream they belong to: one that nobody holds any more ends at once.
+
+
+def _cut(
+    pieces: Iterator[str], tokens: Generator[int], made: Generation, stop: StopStrings
+) -> Generator[str]:
+    """What of ``pieces`` is shown, up to a stop string, which ends ``tokens``."""
+    for piece in pieces:
+        shown = stop.push(piece)
+        made.text += shown
+        if shown:
+            yield shown
+        if stop.found:
+            tokens.close()
+            made.finish_reason = "stop"
+            return
+    rest = stop.rest()
+    made.text += rest
+    if rest:
+        yield rest
+
+
+def _spelled(tokenizer: Tokenizer, tokens: Iterator[int], at_start: bool) -> Generator[str]:
+    """The texts of ``tokens``, of which the first begins a text where it is ``at_start``."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    for token in tokens:
+        yield decoder.decode(tokenizer.decode([token], at_start=at_start))
+        at_start = False
+    yield decoder.decode(b"", final=True)
+
+
+def _drawn(
+    made: Generation,
+    timeline: Timeline,
+    prompt: Sequence[int],
+    chooser: Chooser,
+    max_tokens: int,
+    drafter: Drafter | None,
+    ends: Collection[int | None],
+) -> Generator[int]:
+    """The tokens of a text, each evaluated only when the one after it is wanted."""
+    started = time.perf_counter()
+    made.prefilled_tokens = timeline.prefill(prompt)
+    for token in prompt:
+        chooser.sampler.accept(token)
+    made.prefill_s = time.perf_counter() - started
+    slide = timeline.slide if timeline.n_keep is not None else None
+    continuation = Continuation(timeline.session, chooser, drafter, slide)
+    try:
+        for token in continuation.tokens(max_tokens):
+            if made.ids:
+                made.decode_s += time.perf_counter() - started
+            made.drafted, made.accepted = continuation.drafted, continuation.accepted
+            made.dropped_tokens = timeline.dropped_tokens
+            if token in ends:
+                made.finish_reason = "stop"
+                return
+            made.ids.append(token)
+            made.log_probs = chooser.log_probs[: len(made.ids)]
+            yield token
+            started = time.perf_counter()
+    finally:
+        timeline.finish()
+    if chooser.finished:
+        made.finish_reason = "stop"
+    else:
+        made.finish_reason = "context" if len(made.ids) < max_tokens else "length"
