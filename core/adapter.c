@@ -11,6 +11,7 @@
 #include "session.h"
 
 #define SLOTS 3
+#define ALIGNMENT 16 /* of a matrix, in bytes */
 
 /* ---- opening ---------------------------------------------------------------- */
 
@@ -27,9 +28,14 @@ static ln_low_rank *part_of(const ln_adapter *adapter, int32_t block, int32_t ta
     return &adapter->parts[(int64_t)block * LN_TARGETS + target];
 }
 
+/* Of one weight; 0 for a type that adapters are not kept in. */
+static size_t bytes_of(int32_t type) {
+    return type == LN_TYPE_F32 ? 4 : type == LN_TYPE_F16 || type == LN_TYPE_BF16 ? 2 : 0;
+}
+
 static ln_status check_part(const ln_model *model, const ln_adapter_part *p, ln_error *err) {
-    if (p->a == NULL || p->b == NULL || p->target < 0 || p->target >= LN_TARGETS) {
-        return ln_fail(err, LN_BAD_ARGUMENT, "a part of an adapter has no weights, or is of no matrix");
+    if (p->a == NULL || p->b == NULL || p->target < 0 || p->target >= LN_TARGETS || bytes_of(p->type) == 0) {
+        return ln_fail(err, LN_BAD_ARGUMENT, "a part of an adapter has no weights, no known type, or is of no matrix");
     }
     if (p->rank < 1 || p->rank > LN_MAX_RANK) {
         return ln_fail(err, LN_UNSUPPORTED, "the adapter's rank is %d; it can be 1 to %d", (int)p->rank, LN_MAX_RANK);
@@ -54,18 +60,20 @@ static ln_status check_part(const ln_model *model, const ln_adapter_part *p, ln_
     return LN_OK;
 }
 
-static ln_linear copied(const float *from, int64_t rows, int64_t cols, float **at) {
-    float *to = *at;
-    memcpy(to, from, (size_t)(rows * cols) * sizeof *to);
-    *at += rows * cols;
-    return (ln_linear){
-        .w = {.data = to, .type = LN_TYPE_F32, .rows = rows, .cols = cols, .stride = (size_t)cols * sizeof *to},
-        .scale = 1.0f,
-    };
+static size_t padded(size_t bytes) {
+    return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+}
+
+static ln_linear copied(const void *from, int32_t type, int64_t rows, int64_t cols, char **at) {
+    char *to = *at;
+    const size_t stride = (size_t)cols * bytes_of(type), bytes = (size_t)rows * stride;
+    memcpy(to, from, bytes);
+    *at += padded(bytes);
+    return (ln_linear){.w = {.data = to, .type = type, .rows = rows, .cols = cols, .stride = stride}, .scale = 1.0f};
 }
 
 static ln_status fill(ln_adapter *adapter, const ln_adapter_part *parts, int32_t n_parts, ln_error *err) {
-    float *at = adapter->weights;
+    char *at = adapter->weights;
     for (int32_t i = 0; i < n_parts; i++) {
         const ln_adapter_part *p = &parts[i];
         ln_low_rank *part = part_of(adapter, p->block, p->target);
@@ -73,14 +81,14 @@ static ln_status fill(ln_adapter *adapter, const ln_adapter_part *parts, int32_t
             return ln_fail(err, LN_BAD_ARGUMENT, "the adapter changes %s of layer %d twice", target_names[p->target],
                            (int)p->block);
         }
-        part->a = copied(p->a, p->rank, p->cols, &at);
-        part->b = copied(p->b, p->rows, p->rank, &at);
+        part->a = copied(p->a, p->type, p->rank, p->cols, &at);
+        part->b = copied(p->b, p->type, p->rows, p->rank, &at);
         part->scale = p->scale;
-        const int32_t shape[] = {p->block, p->target, p->rank, p->rows, p->cols};
+        const int32_t shape[] = {p->block, p->target, p->type, p->rank, p->rows, p->cols};
         adapter->digest = ln_digest(shape, sizeof shape, adapter->digest);
         adapter->digest = ln_digest(&p->scale, sizeof p->scale, adapter->digest);
     }
-    adapter->digest = ln_digest(adapter->weights, (size_t)((char *)at - (char *)adapter->weights), adapter->digest);
+    adapter->digest = ln_digest(adapter->weights, (size_t)(at - adapter->weights), adapter->digest);
     return LN_OK;
 }
 
@@ -90,15 +98,16 @@ int32_t ln_adapter_open(const ln_model *model, const ln_adapter_part *parts, int
         return ln_fail(err, LN_BAD_ARGUMENT, "model, parts and out must not be NULL, nor parts empty");
     }
     *out = NULL;
-    size_t n_floats = 0;
+    size_t n_bytes = 0;
     for (int32_t i = 0; i < n_parts; i++) {
         ln_status status = check_part(model, &parts[i], err);
         if (status != LN_OK) {
             return status;
         }
         size_t own; /* rank is small, and the model holds rows * cols: only their sum can be too much */
-        if (!ln_size_mul((size_t)parts[i].rank, (size_t)parts[i].rows + (size_t)parts[i].cols, &own) ||
-            !ln_size_add(n_floats, own, &n_floats)) {
+        if (!ln_size_mul((size_t)parts[i].rank * bytes_of(parts[i].type), (size_t)parts[i].rows + (size_t)parts[i].cols,
+                         &own) ||
+            !ln_size_add(own, 2 * ALIGNMENT, &own) || !ln_size_add(n_bytes, own, &n_bytes)) {
             return ln_fail(err, LN_NO_MEMORY, "the adapter does not fit into the address space");
         }
     }
@@ -107,7 +116,7 @@ int32_t ln_adapter_open(const ln_model *model, const ln_adapter_part *parts, int
         return LN_NO_MEMORY;
     }
     adapter->model = model;
-    adapter->weights = ln_alloc(n_floats, sizeof(float), "an adapter", err);
+    adapter->weights = ln_alloc(1, n_bytes, "an adapter", err);
     adapter->parts = ln_alloc((size_t)model->facts.n_blocks * LN_TARGETS, sizeof *adapter->parts, "an adapter", err);
     ln_status status = adapter->weights != NULL && adapter->parts != NULL ? fill(adapter, parts, n_parts, err)
                                                                          : LN_NO_MEMORY;

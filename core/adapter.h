@@ -15,7 +15,7 @@ typedef struct ln_low_rank {
 struct ln_adapter {
     const ln_model *model;
     ln_low_rank *parts; /* [n_blocks][LN_TARGETS] */
-    float *weights;     /* what all of them hold */
+    char *weights;      /* what all of them hold */
     uint64_t digest;
 };
 

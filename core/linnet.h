@@ -358,8 +358,9 @@ typedef enum ln_target {
 
 /* What is added to one matrix of the model. */
 typedef struct ln_adapter_part {
-    const float *a; /* [rank][cols] */
-    const float *b; /* [rows][rank], rows in the order of the model's */
+    const void *a; /* [rank][cols] */
+    const void *b; /* [rows][rank], rows in the order of the model's */
+    int32_t type;  /* of both: LN_TYPE_F32, LN_TYPE_F16 or LN_TYPE_BF16 */
     int32_t block;  /* whose weights: a layer, or several that share them */
     int32_t target; /* an ln_target */
     int32_t rank;

@@ -431,7 +431,7 @@ class RunOptions(DrawingOptions):
     regex: str | None = option(None, metavar="REGEX", help="answer with a text this matches as a whole")
     choice: tuple[str, ...] = option((), metavar="TEXT", help="answer with one of these; several times")
     grammar: Path | None = option(None, metavar="FILE", help="answer with a text of this Lark or GBNF grammar")
-    adapter: tuple[str, ...] = option((), metavar="DIR[=SCALE]", help="a PEFT LoRA folder used on top of the model; several add up")
+    adapter: tuple[str, ...] = option((), metavar="PATH[=SCALE]", help="a LoRA adapter used on top of the model, a PEFT folder or a GGUF file; several add up")
     overflow: str = option(
         "error",
         choices=OVERFLOWS,

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_adapter_formats import IDS, changed_matrices, logits, write_lora
+from tiny_families import FAMILIES, VOCAB, write_family
 
 import linnet
 from linnet.options import QuantizeOptions
@@ -18,7 +20,7 @@ F32 = 0  # ggml's number of the type of the key/value cache
 TEXT = "Once upon a time, there was a little girl named Lily. She had 12 red balls."
 
 
-def llama_cpp_logits(path: Path, ids: list[int], vocab_size: int) -> np.ndarray:
+def llama_cpp_logits(path: Path, ids: list[int], vocab_size: int, adapter: Path | None = None) -> np.ndarray:
     llama_cpp = pytest.importorskip(
         "llama_cpp", reason="llama.cpp is not installed; pip install 'linnet[peers]'"
     )
@@ -31,6 +33,7 @@ def llama_cpp_logits(path: Path, ids: list[int], vocab_size: int) -> np.ndarray:
         type_k=F32,
         type_v=F32,
         flash_attn=False,
+        lora_path=str(adapter) if adapter else None,
     )
     peer.eval(ids)
     return np.array(peer.scores[: len(ids), :vocab_size])
@@ -53,6 +56,17 @@ def test_llama_cpp_computes_the_same_logits(tmp_path: Path, type: str, tolerance
     expected = llama_cpp_logits(path, ids, model.model.vocab_size)
     model.session.truncate(0)
     np.testing.assert_allclose(model.session.eval_all(ids), expected, atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "phi3"])
+def test_llama_cpp_adds_the_same_of_a_gguf_adapter(name: str, tmp_path: Path) -> None:
+    path = write_family(FAMILIES[name], tmp_path / "m.gguf")
+    pairs = changed_matrices(path)
+    adapter = write_lora(tmp_path / "lora.gguf", pairs, alpha=7.0, arch=FAMILIES[name].arch)
+    found = logits(path, adapter)
+    expected = llama_cpp_logits(path, IDS, VOCAB, adapter)
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
+    assert np.abs(expected - logits(path)).max() > 1e-2
 
 
 def test_llama_cpp_splits_text_into_the_same_tokens() -> None:

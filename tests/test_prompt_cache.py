@@ -17,7 +17,7 @@ from linnet.engine.model import Model
 from linnet.engine.session import PAGE_TOKENS, Session, Workspace, pages_of
 from linnet.engine.states import load_states, save_states
 from linnet.errors import FormatError, LinnetError, SourceError, UsageError
-from linnet.formats.adapter import AdapterParts, LowRank, write_adapter
+from linnet.formats.adapter import AdapterParts, LowRank, plain_tensor, write_adapter
 from linnet.options import QuantizeOptions
 from linnet.quantize.quantize import quantize
 from linnet.run.model import BUNDLED_MODEL
@@ -156,7 +156,7 @@ def test_adapters_and_their_scales_have_to_be_the_same(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     dim = model.model.dim
     for name in "ab":
-        a, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, dim), (dim, 2)))
+        a, b = (plain_tensor(name, rng.standard_normal(shape)) for shape in ((2, dim), (dim, 2)))
         part = LowRank("model.layers.1.self_attn.q_proj", a, b, 0.5)
         write_adapter(AdapterParts((part,)), tmp_path / name)
         model.add_adapter(name, tmp_path / name)

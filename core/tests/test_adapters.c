@@ -25,7 +25,8 @@ static void shape_of(int32_t target, int32_t *rows, int32_t *cols) {
 }
 
 static ln_adapter_part part_of(const weights *w, int32_t block, int32_t target) {
-    ln_adapter_part part = {.a = w->a, .b = w->b, .block = block, .target = target, .rank = RANK, .scale = 0.5f};
+    ln_adapter_part part = {
+        .a = w->a, .b = w->b, .type = LN_TYPE_F32, .block = block, .target = target, .rank = RANK, .scale = 0.5f};
     shape_of(target, &part.rows, &part.cols);
     return part;
 }
@@ -97,6 +98,48 @@ static void check_mixed(const tiny_llama *m, const char *isa) {
     image_free(&file);
 }
 
+/* Weights of two bytes give the bits of the same weights in f32. */
+static void check_types(const tiny_llama *m, const char *isa) {
+    image file = tiny_llama_image(m);
+    ln_model *model = open_model(&file);
+    const int32_t types[] = {LN_TYPE_F16, LN_TYPE_BF16};
+    int32_t ids[N];
+    fill_tokens(ids, N);
+    for (int t = 0; t < 2; t++) {
+        weights w;
+        fill(&w, 3 + t);
+        uint16_t narrow[2][RANK * 96];
+        float *const wide[2] = {w.a, w.b};
+        for (int i = 0; i < 2; i++) {
+            CHECK(ln_pack(types[t], wide[i], RANK * 96, narrow[i], NULL) == LN_OK, "pack");
+            CHECK(ln_unpack(types[t], narrow[i], RANK * 96, wide[i], NULL) == LN_OK, "unpack");
+        }
+        float logits[2][VOCAB];
+        for (int is_narrow = 0; is_narrow < 2; is_narrow++) {
+            ln_adapter_part parts[LN_TARGETS];
+            for (int32_t target = 0; target < LN_TARGETS; target++) {
+                parts[target] = part_of(&w, 1, target);
+                if (is_narrow) {
+                    parts[target].type = types[t];
+                    parts[target].a = narrow[0];
+                    parts[target].b = narrow[1];
+                }
+            }
+            ln_adapter *adapter;
+            CHECK(ln_adapter_open(model, parts, LN_TARGETS, &adapter, NULL) == LN_OK, "open");
+            ln_session *s = open_adapted(
+                open_workspace(model, isa, (ln_workspace_options){.n_threads = 1, .kv_tokens = 64}), adapter, 1.0f);
+            CHECK(ln_session_eval(s, ids, N, NULL, NULL) == LN_OK, "eval");
+            memcpy(logits[is_narrow], ln_session_logits(s), sizeof logits[0]);
+            close_alone(s);
+            ln_adapter_close(adapter);
+        }
+        CHECK(memcmp(logits[0], logits[1], sizeof logits[0]) == 0, "%s, type %d", isa, (int)types[t]);
+    }
+    ln_model_close(model);
+    image_free(&file);
+}
+
 static void test_refused(void) {
     image file = tiny_llama_image(&tiny);
     ln_model *model = open_model(&file);
@@ -121,6 +164,9 @@ static void test_refused(void) {
     part = part_of(&w, 0, LN_TARGET_Q);
     const ln_adapter_part twice[] = {part, part};
     CHECK(ln_adapter_open(model, twice, 2, &none, &err) == LN_BAD_ARGUMENT, "twice");
+    part.type = LN_TYPE_Q8_0;
+    CHECK(ln_adapter_open(model, &part, 1, &none, &err) == LN_BAD_ARGUMENT, "a type that is not kept");
+    part.type = LN_TYPE_F32;
     part.target = LN_TARGETS;
     CHECK(ln_adapter_open(model, &part, 1, &none, &err) == LN_BAD_ARGUMENT, "no target");
     CHECK(ln_adapter_open(model, &part, 0, &none, &err) == LN_BAD_ARGUMENT, "no parts");
@@ -188,6 +234,7 @@ int main(void) {
     packed.type = LN_TYPE_Q8_0;
     for_each_isa(check_mixed, &tiny);
     for_each_isa(check_mixed, &packed);
+    for_each_isa(check_types, &tiny);
     test_refused();
     test_hidden();
     return 0;

@@ -217,6 +217,7 @@ class ln_adapter_part(Structure):
     _fields_ = (
         ("a", c_void_p),  # [rank][cols]
         ("b", c_void_p),  # [rows][rank], rows in the order of the model's
+        ("type", c_int32),  # of both: LN_TYPE_F32, LN_TYPE_F16 or LN_TYPE_BF16
         ("block", c_int32),  # whose weights: a layer, or several that share them
         ("target", c_int32),  # an ln_target
         ("rank", c_int32),

@@ -1,7 +1,8 @@
 """An adapter: a folder in the layout of PEFT, low-rank changes of the matrices of a model (LoRA).
 
 ``adapter_config.json`` and ``adapter_model.safetensors``. What would change a model in another way than
-``y += scale * B (A x)`` is refused, with the reason. Folders written here load in ``peft``.
+``y += scale * B (A x)`` is refused, with the reason. Folders written here load in ``peft``. The other
+format of adapters, which becomes the same :class:`AdapterParts`, is in ``gguf_adapter.py``.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import json
 import math
 import re
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,15 @@ from linnet.errors import FormatError, SourceError, UnsupportedError
 from linnet.formats.atomic import atomic_file, make_folder
 from linnet.formats.checkpoint import read_json
 from linnet.formats.parts import Tensor
-from linnet.formats.safetensors_file import StoredTensor, read_safetensors, write_safetensors
+from linnet.formats.safetensors_file import NAMES, StoredTensor, read_safetensors, write_safetensors
 from linnet.types import TensorType
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _MATRIX = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight")
 _LARGEST = sys.float_info.max  # a whole number in JSON may be larger
+_LARGEST_F32 = float(np.finfo(np.float32).max)
+_TYPES = {name: type for type, name in NAMES.items()}
 _PLAIN_NAME = re.compile(r"\^?[\w.]+\$?")  # of a pattern: other regular expressions are not evaluated
 
 # Settings under which a module does something else, and what that is.
@@ -36,7 +39,6 @@ _REFUSED = {
     "use_dora": "DoRA, which rescales whole matrices",
     "modules_to_save": "modules_to_save, whole matrices that replace those of the model",
     "lora_bias": "biases of low-rank matrices",
-    "fan_in_fan_out": "matrices stored as [inputs][outputs]",
     "trainable_token_indices": "new embeddings of tokens",
     "target_parameters": "changes of bare parameters",
     "alora_invocation_tokens": "an activation in the middle of a text (aLoRA)",
@@ -46,20 +48,29 @@ _REFUSED = {
 
 @dataclass(frozen=True)
 class LowRank:
-    """What is added to one module: ``scale * b @ a``; a [rank, columns], b [rows, rank]."""
+    """What is added to one module: ``scale * b @ a``; a [rank, columns], b [rows, rank].
+
+    b has a row for each output, also where the module holds its matrix as [inputs, outputs]
+    (``fan_in_fan_out``, Conv1D of GPT-2).
+    """
 
     module: str  # its name in the checkpoint, such as "model.layers.0.self_attn.q_proj"
-    a: NDArray[np.float32]
-    b: NDArray[np.float32]
+    a: Tensor
+    b: Tensor
     scale: float
 
 
 @dataclass(frozen=True)
 class AdapterParts:
-    """An adapter taken apart; ``base_model`` is what its makers called the model it is for."""
+    """An adapter taken apart; ``base_model`` is what its makers called the model it is for.
+
+    With an ``arch`` it is a GGUF file for models of that architecture: its modules are tensors of
+    GGUF, their rows in the order of GGUF.
+    """
 
     modules: tuple[LowRank, ...]
     base_model: str | None = None
+    arch: str | None = None
 
 
 # ---- reading ----------------------------------------------------------------------
@@ -77,7 +88,7 @@ def read_adapter(directory: Path) -> AdapterParts:
         raise SourceError(f"{directory} has no {WEIGHTS}; save the adapter with save_pretrained")
     config = read_json(directory / CONFIG)
     _refuse_unsupported(config, directory)
-    pairs: dict[str, dict[str, NDArray[np.float32]]] = {}
+    pairs: dict[str, dict[str, Tensor]] = {}
     for name, stored in read_safetensors(directory / WEIGHTS).items():
         match = _MATRIX.fullmatch(name)
         if match is None:
@@ -85,10 +96,18 @@ def read_adapter(directory: Path) -> AdapterParts:
                 f"{directory}: the tensor '{name}' is no low-rank matrix (lora_A, lora_B); "
                 "merge such an adapter into its model with peft"
             )
-        pairs.setdefault(match[1], {})[match[2]] = _matrix(stored, directory)
+        if match[2] in pairs.setdefault(match[1], {}):
+            raise FormatError(f"{directory}: '{match[1]}' has lora_{match[2]} twice")
+        pairs[match[1]][match[2]] = _matrix(stored, directory)
     if not pairs:
         raise FormatError(f"{directory / WEIGHTS} holds no low-rank matrices")
-    modules = tuple(_low_rank(name, pair, config, directory) for name, pair in sorted(pairs.items()))
+    scales = {name: _scale(name, config, directory) for name in pairs}
+    try:
+        modules = tuple(
+            low_rank(name, pair.get("A"), pair.get("B"), scales[name]) for name, pair in sorted(pairs.items())
+        )
+    except FormatError as error:
+        raise FormatError(f"{directory}: {error}") from None
     base = config.get("base_model_name_or_path")
     return AdapterParts(modules, base if isinstance(base, str) else None)
 
@@ -105,33 +124,31 @@ def _refuse_unsupported(config: Mapping[str, Any], directory: Path) -> None:
         raise UnsupportedError(f"{directory} changes biases (bias={config['bias']!r}); merge it with peft")
 
 
-def _matrix(stored: StoredTensor, directory: Path) -> NDArray[np.float32]:
-    if len(stored.shape) != 2 or 0 in stored.shape:
-        raise FormatError(f"{directory}: the tensor '{stored.name}' is {stored.shape}, not a matrix")
-    if stored.dtype == "BF16":
-        values = (stored.raw.view("<u2").astype("<u4") << 16).view("<f4")
-    elif stored.dtype in ("F16", "F32"):
-        values = stored.raw.view("<f2" if stored.dtype == "F16" else "<f4").astype("<f4")
-    else:
-        raise UnsupportedError(f"{directory}: '{stored.name}' is {stored.dtype}; known: F32, F16, BF16")
-    if not np.isfinite(values).all():
-        raise FormatError(f"{directory}: the tensor '{stored.name}' holds values that are not finite")
-    return np.ascontiguousarray(values.reshape(stored.shape))
+def _matrix(stored: StoredTensor, directory: Path) -> Tensor:
+    if stored.dtype not in _TYPES:
+        known = ", ".join(_TYPES)
+        raise UnsupportedError(f"{directory}: '{stored.name}' is {stored.dtype}; known: {known}")
+    return Tensor(stored.name, _TYPES[stored.dtype], stored.shape, lambda: stored.raw)
 
 
-def _low_rank(
-    module: str, pair: Mapping[str, NDArray[np.float32]], config: Mapping[str, Any], directory: Path
-) -> LowRank:
-    if pair.keys() != {"A", "B"}:
-        raise FormatError(f"{directory}: of '{module}' only lora_{min(pair)} is there")
-    a, b = pair["A"], pair["B"]
+def low_rank(module: str, a: Tensor | None, b: Tensor | None, scale_of: Callable[[int], float]) -> LowRank:
+    """The pair of a module, if it is one; ``scale_of`` its rank. Raises FormatError."""
+    if a is None or b is None:
+        raise FormatError(f"of '{module}' only {'lora_B' if a is None else 'lora_A'} is there")
+    for matrix in (a, b):
+        if len(matrix.shape) != 2 or 0 in matrix.shape:
+            raise FormatError(f"the tensor '{matrix.name}' is {matrix.shape}, not a matrix")
     if a.shape[0] != b.shape[1]:
-        raise FormatError(
-            f"{directory}: of '{module}' lora_A has rank {a.shape[0]} and lora_B rank {b.shape[1]}"
-        )
-    alpha = _alpha(module, config, directory)
-    rank = a.shape[0]
-    return LowRank(module, a, b, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
+        raise FormatError(f"of '{module}' lora_A has rank {a.shape[0]} and lora_B rank {b.shape[1]}")
+    scale = scale_of(a.shape[0])
+    if not abs(scale) <= _LARGEST_F32:
+        raise FormatError(f"the scale of '{module}' is {scale}, not a number of f32")
+    return LowRank(module, a, b, scale)
+
+
+def _scale(module: str, config: Mapping[str, Any], directory: Path) -> Callable[[int], float]:
+    alpha, is_rslora = _alpha(module, config, directory), bool(config.get("use_rslora"))
+    return lambda rank: alpha / (math.sqrt(rank) if is_rslora else rank)
 
 
 def _alpha(module: str, config: Mapping[str, Any], directory: Path) -> float:
@@ -158,7 +175,7 @@ def _alpha(module: str, config: Mapping[str, Any], directory: Path) -> float:
 
 
 def write_adapter(parts: AdapterParts, directory: Path) -> None:
-    """Writes a PEFT folder, f32; made when it does not exist. Raises TargetError."""
+    """Writes a PEFT folder, made where there is none; matrices are f32, f16 or bf16. Raises TargetError."""
     ranks = {low.module: low.a.shape[0] for low in parts.modules}
     alphas = {low.module: low.scale * ranks[low.module] for low in parts.modules}
     rank, alpha = max(ranks.values()), next(iter(alphas.values()))
@@ -185,7 +202,7 @@ def write_adapter(parts: AdapterParts, directory: Path) -> None:
 
 def _tensors(modules: Sequence[LowRank]) -> list[Tensor]:
     return [
-        plain_tensor(f"{_PREFIX}{low.module}.lora_{letter}.weight", matrix)
+        replace(matrix, name=f"{_PREFIX}{low.module}.lora_{letter}.weight")
         for low in modules
         for letter, matrix in (("A", low.a), ("B", low.b))
     ]

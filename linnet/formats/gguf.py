@@ -208,13 +208,18 @@ def _text(metadata: dict[str, Any], key: str) -> str | None:
 def _tensor(entry: GgufTensor, shape: tuple[int, ...]) -> Tensor:
     if entry.shape != shape:
         raise FormatError(f"the tensor '{entry.name}' is {entry.shape}, expected {shape}")
+    return tensor_of(entry)
+
+
+def tensor_of(entry: GgufTensor) -> Tensor:
+    """The tensor of an entry of the index. Raises UnsupportedError for a type this version does not know."""
     if entry.type_number not in TensorType._value2member_map_ or entry.raw is None:
         known = ", ".join(t.label for t in TensorType)
         raise UnsupportedError(
             f"the tensor '{entry.name}' is stored as {entry.type_name}; supported: {known}"
         )
     raw = entry.raw
-    return Tensor(entry.name, TensorType(entry.type_number), shape, lambda: raw)
+    return Tensor(entry.name, TensorType(entry.type_number), entry.shape, lambda: raw)
 
 
 class _Cursor:

@@ -28,7 +28,7 @@ _ITEM_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
     "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8,
 }  # fmt: skip
-_NAMES = {TensorType.F32: "F32", TensorType.F16: "F16", TensorType.BF16: "BF16"}
+NAMES = {TensorType.F32: "F32", TensorType.F16: "F16", TensorType.BF16: "BF16"}
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def write_safetensors(tensors: Sequence[Tensor], file: BinaryIO) -> None:
     end = 0
     for tensor in tensors:
         header[tensor.name] = {
-            "dtype": _NAMES[tensor.type],
+            "dtype": NAMES[tensor.type],
             "shape": list(tensor.shape),
             "data_offsets": [end, end + tensor.n_bytes],
         }
@@ -116,7 +116,9 @@ def _span(name: str, entry: Any, available: int, path: Path) -> tuple[int, int]:
     try:
         dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
         well_formed = isinstance(shape, list) and all(map(is_count, (*shape, begin, end)))
-        expected = prod(shape) * _ITEM_BYTES[dtype] if well_formed else -1
+        if not well_formed:
+            raise TypeError
+        expected = prod(shape) * _ITEM_BYTES[dtype]
     except (KeyError, TypeError, ValueError):
         raise FormatError(f"{path} is damaged: the entry of tensor '{name}' makes no sense") from None
     if not begin <= end <= available:

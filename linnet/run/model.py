@@ -66,7 +66,7 @@ def load(
 
     ``type`` is how to hold the weights (``q4_0``, ``q8_0``, ...) where not as they are stored.
     ``draft_model`` is a smaller one with the same tokenizer, which drafts for it. ``adapters``
-    are folders of PEFT by the names under which calls choose them.
+    are PEFT folders or GGUF files by the names under which calls choose them.
     ``n_ctx`` is the context in tokens (default: what the model was made for, at most
     4096), ``threads`` defaults to the processors this process may use, ``kv_type`` is
     ``f16`` (default), ``q8_0``, ``q4_0`` or ``f32``, ``isa`` forces an instruction set,
@@ -85,8 +85,8 @@ def load(
     model = Model.open(source, type)
     draft = Model.open(Path(draft_model)) if draft_model is not None else None
     loaded = LanguageModel(model, draft=draft, timelines=timelines, **options)
-    for name, folder in (adapters or {}).items():
-        loaded.add_adapter(name, folder)
+    for name, adapter in (adapters or {}).items():
+        loaded.add_adapter(name, adapter)
     return loaded
 
 
@@ -307,14 +307,14 @@ class LanguageModel:
             )
         return ids
 
-    def add_adapter(self, name: str, folder: str | Path) -> None:
-        """Makes the adapter of a PEFT folder ready under ``name``.
+    def add_adapter(self, name: str, path: str | Path) -> None:
+        """Makes an adapter, a PEFT folder or a GGUF file, ready under ``name``.
 
         Raises SourceError, FormatError or UnsupportedError, also for one of another model.
         """
         from linnet.engine.adapter import Adapter
 
-        self.adapters[name] = Adapter(self.model, Path(folder))
+        self.adapters[name] = Adapter(self.model, Path(path))
 
     def chosen_adapters(self, wanted: str | Mapping[str, float] | None) -> Adapters:
         """Adapters by name, with their scales. Raises UsageError."""

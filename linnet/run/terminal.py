@@ -80,7 +80,7 @@ def _load(options: RunOptions) -> LanguageModel:
         options.model,
         type=options.type,
         draft_model=options.draft_model,
-        adapters={folder: folder for folder in adapter_scales(options.adapter)},
+        adapters={path: path for path in adapter_scales(options.adapter)},
         n_ctx=options.n_ctx,
         threads=options.threads,
         kv_type=options.kv_type,
@@ -95,7 +95,7 @@ def _load(options: RunOptions) -> LanguageModel:
 
 
 def adapter_scales(named: Sequence[str]) -> dict[str, float]:
-    """The scale of each folder of ``DIR[=SCALE]``; of one that is named twice the sum. Raises UsageError."""
+    """The scale of each adapter of ``PATH[=SCALE]``; of one named twice the sum. Raises UsageError."""
     scales: dict[str, float] = {}
     for text in named:
         folder, is_scaled, scale = text.rpartition("=")
@@ -104,7 +104,7 @@ def adapter_scales(named: Sequence[str]) -> dict[str, float]:
         try:
             scales[folder] = scales.get(folder, 0.0) + float(scale)
         except ValueError:
-            raise UsageError(f"--adapter {text}: '{scale}' is not a number; write DIR=0.5") from None
+            raise UsageError(f"--adapter {text}: '{scale}' is not a number; write PATH=0.5") from None
     return scales
 
 

@@ -36,17 +36,23 @@ def text_settings(config: Table) -> dict[str, Any]:
     return {**nested(config, _KEY), **whole}
 
 
+def name_alone(name: str) -> str | None:
+    """What a tensor is called where the language model is alone; None for those of other parts."""
+    prefix = next((prefix for prefix in _PREFIXES if name.startswith(prefix)), None)
+    if prefix is None:
+        return name if name.startswith(_HEAD) else None
+    own = name.removeprefix(prefix)
+    return own if own.startswith((_BASE, _HEAD)) else _BASE + own
+
+
 def text_tensors(stored: Mapping[str, Stored]) -> tuple[dict[str, Stored], list[str]]:
     """The tensors of the language model under the names it has alone, and the names of the other parts."""
     kept: dict[str, Stored] = {}
     others: dict[str, None] = {}
     for name, tensor in stored.items():
-        prefix = next((prefix for prefix in _PREFIXES if name.startswith(prefix)), None)
-        if prefix is not None:
-            own = name.removeprefix(prefix)
-            kept[own if own.startswith((_BASE, _HEAD)) else _BASE + own] = tensor
-        elif name.startswith(_HEAD):
-            kept[name] = tensor
+        own = name_alone(name)
+        if own is not None:
+            kept[own] = tensor
         else:
             others[name.removeprefix(_BASE).split(".")[0]] = None
     return kept, list(others)
