@@ -11,9 +11,10 @@ network, no heavy import.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as in typing, whose import takes longer than this whole file
 if TYPE_CHECKING:
+    from typing import Any
+
     from linnet.run.chat import chat
     from linnet.run.model import LanguageModel, load
 

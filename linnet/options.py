@@ -469,7 +469,7 @@ class EmbedOptions(MemoryOptions):
 class ShowOptions(VerbOptions):
     """Describe a model, checkpoint or corpus, and say what is wrong with a broken one."""
 
-    source: Path = option(positional=True, metavar="MODEL", help="a GGUF file, a checkpoint folder or a corpus")
+    source: Path = option(positional=True, metavar="MODEL", help="a GGUF file, a checkpoint folder, a corpus, or a name that linnet list knows")
 
 
 @dataclass(frozen=True, kw_only=True)

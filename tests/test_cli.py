@@ -154,6 +154,12 @@ sys.exit(main())
     assert (done.returncode, done.stdout, done.stderr) == (cli.INTERRUPTED, "", "")
 
 
+def test_nothing_is_imported_before_ctrl_c_is_quiet() -> None:
+    code = "import sys; before = set(sys.modules); import linnet.__main__; print(*set(sys.modules) - before)"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) <= {"__future__", "linnet", "linnet.__main__"}
+
+
 def test_a_text_that_ctrl_c_ended_is_printed_and_the_exit_code_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -362,13 +362,13 @@ def reported(repo: str) -> Iterator[None]:
 @contextmanager
 def only_one(path: Path, what: str) -> Iterator[None]:
     """Keeps other processes out of a block; ``path`` is the lock. Raises UsageError where one is inside."""
+    lock = hub().utils.WeakFileLock(path, timeout=0.1)
     with written(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    lock = hub().utils.WeakFileLock(path, timeout=0.1)
-    try:
-        lock.__enter__()
-    except TimeoutError:
-        raise UsageError(f"another process is pulling {what}; wait for it") from None
+        try:
+            lock.__enter__()
+        except TimeoutError:
+            raise UsageError(f"another process is pulling {what}; wait for it") from None
     try:
         yield
     finally:
