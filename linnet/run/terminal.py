@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from linnet.display import shown_on
+from linnet.display import one_line, shown_on
 from linnet.engine.sampler import NEUTRAL, SamplingOptions, check_name
 from linnet.errors import ContextFullError, SourceError, UsageError
 from linnet.options import RunOptions
@@ -89,7 +89,7 @@ def _load(options: RunOptions) -> LanguageModel:
     )
     left_out = model.model.metadata.text(LEFT_OUT_KEY)
     if left_out:
-        note = f"only the language model is used, without {left_out}"
+        note = one_line(f"only the language model is used, without {left_out}")
         print(_styled(note, _DIM, sys.stderr), file=sys.stderr)
     return model
 
