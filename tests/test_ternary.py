@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +36,22 @@ class Folder:
     values: dict[str, np.ndarray]  # of the packed tensors
 
 
+@cache
+def layers() -> Any:
+    """The module of transformers, without the compiling of its functions, which takes a minute."""
+    torch = importlib.import_module("torch")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "compile", lambda function: function)
+        return importlib.import_module("transformers.integrations.bitnet")
+
+
 def make(path: Path, settings: dict[str, Any], linear_class: str, mode: str = "offline") -> Folder:
     """A checkpoint whose ``quantization_config`` says how its weights of three values are held."""
-    pytest.importorskip("transformers", reason="transformers makes the models; pip install 'linnet[test]'")
-    pytest.importorskip("accelerate", reason="transformers needs it for packed weights")
-    bitnet, torch = (
-        importlib.import_module("transformers.integrations.bitnet"),
-        importlib.import_module("torch"),
+    pytest.importorskip(
+        "transformers", "5.0", reason="transformers makes the models; pip install 'linnet[test]'"
     )
+    pytest.importorskip("accelerate", reason="transformers needs it for packed weights")
+    bitnet, torch = layers(), importlib.import_module("torch")
     safetensors = importlib.import_module("safetensors.torch")
     case = parity.Case(CASE.family, CASE.config, {**CASE.settings, **settings})
     model = parity.make_model(case, path)
@@ -71,21 +79,13 @@ def change(path: Path, **settings: Any) -> None:
 def of_transformers(path: Path, *, rounds_activations: bool) -> np.ndarray:
     """Logits by the layers of transformers, which round what they are given to 8 bits, or do not."""
     transformers, torch = importlib.import_module("transformers"), importlib.import_module("torch")
-    bitnet = importlib.import_module("transformers.integrations.bitnet")
+    bitnet = layers()
     model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     with pytest.MonkeyPatch.context() as patch:
         if not rounds_activations:
             patch.setattr(bitnet.ActQuant, "apply", lambda x: x)
             patch.setattr(bitnet.BitLinear, "activation_quant", lambda self, x: (x, torch.ones(())))
         return parity.of_transformers(model.eval(), IDS)
-
-
-@pytest.fixture(autouse=True)
-def eager() -> Iterator[None]:
-    """transformers would have its functions compiled."""
-    torch = pytest.importorskip("torch")
-    with torch.compiler.set_stance("force_eager"):
-        yield
 
 
 def close(found: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
