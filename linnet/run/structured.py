@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
 from linnet.engine.arguments import shown, texts
@@ -34,7 +34,7 @@ class GuideTokenizer:
             raise UnsupportedError("this model has no token that ends a text, which structured output needs")
         self._tokenizer = tokenizer
         ids = range(min(tokenizer.vocab_size, vocab_size))
-        spelled = [tokenizer.decode([token], at_start=False) for token in ids]
+        spelled = tokenizer.spellings(ids)
         self.tokens = [
             text or tokenizer.decode([token], special=True, at_start=False)
             for token, text in zip(ids, spelled, strict=True)
@@ -56,22 +56,28 @@ class Constraint:
     def __init__(self, tokenizer: GuideTokenizer, **form: Unpack[FormOptions]) -> None:
         import llguidance
 
-        kind, what = _single(form)
-        try:
+        def attempt() -> str:
             self._matcher = llguidance.LLMatcher(tokenizer.native, _COMPILERS[kind](what), log_level=0)
-            reason = self._matcher.get_error()
-        except (ValueError, RecursionError) as error:
-            reason = str(error)
-        except BaseException as error:  # a panic of llguidance is no Exception
-            if type(error).__name__ != "PanicException":
-                raise
-            reason = str(error)
-        if reason:
-            raise UnsupportedError(f"this {kind} cannot be held: {_line(reason)}")
+            return self._matcher.get_error()
 
-    def guide(self) -> GrammarGuide:
-        """The state of a new text."""
-        return GrammarGuide(self._matcher.deep_copy())
+        kind, what = _single(form)
+        self._tokenizer = tokenizer
+        reason = _reason(attempt)
+        if reason:
+            raise UnsupportedError(f"this {kind} cannot be held: {reason}")
+
+    def guide(self, begun: bytes = b"") -> GrammarGuide:
+        """The state of a new text, or of one that has ``begun``. Raises LinnetError where it cannot."""
+        guide = GrammarGuide(self._matcher.deep_copy())
+        for token in self._tokenizer(begun) if begun else ():
+            guide.accept(token)
+        return guide
+
+    def allows(self, begun: bytes) -> bool:
+        """Can a text of this form begin so?"""
+        ids = self._tokenizer(begun)
+        spelled = b"".join(self._tokenizer.tokens[token] for token in ids)  # half characters have no ids
+        return spelled == begun and self._matcher.validate_tokens(ids) == len(ids)
 
 
 class GrammarGuide:
@@ -107,6 +113,25 @@ class GrammarGuide:
             raise LinnetError(
                 f"the text cannot be held to its form any longer: {_line(self._matcher.get_error())}"
             )
+
+
+def why_refused(schema: Any) -> str:
+    """Why a JSON schema cannot be held; nothing where it can be."""
+    import llguidance
+
+    return _reason(lambda: llguidance.LLMatcher.validate_grammar(_from_schema(schema)))
+
+
+def _reason(attempt: Callable[[], str]) -> str:
+    """What ``attempt`` returns or raises, in one line."""
+    try:
+        return _line(attempt())
+    except (ValueError, RecursionError) as error:
+        return _line(str(error)) or type(error).__name__
+    except BaseException as error:  # a panic of llguidance is no Exception
+        if type(error).__name__ != "PanicException":
+            raise
+        return _line(str(error))
 
 
 def _line(reason: str) -> str:
