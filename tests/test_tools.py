@@ -50,10 +50,12 @@ WRITTEN: list[tuple[str, str, list[tuple[str, dict[str, Any]]], str]] = [
     ("tool_list", 'functools[{"name": "f", "arguments": {"a": "b"}}]', [("f", {"a": "b"})], ""),
     ("functionary", '<function=get_weather>{"city": "Oslo", "days": 2}</function>', [OSLO], ""),
     ("recipients", '>>>get_weather\n{"city": "Oslo", "days": 2}', [OSLO], ""),
+    ("recipients", '>>>all\nHi>>>f\n{}', [("f", {})], "Hi"),
     ("deepseek", '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n```json\n{"city": "Oslo", "days": 2}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>', [OSLO], ""),
     ("deepseek", '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{"a": "{}"}<｜tool▁call▁end｜><｜tool▁calls▁end｜>', [("f", {}), ("f", {"a": "{}"})], ""),
     ("pythonic", '<|tool_call_start|>[get_weather(city="Oslo", days=2)]<|tool_call_end|>', [OSLO], ""),
     ("pythonic", "<|tool_call_start|>[f(), f(b=[1, true, None], c={'k': \"]\"})]<|tool_call_end|>Wait.", [("f", {}), ("f", {"b": [1, True, None], "c": {"k": "]"}})], "Wait."),
+    ("pythonic", "<|tool_call_start|>[a-b.c(x-y=-1, from='f-g(')]<|tool_call_end|>", [("a-b.c", {"x-y": -1, "from": "f-g("})], ""),
     ("qwen_xml", "<tool_call>\n<function=get_weather>\n<parameter=city>\nOslo\n</parameter>\n<parameter=days>\n2\n</parameter>\n</function>\n</tool_call>", [OSLO], ""),
     ("qwen_xml", "<function=f>\n<parameter=a>\n12\nlines\n</parameter>\n<parameter=b>\n[1, 2]\n</parameter>\n</function>", [("f", {"a": "12\nlines", "b": [1, 2]})], ""),
     ("glm", "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Oslo</arg_value>\n<arg_key>days</arg_key>\n<arg_value>2</arg_value>\n</tool_call>", [OSLO], ""),
@@ -71,7 +73,7 @@ BROKEN = [
     '<|tool_call|>[{"name": "f", "arguments": [1]}]', "<|tool_call_start|>[f(1)]<|tool_call_end|>",
     "<|tool_call_start|>[f(**x)]", "<|tool_call_start|>[" + "-" * 5000 + "1]", "<function=>{}</function>",
     "<function=f>{", "<｜tool▁calls▁begin｜>x<｜tool▁calls▁end｜>", "{", '{"', '{"name": "f"', "[1, 2]", "```json",
-    "<|python_tag|>", "<|tools_prefix|>[{}]<|tools_suffix|>", ">>>", ">>>all\nHi", "Action: none", "<tool_call>f{}",
+    "<|python_tag|>", "<|tools_prefix|>[{}]<|tools_suffix|>", ">>>", ">>>no\nHi", "Action: none", "<tool_call>f{}",
     "<|START_ACTION|>no<|END_ACTION|>", "<tool_call>{'a': {*()}}</tool_call>", '<tool_call>{"name": "f", "arguments": "x"}',
 ]  # fmt: skip
 

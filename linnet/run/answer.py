@@ -7,7 +7,8 @@ is no call after all stays text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import codecs
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from linnet.run.tool_formats import NotACall, ToolCall, ToolFormat
@@ -31,6 +32,7 @@ class Signs:
     tools: ToolFormat | None = None
     schemas: Schemas = field(default_factory=dict)  # of the functions that may be called
     stops: tuple[str, ...] = ()
+    most_calls: int | None = None  # what follows so many calls is not read
 
     def holds(self, text: str) -> bool:
         """Is ``text``, that of a special token, a part of a sign?"""
@@ -38,20 +40,45 @@ class Signs:
         return any(text in sign for sign in (*sum(self.reasoning, ()), *starts, *self.stops))
 
 
+class Spelling:
+    """The text of tokens as they come: of the special ones those that are signs, no half characters."""
+
+    def __init__(self, signs: Signs, special: Mapping[int, str], decode: Callable[[int], bytes]) -> None:
+        self._signs, self._special, self._decode = signs, special, decode
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, token: int) -> str:
+        """What is certain after ``token``."""
+        sign = self._special.get(token)
+        if sign is None:
+            return self._decoder.decode(self._decode(token))
+        return self.finish() + (sign if self._signs.holds(sign) else "")
+
+    def finish(self) -> str:
+        """What is left of a character that did not come."""
+        rest = self._decoder.decode(b"", final=True)
+        self._decoder.reset()
+        return rest
+
+
 @dataclass
 class AnswerReader:
     """Takes the pieces of an answer and gives out what they mean.
 
-    ``thinking`` says that it begins inside the reasoning. :attr:`stopped` turns true at a
-    text that ends the answer; what comes after it is not read.
+    ``thinking`` says that it begins inside the reasoning, ``opened`` that it does so inside of a call, after
+    this sign, which the prompt ended with. :attr:`stopped` turns true at a text that ends the answer; what
+    comes after it is not read.
     """
 
     signs: Signs
     thinking: bool = False
+    opened: str = ""
     stopped: bool = False
+    call_sign: str = field(init=False, default="")  # with which the call began that is being read
+    n_signs: int = field(init=False, default=0)  # of calls, until now
+    _n_calls: int = field(init=False, default=0)
     _text: str = ""  # not given out yet
     _end: str = field(init=False, default="")  # what ends the reasoning that is being read
-    _in_call: bool = field(init=False, default=False)
     _gap: str = field(init=False, default="")  # white space before what may be a call
     _begun: bool = field(init=False, default=False)  # the text of the answer has begun
     _thought: bool = field(init=False, default=False)  # this reasoning has begun
@@ -59,6 +86,9 @@ class AnswerReader:
 
     def __post_init__(self) -> None:
         self._end = self.signs.reasoning[0][1] if self.thinking and self.signs.reasoning else ""
+        if self.opened:
+            self._text = self.call_sign = self.opened
+            self.n_signs = 1
 
     def feed(self, piece: str) -> list[Delta]:
         """What is certain after ``piece``."""
@@ -69,6 +99,22 @@ class AnswerReader:
         """What is left when there is no more."""
         return self._read(final=True)
 
+    @property
+    def call_text(self) -> str:
+        """What came after :attr:`call_sign` until now."""
+        return self._text[len(self.call_sign) :]
+
+    @property
+    def opening(self) -> str | None:
+        """The end of the text that may become the sign of a call; None while no call can begin."""
+        tools = self.signs.tools
+        if tools is None or self._end or self.call_sign or self.stopped:
+            return None
+        if not tools.bare:
+            return self._text[_certain(self._text, tools.starts) :]
+        text = self._text.lstrip()
+        return text if not self._begun and any(start.startswith(text) for start in tools.starts) else None
+
     def _read(self, final: bool) -> list[Delta]:
         while self._text and not self.stopped and self._step()(final):
             pass
@@ -78,7 +124,7 @@ class AnswerReader:
     def _step(self) -> Callable[[bool], bool]:
         if self._end:
             return self._think
-        return self._call if self._in_call else self._answer
+        return self._call if self.call_sign else self._answer
 
     # Each step returns whether another one can follow.
 
@@ -114,13 +160,15 @@ class AnswerReader:
             return False
         before, self._text = self._text[:at], self._text[at:]
         tools = self.signs.tools
-        self._in_call = tools is not None and sign in tools.starts
-        kept = before.rstrip() if self._in_call else before
+        if tools is not None and sign in tools.starts:
+            self.call_sign = sign
+            self.n_signs += 1
+        kept = before.rstrip() if self.call_sign else before
         self._gap = before[len(kept) :]
         self._give_content(kept)
         if sign in self.signs.stops:
             self._text, self.stopped = "", True
-        elif not self._in_call:
+        elif not self.call_sign:
             self._end = dict(self.signs.reasoning)[sign]
             self._text = self._text[len(sign) :]
         return True
@@ -142,17 +190,24 @@ class AnswerReader:
         except NotACall:
             read = None
             final = True
-        if read is not None and read.calls:
-            self._found.append(Delta(tool_calls=read.calls))
-            self._text = self._text[read.length :].lstrip()
-            self._in_call = False
+        if read is not None:
+            self._give_calls(read.calls)
+            self._text = "" if self.stopped else self._text[read.length :].lstrip()
+            self.call_sign = self.opened = ""
             return True
         if not final:
             return False
-        start = next(start for start in tools.starts if self._text.startswith(start))
-        self._give_content(self._gap + start)
-        self._text, self._in_call = self._text[len(start) :], False
+        self._give_content("" if self.opened else self._gap + self.call_sign)
+        self._text, self.call_sign, self.opened = self.call_text, "", ""
         return True
+
+    def _give_calls(self, calls: tuple[ToolCall, ...]) -> None:
+        most = self.signs.most_calls
+        calls = calls if most is None else calls[: most - self._n_calls]
+        self._n_calls += len(calls)
+        self.stopped = self._n_calls == most
+        if calls:
+            self._found.append(Delta(tool_calls=calls))
 
     def _give_content(self, text: str) -> None:
         if text:

@@ -14,20 +14,25 @@ assistant said before, its signs for reasoning are left as they are: templates l
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from linnet.engine.metadata import Metadata
 from linnet.engine.tokenizer import Tokenizer
 from linnet.errors import TemplateError, UsageError
 from linnet.formats.gguf_keys import END_IDS_KEY, EOM_KEY, EOT_KEY
+from linnet.run.answer import Signs, Spelling
 from linnet.run.template import MARK, ChatTemplate, Message, prepared
 from linnet.run.tool_formats import FORMATS, ToolCall, ToolFormat, format_of, generic
 from linnet.run.tool_formats.call import NotACall, call_from_json
+
+if TYPE_CHECKING:
+    from linnet.run.held_calls import HeldCalls
 
 _ROLE = re.compile(r"\w[\w.-]*")
 _UNEXPECTED = ("bos", "padding")  # tokens that no answer holds; a model that emits one has nothing to say
@@ -52,10 +57,14 @@ _SOME_TOOL = {
 
 @dataclass(frozen=True)
 class Prompt:
-    """A conversation as token ids; ``thinking`` says that the answer begins inside its reasoning."""
+    """A conversation as token ids; ``thinking`` says that the answer begins inside its reasoning.
+
+    ``opened`` is the sign of a call with which it ends, so that the answer begins inside of that.
+    """
 
     ids: list[int]
     thinking: bool
+    opened: str = ""
 
 
 class ChatFormat:
@@ -65,6 +74,7 @@ class ChatFormat:
         self.template = template
         self._tokenizer = tokenizer
         self._metadata = metadata
+        self.held_calls: dict[str, HeldCalls] = {}  # of earlier sets of tools
 
     def prompt(
         self,
@@ -101,7 +111,7 @@ class ChatFormat:
             if parsed == shown:
                 raise
             text = rendered(shown)  # a few want the arguments of calls as text
-        return Prompt(self.encode(text), self._ends_thinking(text))
+        return Prompt(self.encode(text), self._ends_thinking(text), self._opened(text))
 
     @cached_property
     def tool_format(self) -> ToolFormat:
@@ -113,6 +123,11 @@ class ChatFormat:
     def special(self) -> dict[int, str]:
         """The special tokens and their texts."""
         return {token: text for text, (token, special) in self._tokenizer.added_tokens.items() if special}
+
+    def spelling(self, signs: Signs) -> Spelling:
+        """What the tokens of an answer say, one after the other."""
+        decode = functools.partial(self._tokenizer.decode, at_start=False)
+        return Spelling(signs, self.special, lambda token: decode([token]))
 
     def _knows(self, word: str) -> bool:
         """Does the template look at this variable, or write this word?"""
@@ -191,6 +206,10 @@ class ChatFormat:
         """The longest control token with which ``text`` begins."""
         found = [token for token in self._control if text.startswith(token)]
         return max(found, key=len, default=None)
+
+    def _opened(self, text: str) -> str:
+        form = self.tool_format
+        return "" if form.bare else next((sign for sign in form.starts if text.endswith(sign)), "")
 
     def _ends_thinking(self, text: str) -> bool:
         return any(text.rstrip().endswith(begin) for begin, _ in self.reasoning)

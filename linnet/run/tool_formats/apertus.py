@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from linnet.run.tool_formats.call import (
     NotACall,
@@ -12,32 +13,35 @@ from linnet.run.tool_formats.call import (
     ToolCall,
     ToolFormat,
     make_call,
-    read_bracketed,
-    skip,
+    read_enclosed,
 )
+from linnet.run.tool_formats.grammar import CallGrammar, quoted
 
 START, END = "<|tools_prefix|>", "<|tools_suffix|>"
 
 
 def read(text: str, final: bool, schemas: Schemas) -> Read | None:
     """A list of objects with one key each, the name."""
-    found = read_bracketed(text, len(START), final)
-    if found is None:
-        return None
-    value, at = found
-    end = skip(text, at, END)
-    if end == at and not final and END.startswith(text[at:].strip()):
-        return None
+    return read_enclosed(text, len(START), END, final, _calls)
+
+
+def _calls(value: Any) -> tuple[ToolCall, ...]:
     items = value if isinstance(value, list) else [value]
     if not items or not all(isinstance(item, dict) and len(item) == 1 for item in items):
         raise NotACall
-    return Read(tuple(make_call(*next(iter(item.items()))) for item in items), end)
+    return tuple(make_call(*next(iter(item.items()))) for item in items)
 
 
 def write(calls: Sequence[ToolCall]) -> str:
     """With the signs around them."""
     listed = (f"{{{json.dumps(call.name)}: {call.arguments}}}" for call in calls)
     return f"{START}[{', '.join(listed)}]{END}"
+
+
+def grammar(g: CallGrammar) -> dict[str, str]:
+    """The whole list."""
+    call = g.functions(lambda name: f'"{{" ws {quoted(name)} ws ":" ws {g.arguments(name)} ws "}}"')
+    return {START: f"line {g.json_list(call)} {g.sign(END)}"}
 
 
 FORMAT = ToolFormat(
@@ -47,4 +51,5 @@ FORMAT = ToolFormat(
     matches=lambda source: START in source,
     read=read,
     write=write,
+    grammar=grammar,
 )

@@ -5,10 +5,14 @@ from __future__ import annotations
 import ast
 import json
 import re
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from linnet.run.tool_formats.grammar import CallGrammar
 
 Schemas = Mapping[str, Mapping[str, Any]]  # of the arguments of each function that may be called
 
@@ -35,7 +39,7 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class Read:
-    """Calls, and how many characters they took."""
+    """Calls, and how many characters they took; without calls these say nothing to the user."""
 
     calls: tuple[ToolCall, ...]
     length: int
@@ -50,7 +54,8 @@ class ToolFormat:
     NotACall. Of ``bare`` formats the starts count at the beginning of an answer only.
     ``inside`` are further signs that are special tokens. ``write`` shows calls to models
     whose template cannot. ``matches`` tells from a template whether it is of this format.
-    ``shape`` names what constrains a call: see :mod:`linnet.run.tool_grammar`.
+    ``grammar`` says for each of ``starts`` what may follow it, up to the end of the call or
+    calls, in the Lark of llguidance.
     """
 
     name: str
@@ -58,6 +63,7 @@ class ToolFormat:
     matches: Callable[[str], bool]
     read: Callable[[str, bool, Schemas], Read | None]
     write: Callable[[Sequence[ToolCall]], str]
+    grammar: Callable[[CallGrammar], dict[str, str]]
     inside: tuple[str, ...] = ()
     bare: bool = False
 
@@ -100,13 +106,26 @@ def parse_value(text: str) -> Any:
     if deepest(text) > MOST_NESTING:
         raise NotACall
     try:
-        return json.loads(text, strict=False)
+        return json.loads(text, strict=False, parse_float=_finite, parse_int=_whole)
     except (ValueError, RecursionError):
         pass
     try:
         return plain(literal(parse_python(text)))
     except (ValueError, RecursionError, MemoryError, TypeError):
         raise NotACall from None
+
+
+def _finite(number: str | float) -> float:
+    """A number; one that is too large becomes the largest there is."""
+    return max(min(float(number), sys.float_info.max), -sys.float_info.max)
+
+
+def _whole(digits: str) -> int | float:
+    """A whole number; one of more digits than Python reads becomes the largest there is."""
+    try:
+        return int(digits)
+    except ValueError:
+        return _finite(digits)
 
 
 def parse_python(text: str) -> ast.expr:
@@ -140,7 +159,8 @@ def literal(node: ast.expr) -> Any:
         if None in node.keys:
             raise ValueError("not a literal")
         return {literal(key): literal(item) for key, item in zip(node.keys, node.values, strict=True) if key}
-    return ast.literal_eval(node)
+    value = ast.literal_eval(node)
+    return _finite(value) if isinstance(value, float) else value
 
 
 def plain(value: Any) -> Any:
@@ -181,10 +201,10 @@ def value_end(text: str, at: int) -> int | None:
 
 
 def deepest(text: str) -> int:
-    """How deep brackets lie in brackets, those in strings counted too."""
+    """How deep brackets lie in brackets."""
     depth = most = 0
-    for sign in text:
-        depth += (sign in "{[(") - (sign in "}])")
+    for part in _STRUCTURE.finditer(text):
+        depth += (part[0] in "{[(") - (part[0] in "}])")
         most = max(most, depth)
     return most
 
@@ -205,6 +225,24 @@ def read_bracketed(text: str, at: int, final: bool) -> tuple[Any, int] | None:
     return parse_value(text[at:end]), end
 
 
+def read_enclosed(
+    text: str,
+    at: int,
+    closing: str,
+    final: bool,
+    calls: Callable[[Any], tuple[ToolCall, ...]] = calls_from_json,
+) -> Read | None:
+    """The calls in the value that begins at the next bracket, and ``closing``, which may be missing."""
+    found = read_bracketed(text, at, final)
+    if found is None:
+        return None
+    value, at = found
+    end = skip(text, at, closing) if closing else at
+    if closing and end == at and not final and closing.startswith(text[at:].strip()):
+        return None
+    return Read(calls(value), end)
+
+
 def skip_space(text: str, at: int) -> int:
     """The next place that is no white space."""
     while at < len(text) and text[at].isspace():
@@ -218,11 +256,16 @@ def skip(text: str, at: int, sign: str) -> int:
     return after + len(sign) if text.startswith(sign, after) else at
 
 
+def is_text(schema: Mapping[str, Any]) -> bool:
+    """Is an argument that is written without quotes taken as it is?"""
+    kind = schema.get("type")
+    return kind == "string" or (isinstance(kind, list) and "string" in kind)
+
+
 def typed(text: str, schema: Mapping[str, Any] | None) -> Any:
     """An argument written without quotes, as its schema wants it; a text where nothing else fits."""
-    kind = (schema or {}).get("type")
-    kinds = kind if isinstance(kind, list) else [kind]
-    if "string" in kinds and not (len(kinds) > 1 and text.strip() == "null"):
+    several = isinstance((schema or {}).get("type"), list)
+    if is_text(schema or {}) and not (several and text.strip() == "null"):
         return text
     try:
         return plain(parse_value(text))

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from linnet.run.tool_formats.call import Read, Schemas, ToolCall, ToolFormat, read_all
+from linnet.run.tool_formats.grammar import CallGrammar, verbatim
 
 SECTION, SECTION_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 START, SEPARATOR, END = "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"
@@ -26,6 +27,17 @@ def write(calls: Sequence[ToolCall]) -> str:
     return SECTION + "".join(f"{START}{c.name}{SEPARATOR}{c.arguments}{END}" for c in calls) + SECTION_END
 
 
+def grammar(g: CallGrammar) -> dict[str, str]:
+    """A section of calls, or one without it; in a fence where the template has one."""
+    kind, before, after = "", g.sign(SEPARATOR), ""
+    if g.uses("```json"):
+        kind, before, after = f'"function" {g.sign(SEPARATOR)}', r'"\n```json\n"', r'"\n```"'
+    end = g.sign(END)
+    call = g.functions(lambda name: f"{kind} {verbatim(name)} {before} {g.arguments(name)} {after} {end}")
+    section = g.several(f"{g.sign(START)} {call}", "line")
+    return {SECTION: f"line {section} line {g.sign(SECTION_END)}", START: call}
+
+
 FORMAT = ToolFormat(
     name="deepseek",
     starts=(SECTION, START),
@@ -33,4 +45,5 @@ FORMAT = ToolFormat(
     matches=lambda source: START in source,
     read=read,
     write=write,
+    grammar=grammar,
 )

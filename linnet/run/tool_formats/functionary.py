@@ -12,9 +12,9 @@ from linnet.run.tool_formats.call import (
     ToolCall,
     ToolFormat,
     make_call,
-    read_bracketed,
-    skip,
+    read_enclosed,
 )
+from linnet.run.tool_formats.grammar import CallGrammar, verbatim
 
 START, END = "<function=", "</function>"
 _NAME = re.compile(r"<function=([^>\s{]+)>")
@@ -27,19 +27,17 @@ def read(text: str, final: bool, schemas: Schemas) -> Read | None:
         if final or ">" in text or len(text) > 200:
             raise NotACall
         return None
-    found = read_bracketed(text, named.end(), final)
-    if found is None:
-        return None
-    value, at = found
-    end = skip(text, at, END)
-    if end == at and not final and END.startswith(text[at:].strip()):
-        return None
-    return Read((make_call(named[1], value),), end)
+    return read_enclosed(text, named.end(), END, final, lambda value: (make_call(named[1], value),))
 
 
 def write(calls: Sequence[ToolCall]) -> str:
     """Each call in a tag."""
     return "\n".join(f"{START}{call.name}>{call.arguments}{END}" for call in calls)
+
+
+def grammar(g: CallGrammar) -> dict[str, str]:
+    """One call."""
+    return {START: g.functions(lambda name: f"{verbatim(name + '>')} {g.arguments(name)} {g.sign(END)}")}
 
 
 FORMAT = ToolFormat(
@@ -49,4 +47,5 @@ FORMAT = ToolFormat(
     matches=lambda source: "<function=" in source and "</function>" in source,
     read=read,
     write=write,
+    grammar=grammar,
 )

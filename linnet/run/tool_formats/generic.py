@@ -13,10 +13,10 @@ from linnet.run.tool_formats.call import (
     ToolCall,
     ToolFormat,
     as_json,
-    calls_from_json,
-    read_bracketed,
+    read_enclosed,
     skip,
 )
+from linnet.run.tool_formats.grammar import COMMA, GAP, CallGrammar
 
 FENCE = "```"
 
@@ -28,17 +28,10 @@ def read(text: str, final: bool, schemas: Schemas) -> Read | None:
         if not final and len(text) < len(FENCE) + len("json{") and "{" not in text:
             return None
         at = skip(text, len(FENCE), "json")
-    found = read_bracketed(text, at, final)
-    if found is None:
-        return None
-    value, end = found
-    calls = calls_from_json(value)
-    if any(call.name not in schemas for call in calls):
+    found = read_enclosed(text, at, FENCE if at else "", final)
+    if found is not None and any(call.name not in schemas for call in found.calls):
         raise NotACall
-    after = skip(text, end, FENCE) if at else end
-    if at and after == end and not final and FENCE.startswith(text[end:].strip()):
-        return None
-    return Read(calls, after)
+    return found
 
 
 def write(calls: Sequence[ToolCall]) -> str:
@@ -56,11 +49,30 @@ def instructions(tools: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
+def grammar(g: CallGrammar) -> dict[str, str]:
+    """One object or a list of them; a text is one from the key of a name on."""
+    call, rest, name = g.json_call(), g.json_rest(), [*'"name"']
+    more = f"({COMMA} {g.several(call, COMMA)})?" if g.parallel else ""
+    several, fence = f'{rest} {more} ws "]"', f'line "{FENCE}"'
+    return {
+        '{"': g.or_text((name[1:], rest)),
+        "{ ": g.or_text(([GAP, *name], rest)),
+        "{\n": g.or_text(([GAP, *name], rest)),
+        '[{"': g.or_text((name[1:], several)),
+        FENCE + "\n{": g.or_text(([GAP, *name], f"{rest} {fence}")),
+        FENCE + "json": g.or_text(
+            ([GAP, r"\{", GAP, *name], f"{rest} {fence}"),
+            ([GAP, r"\[", GAP, r"\{", GAP, *name], f"{several} {fence}"),
+        ),
+    }
+
+
 FORMAT = ToolFormat(
     name="generic",
-    starts=(FENCE + "json", FENCE + "\n{", '{"', "{ ", "{\n", '[{"'),
+    starts=('{"', "{ ", "{\n", '[{"', FENCE + "\n{", FENCE + "json"),
     matches=lambda source: True,
     read=read,
     write=write,
+    grammar=grammar,
     bare=True,
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 
@@ -14,46 +13,56 @@ from linnet.run.tool_formats.call import (
     ToolFormat,
     make_call,
     properties,
-    typed,
 )
+from linnet.run.tool_formats.grammar import CallGrammar, verbatim
+from linnet.run.tool_formats.tagged import Tags
 
 START, END = "<tool_call>", "</tool_call>"
-_ARGUMENT = re.compile(r"<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
+KEY, KEY_END, VALUE, VALUE_END = "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"
+_NAME = re.compile(rf"\s*([\w.:/-]+)\s*(?={KEY}|{END})")
+_TAGS = Tags(
+    opening=re.compile(rf"{KEY}(.*?){KEY_END}\s*{VALUE}", re.DOTALL),
+    write_opening=lambda key: f"{KEY}{key}{KEY_END}\n{VALUE}",
+    end=VALUE_END,
+    padding="",
+    between="\n",
+    close=END,
+)
 
 
 def read(text: str, final: bool, schemas: Schemas) -> Read | None:
     """One call, as far as its end."""
-    if END not in text:
-        if final:
-            raise NotACall
-        return None
-    end = text.index(END)
-    body = text[len(START) : end]
-    name = body.partition("<arg_key>")[0].strip()
-    if not re.fullmatch(r"[\w.:/-]+", name):
+    named = _NAME.match(text, len(START))
+    found = _TAGS.read(text, named.end(), properties(schemas, named[1])) if named else None
+    if named and found:
+        return Read((make_call(named[1], found[0]),), found[1] + len(END))
+    if final or (not named and END in text):
         raise NotACall
-    kinds = properties(schemas, name)
-    arguments = {key.strip(): typed(value, kinds.get(key.strip())) for key, value in _ARGUMENT.findall(body)}
-    return Read((make_call(name, arguments),), end + len(END))
+    return None
 
 
 def write(calls: Sequence[ToolCall]) -> str:
     """Texts as they are, other values as JSON."""
-    blocks = []
-    for call in calls:
-        lines = [f"{START}{call.name}"]
-        for key, value in json.loads(call.arguments).items():
-            shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            lines.append(f"<arg_key>{key}</arg_key>\n<arg_value>{shown}</arg_value>")
-        blocks.append("\n".join([*lines, END]))
-    return "\n".join(blocks)
+    return "\n".join("\n".join([f"{START}{call.name}", *_TAGS.write(call), END]) for call in calls)
+
+
+def grammar(g: CallGrammar) -> dict[str, str]:
+    """One call."""
+    key, key_end, value = (g.sign(sign) for sign in (KEY, KEY_END, VALUE))
+
+    def call(name: str) -> str:
+        arguments = _TAGS.grammar(g, name, lambda word: f"{key} {verbatim(word)} {key_end} line {value}")
+        return f"{verbatim(name)} line {arguments} line {g.sign(END)}"
+
+    return {START: f"line {g.functions(call)}"}
 
 
 FORMAT = ToolFormat(
     name="glm",
     starts=(START,),
-    inside=(END, "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"),
-    matches=lambda source: "<arg_key>" in source and START in source,
+    inside=(END, KEY, KEY_END, VALUE, VALUE_END),
+    matches=lambda source: KEY in source and START in source,
     read=read,
     write=write,
+    grammar=grammar,
 )

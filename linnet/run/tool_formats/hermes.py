@@ -4,35 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from linnet.run.tool_formats.call import (
-    Read,
-    Schemas,
-    ToolCall,
-    ToolFormat,
-    as_json,
-    calls_from_json,
-    read_bracketed,
-    skip,
-)
+from linnet.run.tool_formats.call import Read, Schemas, ToolCall, ToolFormat, as_json, read_enclosed
+from linnet.run.tool_formats.grammar import CallGrammar
 
 START, END = "<tool_call>", "</tool_call>"
 
 
 def read(text: str, final: bool, schemas: Schemas) -> Read | None:
     """One call (or a list); the end may be missing where the answer ends."""
-    found = read_bracketed(text, len(START), final)
-    if found is None:
-        return None
-    value, at = found
-    end = skip(text, at, END)
-    if end == at and not final and END.startswith(text[at:].strip()):
-        return None
-    return Read(calls_from_json(value), end)
+    return read_enclosed(text, len(START), END, final)
 
 
 def write(calls: Sequence[ToolCall]) -> str:
     """Each call on lines of its own."""
     return "\n".join(f"{START}\n{call}\n{END}" for call in as_json(calls))
+
+
+def grammar(g: CallGrammar) -> dict[str, str]:
+    """One call."""
+    return {START: f"line {g.json_call()} line {g.sign(END)}"}
 
 
 FORMAT = ToolFormat(
@@ -42,4 +32,5 @@ FORMAT = ToolFormat(
     matches=lambda source: START in source,
     read=read,
     write=write,
+    grammar=grammar,
 )

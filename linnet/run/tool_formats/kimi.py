@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from linnet.run.tool_formats.call import Read, Schemas, ToolCall, ToolFormat, read_all
+from linnet.run.tool_formats.grammar import CallGrammar, verbatim
 
 SECTION, SECTION_END = "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"
 START, ARGUMENTS, END = "<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_call_end|>"
@@ -26,6 +27,14 @@ def write(calls: Sequence[ToolCall]) -> str:
     return SECTION + "".join(listed) + SECTION_END
 
 
+def grammar(g: CallGrammar) -> dict[str, str]:
+    """A section of numbered calls, or one without it."""
+    separator, end = f"/[0-9]{{1,2}}/ {g.sign(ARGUMENTS)}", g.sign(END)
+    call = g.functions(lambda name: f"{verbatim(f'functions.{name}:')} {separator} {g.arguments(name)} {end}")
+    section = g.several(f"{g.sign(START)} {call}", "line")
+    return {SECTION: f"line {section} line {g.sign(SECTION_END)}", START: call}
+
+
 FORMAT = ToolFormat(
     name="kimi",
     starts=(SECTION, START),
@@ -33,4 +42,5 @@ FORMAT = ToolFormat(
     matches=lambda source: ARGUMENTS in source,
     read=read,
     write=write,
+    grammar=grammar,
 )

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import ast
+import dataclasses
 from collections.abc import Sequence
 
 from linnet.run.tool_formats.call import (
@@ -14,15 +14,16 @@ from linnet.run.tool_formats.call import (
     ToolFormat,
     as_json,
     call_from_json,
-    literal,
     make_call,
-    parse_python,
-    plain,
     read_bracketed,
     skip_space,
 )
+from linnet.run.tool_formats.grammar import GAP, CallGrammar
+from linnet.run.tool_formats.pythonic import read_call, written_call
 
 TAG = "<|python_tag|>"
+_CALL = ".call"  # after the name of a function
+CODE = "python"  # the function that code after the tag is a call of
 
 
 def read(text: str, final: bool, schemas: Schemas) -> Read | None:
@@ -52,17 +53,14 @@ def read(text: str, final: bool, schemas: Schemas) -> Read | None:
 
 def _builtin(code: str) -> ToolCall:
     try:
-        node = parse_python(code)
-        if not isinstance(node, ast.Call) or node.args or not isinstance(node.func, ast.Attribute):
-            raise ValueError("not one call")
-        if node.func.attr != "call" or not isinstance(node.func.value, ast.Name):
-            raise ValueError("not one call")
-        arguments = {str(word.arg): literal(word.value) for word in node.keywords}
-        return make_call(node.func.value.id, plain(arguments))
-    except (NotACall, ValueError, RecursionError, MemoryError, TypeError):
+        call = read_call(code)
+        if not call.name.endswith(_CALL):
+            raise NotACall
+        return dataclasses.replace(call, name=call.name.removesuffix(_CALL))
+    except NotACall:
         if not code.strip():
-            raise NotACall from None
-        return make_call("python", {"code": code.strip()})
+            raise
+        return make_call(CODE, {"code": code.strip()})
 
 
 def write(calls: Sequence[ToolCall]) -> str:
@@ -70,11 +68,29 @@ def write(calls: Sequence[ToolCall]) -> str:
     return "; ".join(as_json(calls, "parameters"))
 
 
+def grammar(g: CallGrammar) -> dict[str, str]:
+    """Objects, which a text is from the key of their names on; after the tag also what is read there."""
+    objects = g.several(g.json_call(arguments_key="parameters"), 'ws ";" line')
+    more = f' (ws ";" line {objects})?' if g.parallel else ""
+    rest = f"{g.json_rest('parameters')}{more}"
+    after_tag = [objects, g.functions(lambda name: written_call(g, name, _CALL))]
+    if CODE in g.schemas:
+        after_tag.append(g.terminal(r"/[^{\[ \t\n](.|\n)*/"))
+    name = [*'"name"']
+    return {
+        '{"': g.or_text((name[1:], rest)),
+        "{ ": g.or_text(([GAP, *name], rest)),
+        "{\n": g.or_text(([GAP, *name], rest)),
+        TAG: f"line ({' | '.join(after_tag)})",
+    }
+
+
 FORMAT = ToolFormat(
     name="llama3",
-    starts=(TAG, '{"', "{ ", "{\n"),
+    starts=('{"', "{ ", "{\n", TAG),
     matches=lambda source: TAG in source or '"parameters": dictionary' in source,
     read=read,
     write=write,
+    grammar=grammar,
     bare=True,
 )

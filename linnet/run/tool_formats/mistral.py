@@ -17,6 +17,7 @@ from linnet.run.tool_formats.call import (
     read_bracketed,
     skip_space,
 )
+from linnet.run.tool_formats.grammar import COMMA, CallGrammar, verbatim
 
 START, ARGS, CALL_ID = "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"
 _NAME = re.compile(r"\s*([\w.:/-]+)(?:\[CALL_ID\]([\w-]+))?\s*(?:\[ARGS\])?\s*(?=\{)")
@@ -42,6 +43,14 @@ def write(calls: Sequence[ToolCall]) -> str:
     return f"{START}[{', '.join(as_json(calls))}]"
 
 
+def grammar(g: CallGrammar) -> dict[str, str]:
+    """A list, or one call by name where the template writes calls so."""
+    if g.uses(ARGS):
+        return {START: g.functions(lambda name: f"{verbatim(name)} {g.sign(ARGS)} {g.arguments(name)}")}
+    numbered = f'({COMMA} "\\"id\\"" ws ":" ws /"[0-9a-zA-Z]{{9}}"/)?'
+    return {START: f"line {g.json_list(g.json_call(after=numbered))}"}
+
+
 FORMAT = ToolFormat(
     name="mistral",
     starts=(START,),
@@ -49,4 +58,5 @@ FORMAT = ToolFormat(
     matches=lambda source: START in source,
     read=read,
     write=write,
+    grammar=grammar,
 )

@@ -6,7 +6,7 @@ import ast
 import json
 import keyword
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from linnet.run.tool_formats.call import (
@@ -27,10 +27,12 @@ from linnet.run.tool_formats.call import (
     skip_space,
     value_end,
 )
+from linnet.run.tool_formats.grammar import COMMA, CallGrammar, verbatim
 
-_ESCAPE = "argument_"
+_ESCAPE, _DASH = "argument_", "_dash_"
 _QUOTED = re.compile(r"""("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')""", re.DOTALL)
 _WORD = re.compile(rf"([(,]\s*)({'|'.join(keyword.kwlist)})\s*=(?!=)")
+_DASHED = re.compile(r"(?<![\w.-])[^\W\d][\w.]*+(?:-[\w.]++)+(?=\s*(?:\(|=(?!=)))")
 START, END = "<|tool_call_start|>", "<|tool_call_end|>"
 
 
@@ -64,21 +66,31 @@ def _calls(code: str) -> tuple[ToolCall, ...]:
     return tuple(map(_call, listed.elts))
 
 
+def read_call(code: str) -> ToolCall:
+    """One call written as Python. Raises NotACall."""
+    if deepest(code) > MOST_NESTING:
+        raise NotACall
+    return _call(parse_python(_escaped(code)))
+
+
 def _escaped(code: str) -> str:
-    """``code`` in which names of arguments may be words of Python, such as ``from``."""
+    """``code`` in which arguments may be called as words of Python are, and names may have dashes."""
     parts = _QUOTED.split(code)
     parts[::2] = [_WORD.sub(rf"\1{_ESCAPE}\2=", part) for part in parts[::2]]
+    parts[::2] = [_DASHED.sub(lambda name: name[0].replace("-", _DASH), part) for part in parts[::2]]
     return "".join(parts)
+
+
+def _unescaped(name: str) -> str:
+    return name.removeprefix(_ESCAPE).replace(_DASH, "-")
 
 
 def _call(node: ast.expr) -> ToolCall:
     if not isinstance(node, ast.Call) or node.args or any(word.arg is None for word in node.keywords):
         raise NotACall
     try:
-        name = ast.unparse(node.func)
-        arguments: dict[str, Any] = {
-            str(word.arg).removeprefix(_ESCAPE): literal(word.value) for word in node.keywords
-        }
+        name = _unescaped(ast.unparse(node.func))
+        arguments: dict[str, Any] = {_unescaped(str(word.arg)): literal(word.value) for word in node.keywords}
     except (ValueError, TypeError, RecursionError):
         raise NotACall from None
     return make_call(name, plain(arguments))
@@ -97,6 +109,22 @@ def _shown(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
+def written_call(g: CallGrammar, name: str, attribute: str = "") -> str:
+    """The grammar of a call as Python; truth values as Python has them, other values as JSON."""
+
+    def argument(key: str, schema: Mapping[str, Any]) -> str:
+        plain = schema.get("type") == "boolean" and not schema.keys() & {"enum", "const"}
+        value = '("True" | "False")' if plain else g.json(schema)
+        return f"{verbatim(key + '=')} {value}"
+
+    return f'{verbatim(f"{name}{attribute}(")} ws {g.each_argument(name, argument, COMMA)} ws ")"'
+
+
+def grammar(g: CallGrammar) -> dict[str, str]:
+    """The whole list."""
+    return {START: f"line {g.json_list(g.functions(lambda name: written_call(g, name)))} {g.sign(END)}"}
+
+
 FORMAT = ToolFormat(
     name="pythonic",
     starts=(START,),
@@ -104,4 +132,5 @@ FORMAT = ToolFormat(
     matches=lambda source: any(s in source for s in (START, "<|tool_list_start|>", "List of tools: [")),
     read=read,
     write=write,
+    grammar=grammar,
 )

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from linnet.run.tool_formats.call import (
     NotACall,
@@ -17,52 +15,56 @@ from linnet.run.tool_formats.call import (
     properties,
     skip,
     skip_space,
-    typed,
 )
+from linnet.run.tool_formats.grammar import CallGrammar, verbatim
+from linnet.run.tool_formats.tagged import Tags
 
 _WRAPPERS = (("<tool_call>", "</tool_call>"), ("<seed:tool_call>", "</seed:tool_call>"))
 _FUNCTION, _END = "<function=", "</function>"
 _NAME = re.compile(r"<function=([^>\s]+)\s*>")
-_PARAMETER = re.compile(r"<parameter=([^>\n]+)>(.*?)</parameter>", re.DOTALL)
+_TAGS = Tags(
+    opening=re.compile(r"<parameter=([^>\n]+)>"),
+    write_opening=lambda key: f"<parameter={key}>",
+    end="</parameter>",
+    padding="\n",
+    between="\n",
+    close=_END,
+)
 
 
 def read(text: str, final: bool, schemas: Schemas) -> Read | None:
     """One function, with or without what wraps it."""
-    if _END not in text:
-        if final:
+    begin, end = next(((b, e) for b, e in _WRAPPERS if text.startswith(b)), ("", ""))
+    named = _NAME.match(text, skip_space(text, skip(text, 0, begin)))
+    found = _TAGS.read(text, named.end(), properties(schemas, named[1])) if named else None
+    if not named or not found:
+        if final or (not named and _END in text):
             raise NotACall
         return None
-    begin, end = next(((b, e) for b, e in _WRAPPERS if text.startswith(b)), ("", ""))
-    found = _NAME.match(text, skip_space(text, skip(text, 0, begin)))
-    if not found:
-        raise NotACall
-    close = text.index(_END)
-    kinds = properties(schemas, found[1])
-    arguments: dict[str, Any] = {}
-    for key, value in _PARAMETER.findall(text[found.end() : close]):
-        arguments[key.strip()] = typed(_unwrapped(value), kinds.get(key.strip()))
-    at = close + len(_END)
+    at = found[1] + len(_END)
     after = skip(text, at, end) if end else at
     if end and after == at and not final and end.startswith(text[at:].strip()):
         return None
-    return Read((make_call(found[1], arguments),), after)
-
-
-def _unwrapped(value: str) -> str:
-    """``value`` without the line breaks that the format puts around it."""
-    return value.removeprefix("\n").removesuffix("\n")
+    return Read((make_call(named[1], found[0]),), after)
 
 
 def write(calls: Sequence[ToolCall]) -> str:
     """Texts as they are, other values as JSON."""
-    blocks = []
-    for call in calls:
-        lines = [f"<tool_call>\n<function={call.name}>"]
-        for key, value in json.loads(call.arguments).items():
-            shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            lines.append(f"<parameter={key}>\n{shown}\n</parameter>")
-        blocks.append("\n".join([*lines, "</function>\n</tool_call>"]))
-    return "\n".join(blocks)
+    begin, end = _WRAPPERS[0]
+    blocks = ((f"{begin}\n{_FUNCTION}{call.name}>", *_TAGS.write(call), f"{_END}\n{end}") for call in calls)
+    return "\n".join("\n".join(block) for block in blocks)
+
+
+def grammar(g: CallGrammar) -> dict[str, str]:
+    """One function."""
+
+    def call(name: str) -> str:
+        arguments = _TAGS.grammar(g, name, lambda key: verbatim(f"<parameter={key}>"))
+        return f"{verbatim(name + '>')} line {arguments} line {g.sign(_END)}"
+
+    function = g.functions(call)
+    wrapped = {begin: f"line {g.sign(_FUNCTION)} {function} line {g.sign(end)}" for begin, end in _WRAPPERS}
+    return {**wrapped, _FUNCTION: function}
 
 
 FORMAT = ToolFormat(
@@ -72,4 +74,5 @@ FORMAT = ToolFormat(
     matches=lambda source: _FUNCTION in source and "<parameter=" in source,
     read=read,
     write=write,
+    grammar=grammar,
 )

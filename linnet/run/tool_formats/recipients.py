@@ -14,13 +14,16 @@ from linnet.run.tool_formats.call import (
     make_call,
     read_bracketed,
 )
+from linnet.run.tool_formats.grammar import CallGrammar, verbatim
 
-START = ">>>"
-_NAME = re.compile(r"(?:>>>)?([\w.:/-]+)\n")
+START, EVERYBODY = ">>>", "all\n"
+_NAME = re.compile(r">>>([\w.:/-]+)\n")
 
 
 def read(text: str, final: bool, schemas: Schemas) -> Read | None:
-    """One call. The prompt ends with the sign, so that the answer may begin with a name."""
+    """One call, or the sign of a text for everybody, which is none of it."""
+    if text.startswith(START + EVERYBODY):
+        return Read((), len(START + EVERYBODY))
     named = _NAME.match(text)
     if not named:
         if final or "\n" in text or len(text) > 200:
@@ -37,10 +40,18 @@ def write(calls: Sequence[ToolCall]) -> str:
     return "".join(f"{START}{call.name}\n{call.arguments}" for call in calls)
 
 
+def grammar(g: CallGrammar) -> dict[str, str]:
+    """One call, or what announces a text for everybody; a sign with no name after it is text."""
+    call = g.functions(lambda name: f"{verbatim(name + chr(10))} {g.arguments(name)}")
+    text = g.terminal(r"/\W(.|\n)*/")
+    return {START: call if g.forced else f"({call} | {verbatim(EVERYBODY)} | {text})"}
+
+
 FORMAT = ToolFormat(
     name="recipients",
     starts=(START,),
     matches=lambda source: ">>>${recipient}" in source,
     read=read,
     write=write,
+    grammar=grammar,
 )

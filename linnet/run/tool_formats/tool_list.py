@@ -4,16 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from linnet.run.tool_formats.call import (
-    Read,
-    Schemas,
-    ToolCall,
-    ToolFormat,
-    as_json,
-    calls_from_json,
-    read_bracketed,
-    skip,
-)
+from linnet.run.tool_formats.call import Read, Schemas, ToolCall, ToolFormat, as_json, read_enclosed
+from linnet.run.tool_formats.grammar import COMMA, CallGrammar
 
 START, END = "<|tool_call|>", "<|/tool_call|>"
 FUNCTOOLS = "functools"  # Firefunction
@@ -21,19 +13,22 @@ FUNCTOOLS = "functools"  # Firefunction
 
 def read(text: str, final: bool, schemas: Schemas) -> Read | None:
     """A list of calls."""
-    found = read_bracketed(text, len(START if text.startswith(START) else FUNCTOOLS), final)
-    if found is None:
-        return None
-    value, at = found
-    end = skip(text, at, END)
-    if end == at and not final and END.startswith(text[at:].strip()):
-        return None
-    return Read(calls_from_json(value), end)
+    return read_enclosed(text, len(START if text.startswith(START) else FUNCTOOLS), END, final)
 
 
 def write(calls: Sequence[ToolCall]) -> str:
     """As Granite writes them."""
     return f"{START}[{', '.join(as_json(calls))}]"
+
+
+def grammar(g: CallGrammar) -> dict[str, str]:
+    """The whole list."""
+    call = g.json_call()
+    end = g.sign(END) if g.uses(END) else ""
+    return {
+        START: f"line {g.json_list(call)} {end}",
+        f"{FUNCTOOLS}[": f'ws {g.several(call, COMMA)} ws "]"',
+    }
 
 
 FORMAT = ToolFormat(
@@ -43,4 +38,5 @@ FORMAT = ToolFormat(
     matches=lambda source: START in source or f"{FUNCTOOLS}[" in source,
     read=read,
     write=write,
+    grammar=grammar,
 )
