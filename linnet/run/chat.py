@@ -6,7 +6,6 @@ model was asked before is not evaluated again: only what follows the common begi
 
 from __future__ import annotations
 
-import codecs
 import functools
 import secrets
 import string
@@ -17,15 +16,16 @@ from types import NoneType
 from typing import Any, Unpack
 
 from linnet.engine.arguments import given, int32, wrong
-from linnet.run.answer import AnswerReader, Delta, Signs
+from linnet.errors import UsageError
+from linnet.run.answer import AnswerReader, Delta, Signs, Spelling
 from linnet.run.chat_format import Prompt
-from linnet.run.choosing import stop_texts
+from linnet.run.choosing import FormOptions, stop_texts
 from linnet.run.context import drop_oldest_turns
 from linnet.run.generation import Generation, TextStream
 from linnet.run.model import LanguageModel, StreamOptions, load
 from linnet.run.template import Message, prepared
 from linnet.run.tool_formats import ToolCall
-from linnet.run.tools import Tools
+from linnet.run.tools import ToolChoice, Tools, choose
 
 _ID_SIGNS = string.ascii_letters + string.digits
 _ID_LENGTH = 9  # Mistral's templates take no other
@@ -35,6 +35,8 @@ class ChatOptions(StreamOptions, total=False):
     """The options of :func:`stream_chat` and of the sampling."""
 
     tools: Sequence[Callable[..., Any] | Mapping[str, Any]] | None
+    tool_choice: str | Mapping[str, Any] | None
+    parallel_tool_calls: bool | None
     documents: Sequence[Mapping[str, Any]] | None
     enable_thinking: bool | None
     variables: Mapping[str, Any] | None
@@ -83,17 +85,11 @@ class ChatStream:
     stays in :attr:`message`.
     """
 
-    def __init__(
-        self,
-        stream: TextStream,
-        reader: AnswerReader,
-        special: Mapping[int, str],
-        decode: Callable[[int], bytes],
-    ) -> None:
+    def __init__(self, stream: TextStream, reader: AnswerReader, spelling: Spelling) -> None:
         self.message: dict[str, Any] = {"role": "assistant", "content": ""}
         self.generation, self.seed = stream.generation, stream.seed
         self.dropped_messages = 0  # left out to make room
-        self._stream, self._reader, self._special, self._decode = stream, reader, special, decode
+        self._stream, self._reader, self._spelling = stream, reader, spelling
         self._deltas = self._run()
 
     def __iter__(self) -> Iterator[Delta]:
@@ -127,20 +123,13 @@ class ChatStream:
         return Answer(self.message, "tool_calls" if calls and reason == "stop" else reason, self.generation)
 
     def _run(self) -> Generator[Delta]:
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
         try:
             for token in self._stream.tokens:
-                sign = self._special.get(token)
-                if sign is not None:
-                    piece = decoder.decode(b"", final=True) + (sign if self._reader.signs.holds(sign) else "")
-                    decoder.reset()
-                else:
-                    piece = decoder.decode(self._decode(token))
-                yield from map(self._noted, self._reader.feed(piece))
+                yield from map(self._noted, self._reader.feed(self._spelling.feed(token)))
                 if self._reader.stopped:
                     self.generation.finish_reason = "stop"
                     break
-            yield from map(self._noted, self._reader.feed(decoder.decode(b"", final=True)))
+            yield from map(self._noted, self._reader.feed(self._spelling.finish()))
             yield from map(self._noted, self._reader.finish())
         except GeneratorExit:
             self.generation.finish_reason = "interrupted"
@@ -172,6 +161,8 @@ def stream_chat(
     messages: Sequence[Message],
     *,
     tools: Sequence[Callable[..., Any] | Mapping[str, Any]] | None = None,
+    tool_choice: str | Mapping[str, Any] | None = None,
+    parallel_tool_calls: bool | None = None,
     documents: Sequence[Mapping[str, Any]] | None = None,
     enable_thinking: bool | None = None,
     variables: Mapping[str, Any] | None = None,
@@ -179,12 +170,13 @@ def stream_chat(
 ) -> ChatStream:
     """Begins the answer to ``messages``.
 
-    ``tools`` are Python functions or schemas in OpenAI's shape, which the model may call;
-    nothing is called here. ``documents``, ``enable_thinking`` and ``variables`` go to the
-    template; ``options`` are those of
-    :meth:`LanguageModel.stream`, where ``overflow="turns"`` leaves the oldest turns of a
-    conversation out that is too long, and keeps a quarter of the context (or ``max_tokens``,
-    if that is less) for the answer. Raises UsageError, TemplateError, ContextFullError.
+    ``tools`` are Python functions or schemas in OpenAI's shape, which the model may call; nothing is
+    called here. ``tool_choice`` and ``parallel_tool_calls`` mean what :func:`linnet.run.tools.choose`
+    says; calls are held to their schemas, see :mod:`linnet.run.held_calls`. ``documents``,
+    ``enable_thinking`` and ``variables`` go to the template; ``options`` are those of
+    :meth:`LanguageModel.stream`, where ``overflow="turns"`` leaves the oldest turns of a conversation
+    out that is too long, and keeps a quarter of the context (or ``max_tokens``, if that is less) for
+    the answer. Raises UsageError, TemplateError, ContextFullError.
     """
     if not isinstance(variables, (Mapping, NoneType)):
         raise wrong("variables", variables, "a dict of what the template knows")
@@ -192,10 +184,12 @@ def stream_chat(
     if enable_thinking is not None:
         known["enable_thinking"] = enable_thinking
     offered = Tools(tools or ())
+    choice = choose(offered, tool_choice, parallel_tool_calls)
+    shown = offered.schemas if choice.schemas else None
     chat = model.chat_format
 
     def prompt_of(conversation: Sequence[Message]) -> Prompt:
-        return chat.prompt(conversation, tools=offered.schemas or None, documents=documents, variables=known)
+        return chat.prompt(conversation, tools=shown, documents=documents, variables=known)
 
     chosen: StreamOptions = {"ends": chat.ends, **given(options)}  # type: ignore[typeddict-item]
     dropped = 0
@@ -208,16 +202,30 @@ def stream_chat(
     stops = stop_texts(chosen.pop("stop", ()))
     signs = Signs(
         reasoning=chat.reasoning,
-        tools=chat.tool_format if offered.schemas else None,
-        schemas=offered.parameters,
+        tools=chat.tool_format if shown or prompt.opened else None,
+        schemas=offered.parameters if shown else {},
         stops=(*chat.stop_texts, *stops),
+        most_calls=choice.most_calls,
     )
-    text = model.stream(prompt.ids, **chosen)
-    reader = AnswerReader(signs, thinking=prompt.thinking)
-    decode = functools.partial(model.tokenizer.decode, at_start=False)
-    answer = ChatStream(text, reader, chat.special, lambda token: decode([token]))
+    if shown and not _is_held(chosen, choice):
+        from linnet.run.held_calls import calls_guide
+
+        thinks = enable_thinking is not False
+        chosen["guide"] = calls_guide(model, choice, signs, prompt, chosen["ends"] or chat.ends, thinks)
+    reader = AnswerReader(signs, prompt.thinking, prompt.opened)
+    answer = ChatStream(model.stream(prompt.ids, **chosen), reader, chat.spelling(signs))
     answer.dropped_messages = dropped
     return answer
+
+
+def _is_held(options: StreamOptions, choice: ToolChoice) -> bool:
+    """Is the text held to a form that the caller gave? Raises UsageError where calls are required as well."""
+    held = any(options.get(name) is not None for name in ("guide", *FormOptions.__annotations__))
+    if held and choice.required:
+        raise UsageError(
+            "an answer cannot be a call and have a form as well; leave out tool_choice or the form"
+        )
+    return held
 
 
 def chat(
@@ -234,8 +242,9 @@ def chat(
     :func:`linnet.load` takes (kept for the next call). Python functions among ``tools``
     are called with the arguments the model gives, and what they return, or the error
     they raise, is told to it, at most ``max_rounds`` times; each answer is the best of
-    ``best_of``. Calls of tools that are mere schemas end the loop and are for the caller to
-    answer. The whole conversation is in :attr:`Answer.messages`.
+    ``best_of``. A ``tool_choice`` that requires a call counts for the first answer. Calls of
+    tools that are mere schemas end the loop and are for the caller to answer. The whole
+    conversation is in :attr:`Answer.messages`.
     """
     int32("max_rounds", max_rounds, least=1)
     loaded = model if isinstance(model, LanguageModel) else _loaded(model)
@@ -245,6 +254,8 @@ def chat(
     tools = Tools(options.get("tools") or ())
     while True:
         answer = loaded.chat(spoken, best_of=best_of, **options)
+        if options.get("tool_choice") != "none":
+            options["tool_choice"] = "auto"
         spoken.append(answer.message)
         answer.messages = spoken
         calls = answer.tool_calls

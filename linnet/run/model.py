@@ -281,13 +281,19 @@ class LanguageModel:
 
         Raises UnsupportedError, with the reason, for a form that cannot be held.
         """
-        from linnet.run.structured import Constraint, GuideTokenizer
+        from linnet.run.structured import Constraint
+
+        return Constraint(self.guide_tokenizer(ends), **form)
+
+    def guide_tokenizer(self, ends: Collection[int] | None = None) -> GuideTokenizer:
+        """The vocabulary of this model for texts that end with ``ends``, as guides need it."""
+        from linnet.run.structured import GuideTokenizer
 
         own = [self.tokenizer.eos_id] if ends is None else ends
         chosen = tuple(sorted(token for token in own if token is not None))
         if chosen not in self._guide_tokenizers:
             self._guide_tokenizers[chosen] = GuideTokenizer(self.tokenizer, self.model.vocab_size, chosen)
-        return Constraint(self._guide_tokenizers[chosen], **form)
+        return self._guide_tokenizers[chosen]
 
     def _guide(self, options: StreamOptions) -> Guide | None:
         form = {name: options[name] for name in FormOptions.__annotations__}  # type: ignore[literal-required]

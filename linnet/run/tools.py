@@ -220,6 +220,43 @@ def _as_hinted(value: Any, hint: Any) -> Any:
     return value
 
 
+@dataclasses.dataclass(frozen=True)
+class ToolChoice:
+    """What an answer may call: these functions, at least one of them if ``required``, at most so many."""
+
+    schemas: list[dict[str, Any]]
+    required: bool = False
+    most_calls: int | None = None
+
+
+def choose(tools: Tools, choice: str | Mapping[str, Any] | None, parallel: bool | None) -> ToolChoice:
+    """What OpenAI's ``tool_choice`` and ``parallel_tool_calls`` mean. Raises UsageError.
+
+    ``auto`` (or None): calls if the model likes, ``none``: no calls, ``required``: one call or more; the
+    name of a tool (or ``{"type": "function", "function": {"name": ...}}``): one call of it. Where
+    ``parallel`` is False there is at most one call.
+    """
+    most_calls = 1 if parallel is False else None
+    if choice == "none":
+        return ToolChoice([])
+    if choice is None or choice == "auto":
+        return ToolChoice(tools.schemas, most_calls=most_calls)
+    if not tools.schemas:
+        raise UsageError(f"tool_choice is {choice!r}, but there are no tools; give some")
+    if choice == "required":
+        return ToolChoice(tools.schemas, required=True, most_calls=most_calls)
+    name: Any = choice
+    if isinstance(choice, Mapping):
+        function = choice.get("function", choice)
+        name = function.get("name") if isinstance(function, Mapping) else None
+    named = [schema for schema in tools.schemas if schema["function"]["name"] == name]
+    if not named:
+        raise UsageError(
+            f"tool_choice is {choice!r}; choose auto, none, required or one of {', '.join(tools.parameters)}"
+        )
+    return ToolChoice(named, required=True, most_calls=1)
+
+
 # ---- schemas of others ----------------------------------------------------------------------
 
 
