@@ -117,7 +117,7 @@ SAMPLING = [
 @pytest.mark.parametrize("options", SAMPLING)
 def test_any_guesses_give_the_same_tokens(model: linnet.LanguageModel, options: dict[str, float]) -> None:
     prompt, vocab_size = model.tokenize(STORY), model.model.vocab_size
-    for seed in range(3):
+    for seed in range(2):
         plain = generate(model, prompt, None, 80, seed=seed, **options)
         assert plain.ids == token_by_token(model, prompt, 80, seed=seed, **options)
         assert plain.drafted == plain.accepted == 0
@@ -136,8 +136,10 @@ def test_a_text_may_end_inside_a_draft(model: linnet.LanguageModel) -> None:
     eos = model.tokenizer.eos_id
     assert eos is not None
     prompt = model.tokenize("The cat")
+    story = generate(model, prompt, None, 300, temperature=0)
+    prompt += story.ids[:-40]
     plain = generate(model, prompt, None, 300, temperature=0)
-    assert plain.finish_reason == "stop"
+    assert (plain.ids, plain.finish_reason) == (story.ids[-40:], "stop")
     # Guesses run over the end of the text, over the most tokens and over the context, at every distance.
     for spare in range(MOST_GUESSES + 2):
         oracle = Prompter([*plain.ids, eos, *plain.ids], model.model.vocab_size, eos, 0)
@@ -177,7 +179,7 @@ def test_an_end_of_text_in_the_prompt_is_copied_and_ends_the_text(model: linnet.
 def test_real_models_give_the_same_tokens(shared: Path, tmp_path: Path, weights: str, tokenizer: str) -> None:
     parts = read_model(shared / "weights" / weights, shared / "weights" / tokenizer)
     model = linnet.load(saved(parts, tmp_path / "model.gguf"))
-    for seed, options in enumerate(SAMPLING):
+    for seed, options in enumerate(SAMPLING[1::2]):
         prompt = (STORY, "Lily had a ball. Lily had a")[seed % 2]
         plain = model.generate(prompt, max_tokens=150, seed=seed, speculate=False, **options)
         assert same_text(model.generate(prompt, max_tokens=150, seed=seed, **options), plain)
