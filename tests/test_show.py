@@ -68,6 +68,18 @@ def test_a_truncated_file_is_refused_with_one_line(tmp_path: Path, kept: float) 
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a hole may take room on the disk")
+def test_a_file_of_holes_that_claims_endless_texts_is_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "holes.gguf"
+    numbers = ((3, 4), (0, 8), (1, 8), (1, 8))  # version, tensors, keys, length of the key
+    array = ((9, 4), (8, 4), (1 << 36, 8))  # an array of so many texts, all of them empty
+    pack = [b"".join(n.to_bytes(size, "little") for n, size in part) for part in (numbers, array)]
+    path.write_bytes(b"GGUF" + pack[0] + b"k" + pack[1])
+    os.truncate(path, 1 << 40)
+    with pytest.raises(FormatError, match="an array of 68719476736 texts"):
+        shown(path)
+
+
 def test_a_missing_file_is_named() -> None:
     with pytest.raises(SourceError, match=r"nowhere\.gguf does not exist"):
         shown(Path("nowhere.gguf"))

@@ -30,6 +30,7 @@ MAGIC = b"GGUF"
 ALIGNMENT = 32
 _VERSION = 3
 _MAX_DIMS = 4
+_MOST_TEXTS = 1 << 24  # of one array: a file of holes, which takes no room, could claim any number
 _LARGEST_F32 = float(np.finfo(np.float32).max)
 
 _U32, _I32, _F32, _BOOL, _STRING, _ARRAY, _U64, _I64, _F64 = 4, 5, 6, 7, 8, 9, 10, 11, 12
@@ -266,7 +267,9 @@ class _Cursor:
 
     def _array(self, element_type: int, n: int) -> list[str] | NDArray[Any]:
         if element_type == _STRING:
-            return [self.string() for _ in range(self.count(n, at_least=8))]
+            if self.count(n, at_least=8) > _MOST_TEXTS:
+                raise FormatError(f"damaged: an array of {n} texts")
+            return [self.string() for _ in range(n)]
         if element_type == _BOOL:
             return np.frombuffer(self.take(self.count(n, at_least=1)), np.uint8) != 0
         if element_type in _SCALARS:
