@@ -232,27 +232,46 @@ static LN_ALWAYS_INLINE int safe_steps(ln_panel_format f) {
     return f.bits <= 4 ? 8 : f.bits == 5 ? 4 : 2;
 }
 
-static LN_ALWAYS_INLINE vec dot(ln_panel_format f, const ivec *codes, int n, const int8_t *x, int32_t bias) {
+static LN_ALWAYS_INLINE __m256i wide_columns(const int8_t *x) {
+    return four_columns(x);
+}
+
+static LN_ALWAYS_INLINE __m256i wide_bias(ln_panel_format f, int32_t bias) {
+    return _mm256_set1_epi32(bias >> (8 - f.bits)); /* exact: offset is 1 << (bits - 1) */
+}
+
+static LN_ALWAYS_INLINE vec dot_wide(ln_panel_format f, const ivec *codes, int n, const ivec *x, const ivec *bias) {
     __m256i sum = _mm256_setzero_si256();
     if (is_signed(f)) {
         LN_UNROLL for (int k = 0; k < n; k++) {
-            sum = _mm256_add_epi32(sum, dot_signed(codes[k], four_columns(x + 4 * k)));
+            sum = _mm256_add_epi32(sum, dot_signed(codes[k], x[k]));
         }
         return _mm256_cvtepi32_ps(sum);
     }
     const int run = safe_steps(f) < n ? safe_steps(f) : n;
     LN_UNROLL for (int first = 0; first < n; first += run) {
-        __m256i pairs = _mm256_maddubs_epi16(codes[first], four_columns(x + 4 * first));
+        __m256i pairs = _mm256_maddubs_epi16(codes[first], x[first]);
         LN_UNROLL for (int k = first + 1; k < first + run; k++) {
-            pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(codes[k], four_columns(x + 4 * k)));
+            pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(codes[k], x[k]));
         }
         sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
     }
-    if (f.offset != 0) {
-        sum = _mm256_add_epi32(sum, _mm256_set1_epi32(bias >> (8 - f.bits))); /* exact: offset is 1 << (bits - 1) */
-    }
-    return _mm256_cvtepi32_ps(sum);
+    return _mm256_cvtepi32_ps(f.offset != 0 ? _mm256_add_epi32(sum, *bias) : sum);
 }
+
+static LN_ALWAYS_INLINE vec dot(ln_panel_format f, const ivec *codes, int n, const int8_t *x, int32_t bias) {
+    ivec columns[LN_STEPS];
+    LN_UNROLL for (int k = 0; k < n; k++) {
+        columns[k] = wide_columns(x + 4 * k);
+    }
+    const ivec wide = wide_bias(f, bias);
+    return dot_wide(f, codes, n, columns, &wide);
+}
+
+static LN_ALWAYS_INLINE int takes_wide(ln_panel_format f) {
+    return !is_signed(f) && f.bits != LN_TRITS;
+}
+#define HAS_WIDE_KERNELS
 
 #include "panel_kernels.h"
 

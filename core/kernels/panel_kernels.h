@@ -21,20 +21,29 @@
 
 /* ---- products -------------------------------------------------------------------- */
 
-/* total += one group of rows times one group of a vector. */
-static LN_ALWAYS_INLINE vec add_group(ln_panel_format f, const ivec *codes, const vec *scale, const vec *minimum,
-                                      const ln_q8_block *x, vec total) {
-    const vec x_scale = vec_set(x->scale);
-    if (!ln_has_halves(f)) {
-        total = vec_fma(dot(f, codes, LN_STEPS, x->q, x->bias), vec_mul(scale[0], x_scale), total);
-        return f.has_minimum ? vec_fma(minimum[0], vec_set(x->sum), total) : total;
-    }
-    LN_UNROLL for (int h = 0; h < 2; h++) {
-        vec sums = dot(f, codes + h * LN_STEPS / 2, LN_STEPS / 2, x->q + h * LN_Q8_GROUP / 2, x->half_bias[h]);
-        total = vec_fma(sums, vec_mul(scale[h], x_scale), total);
-        total = f.has_minimum ? vec_fma(minimum[h], vec_set(x->half_sum[h]), total) : total;
+/* total += one group of rows times one group of a vector, whose integer dot products (of each half) are known. */
+static LN_ALWAYS_INLINE vec add_dots(ln_panel_format f, const vec *dots, const vec *scale, const vec *minimum,
+                                     vec x_scale, const vec *x_sums, vec total) {
+    LN_UNROLL for (int h = 0; h <= ln_has_halves(f); h++) {
+        total = vec_fma(dots[h], vec_mul(scale[h], x_scale), total);
+        total = f.has_minimum ? vec_fma(minimum[h], x_sums[h], total) : total;
     }
     return total;
+}
+
+static LN_ALWAYS_INLINE vec add_group(ln_panel_format f, const ivec *codes, const vec *scale, const vec *minimum,
+                                      const ln_q8_block *x, vec total) {
+    if (!ln_has_halves(f)) {
+        const vec dots = dot(f, codes, LN_STEPS, x->q, x->bias);
+        const vec sum = vec_set(x->sum);
+        return add_dots(f, &dots, scale, minimum, vec_set(x->scale), &sum, total);
+    }
+    vec dots[2], sums[2];
+    LN_UNROLL for (int h = 0; h < 2; h++) {
+        dots[h] = dot(f, codes + h * LN_STEPS / 2, LN_STEPS / 2, x->q + h * LN_Q8_GROUP / 2, x->half_bias[h]);
+        sums[h] = vec_set(x->half_sum[h]);
+    }
+    return add_dots(f, dots, scale, minimum, vec_set(x->scale), sums, total);
 }
 
 /* Vectors of a tile that pass by a panel, and where their results go. */
@@ -58,6 +67,12 @@ static LN_ALWAYS_INLINE void store_rows(const panel_job *job, int v, int part, v
     }
 }
 
+static LN_ALWAYS_INLINE void prefetch_group(ln_panel_format f, const uint8_t *quants) {
+    LN_UNROLL for (int line = 0; line < ln_group_bytes(f) / LN_LINE; line++) {
+        __builtin_prefetch(quants + PREFETCH_BYTES + line * LN_LINE);
+    }
+}
+
 /* Parts [first_part, first_part + n_parts) of a panel times n vectors; all three are constants. */
 static LN_ALWAYS_INLINE void panel_product(ln_panel_format f, const panel_job *job, int first_part, int n_parts,
                                            int n) {
@@ -78,9 +93,7 @@ static LN_ALWAYS_INLINE void panel_product(ln_panel_format f, const panel_job *j
         const int64_t left = job->n_groups - first;
         const int groups = left < cell_groups ? (int)left : cell_groups;
         for (int g = 0; g < groups; g++, quants += ln_group_bytes(f), x += job->x_stride) {
-            LN_UNROLL for (int line = 0; line < ln_group_bytes(f) / LN_LINE; line++) {
-                __builtin_prefetch(quants + PREFETCH_BYTES + line * LN_LINE);
-            }
+            prefetch_group(f, quants);
             LN_UNROLL for (int p = 0; p < n_parts; p++) {
                 ivec codes[LN_STEPS];
                 vec scale[2], minimum[2];
@@ -99,6 +112,12 @@ static LN_ALWAYS_INLINE void panel_product(ln_panel_format f, const panel_job *j
     }
 }
 
+#ifdef HAS_WIDE_KERNELS
+#include "wide_kernels.h"
+#else
+#define takes_wide(format) 0
+#endif
+
 /* All vectors of a tile: as many at once as keep their totals in registers, then ever fewer. The panel
  * comes from memory once and then from the first-level cache. */
 static LN_ALWAYS_INLINE void tile_product(ln_panel_format f, panel_job job, int64_t width) {
@@ -107,12 +126,12 @@ static LN_ALWAYS_INLINE void tile_product(ln_panel_format f, panel_job job, int6
     for (int64_t v = 0; v < width;) {
         job.x = x + v;
         job.y = y + v * job.y_stride;
-        if (width - v >= 16) {
+        if (width - v >= 16 && !takes_wide(f)) {
             for (int part = 0; part < PARTS; part++) {
                 panel_product(f, &job, part, 1, 16);
             }
             v += 16;
-        } else if (width - v >= 8) {
+        } else if (width - v >= 8 && !takes_wide(f)) {
             for (int part = 0; part < PARTS; part++) {
                 panel_product(f, &job, part, 1, 8);
             }
@@ -136,6 +155,15 @@ static LN_ALWAYS_INLINE void matmul_panels(ln_panel_format f, const ln_matrix *w
     for (int32_t v = 0; v < x->n; v += LN_TILE) {
         job.x = x->q8 + ln_q8_first(x->cols, v);
         job.x_stride = ln_q8_tile_width(x->n, v);
+#ifdef HAS_WIDE_KERNELS
+        if (takes_wide(f) && job.x_stride >= WIDE_TILE) {
+            job.panel = (const uint8_t *)w->data + (size_t)(row_begin / LN_PANEL_ROWS) * w->stride;
+            job.y = y + v * y_stride;
+            job.n_rows = row_end - row_begin;
+            wide_tile(f, job, w->stride, (int)job.x_stride);
+            continue;
+        }
+#endif
         for (int64_t row = row_begin; row < row_end; row += LN_PANEL_ROWS) {
             job.panel = (const uint8_t *)w->data + (size_t)(row / LN_PANEL_ROWS) * w->stride;
             job.y = y + v * y_stride + row - row_begin;

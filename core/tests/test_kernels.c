@@ -633,6 +633,7 @@ static void check_block_products(const ln_kernels *oracle) {
             check_case(oracle, type, heights[(i + t) % N_HEIGHTS], widths[i], n, QUANTISED, USUAL_SCALES);
             check_case(oracle, type, heights[(i + t + 4) % N_HEIGHTS], widths[i], 2, RANDOM_BYTES, USUAL_SCALES);
         }
+        check_case(oracle, type, 150, cols, 25, RANDOM_BYTES, USUAL_SCALES); /* more rows than a strip of wide_kernels.h */
         packed p = make_packed(type, LN_PANEL_ROWS + 2, cols, RANDOM_BYTES, USUAL_SCALES);
         check_tables(oracle, &p, 1, MOST);
         free_packed(&p);
