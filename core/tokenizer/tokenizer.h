@@ -141,6 +141,7 @@ typedef struct ln_encoder {
     int with_special;
     int inside; /* the text goes on from another one */
     int bare;   /* nothing is put in front of the part that is being encoded */
+    double path_score; /* unigram: the sum over the text so far */
     int32_t *ids;
     int64_t capacity;
     int64_t n_ids;
@@ -189,6 +190,10 @@ ln_status ln_pretokenize(ln_encoder *e, ln_string text, int at_start);
 ln_status ln_bpe_encode(ln_encoder *e, const char *word, size_t length);
 ln_status ln_unigram_encode(ln_encoder *e, const char *word, size_t length);
 ln_status ln_wordpiece_encode(ln_encoder *e, const char *word, size_t length);
+ln_status ln_wordlevel_encode(ln_encoder *e, const char *word, size_t length);
+
+/* unigram.c: the text went on with an added token. */
+void ln_unigram_pass(ln_encoder *e);
 
 /* bpe.c: fills in cuts_at_space, once the merges are there. */
 void ln_bpe_find_cuts(ln_tokenizer *tokenizer);

@@ -1,8 +1,8 @@
 /* unigram.c - the most probable way to cut a word into pieces (Kudo 2018, arXiv:1804.10959).
  *
  * Viterbi's algorithm over the pieces that start at each place. Ids equal those of sentencepiece and of the
- * tokenizers library, which differ in how they round: the first keeps sums of log probabilities as float. (In
- * texts of tens of kilobytes those sums are so coarse that two nearly equal ways may still change places.)
+ * tokenizers library, which differ in how they round: the first keeps sums of log probabilities as float, over
+ * the whole text, and starts again from zero where they become too coarse.
  */
 #include <string.h>
 
@@ -10,6 +10,8 @@
 #include "unicode.h"
 
 #define UNKNOWN_PENALTY 10.0 /* an unknown character is this much less probable than the rarest piece */
+#define USER_DEFINED_SCORE (-0.1) /* of an added token, in sentencepiece */
+#define LOWEST_SUM (-100000.0)    /* where sentencepiece 0.2.3 starts again from zero; 0.2.0 never did */
 #define NO_START UINT32_MAX
 
 /* The best way to reach one place of the text. */
@@ -26,12 +28,24 @@ static void offer(path_end *end, double score, int rounded, uint32_t start, int3
     }
 }
 
+/* Makes the sum at a place zero, and takes as much from those that were counted on from places before it. */
+static void start_again(const ln_tokenizer *t, path_end *ends, size_t start, size_t length) {
+    double sum = ends[start].score;
+    size_t last = length - start < t->vocab.longest ? length : start + t->vocab.longest;
+    for (size_t i = start; i <= last; i++) {
+        ends[i].score = (double)(float)(ends[i].score - sum); /* also of places that are not reached: no matter */
+    }
+}
+
 /* Fills in the ends of the paths over text; ends[0] is given. */
 static void find_paths(const ln_tokenizer *t, const char *text, size_t length, path_end *ends) {
     for (size_t i = 1; i <= length; i++) {
-        ends[i].start = NO_START;
+        ends[i] = (path_end){.start = NO_START};
     }
     for (size_t start = 0; start < length;) {
+        if (t->float_scores && ends[start].score < LOWEST_SUM) {
+            start_again(t, ends, start, length);
+        }
         double so_far = ends[start].score;
         size_t width = ln_utf8_length(text[start]);
         int has_character = 0;
@@ -120,7 +134,7 @@ static size_t part_length(const ln_tokenizer *t, const char *text, size_t length
 }
 
 ln_status ln_unigram_encode(ln_encoder *e, const char *word, size_t length) {
-    double score = 0;
+    double score = e->tokenizer->float_scores ? e->path_score : 0;
     for (size_t done = 0; done < length;) {
         size_t part = part_length(e->tokenizer, word + done, length - done);
         e->symbols.length = 0;
@@ -135,7 +149,12 @@ ln_status ln_unigram_encode(ln_encoder *e, const char *word, size_t length) {
         emit_path(e, word + done, part, ends);
         done += part;
     }
+    e->path_score = score;
     return LN_OK;
+}
+
+void ln_unigram_pass(ln_encoder *e) {
+    e->path_score = (double)(float)(e->path_score + USER_DEFINED_SCORE);
 }
 
 void ln_unigram_finish(ln_tokenizer *t, double lowest_score) {
