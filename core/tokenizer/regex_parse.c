@@ -299,11 +299,25 @@ static ln_status parse_character_escape(regex_parser *p, uint32_t *out) {
 
 /* ---- bracketed classes ------------------------------------------------------ */
 
-/* One member: a class escape (then *is_set), else a character. */
-static ln_status parse_member(regex_parser *p, ln_char_class *class, int *is_set, uint32_t *out) {
-    *is_set = 0;
-    if (starts(p, "[") || starts(p, "&&")) {
+static ln_status parse_members(regex_parser *p, ln_char_class *class);
+
+/* A class inside a class, as far as it is no more than further members of the outer one. */
+static ln_status parse_inner_class(regex_parser *p, ln_char_class *class) {
+    if (!starts(p, "[") || starts(p, "[^") || starts(p, "[:") || p->depth == MAX_DEPTH) {
         return unsupported(p, "a class inside a class");
+    }
+    p->at++;
+    p->depth++;
+    ln_status status = parse_members(p, class);
+    p->depth--;
+    return status;
+}
+
+/* One member: a class or a class escape (then *is_set), else a character. */
+static ln_status parse_member(regex_parser *p, ln_char_class *class, int *is_set, uint32_t *out) {
+    *is_set = starts(p, "[") || starts(p, "&&");
+    if (*is_set) {
+        return parse_inner_class(p, class);
     }
     if (!take(p, "\\")) {
         *out = take_character(p);
@@ -316,10 +330,8 @@ static ln_status parse_member(regex_parser *p, ln_char_class *class, int *is_set
     return status == LN_OK && !*is_set ? parse_character_escape(p, out) : status;
 }
 
-/* After the opening bracket. */
-static ln_status parse_class(regex_parser *p, uint32_t *node) {
-    ln_char_class class = {.first_range = p->regex->n_ranges};
-    int negated = take(p, "^");
+/* The members up to the closing bracket, which it takes. */
+static ln_status parse_members(regex_parser *p, ln_char_class *class) {
     int first = 1;
     ln_status status = LN_OK;
     while (status == LN_OK && (first || !starts(p, "]"))) {
@@ -328,7 +340,7 @@ static ln_status parse_class(regex_parser *p, uint32_t *node) {
         }
         int is_set;
         uint32_t low = 0;
-        status = parse_member(p, &class, &is_set, &low);
+        status = parse_member(p, class, &is_set, &low);
         first = 0;
         if (status != LN_OK || is_set) {
             continue;
@@ -336,22 +348,30 @@ static ln_status parse_class(regex_parser *p, uint32_t *node) {
         uint32_t high = low;
         if (starts(p, "-") && p->at + 1 < p->length && p->pattern[p->at + 1] != ']') {
             p->at++;
-            status = parse_member(p, &class, &is_set, &high);
+            status = parse_member(p, class, &is_set, &high);
             if (status == LN_OK && (is_set || high < low)) {
                 return malformed(p, "a wrong range in a class");
             }
         }
         if (status == LN_OK) {
-            status = class_add_range(p, &class, low, high);
+            status = class_add_range(p, class, low, high);
         }
     }
+    p->at += status == LN_OK;
+    return status;
+}
+
+/* After the opening bracket. */
+static ln_status parse_class(regex_parser *p, uint32_t *node) {
+    ln_char_class class = {.first_range = p->regex->n_ranges};
+    int negated = take(p, "^");
+    ln_status status = parse_members(p, &class);
     if (status == LN_OK && p->ignore_case) {
         status = class_fold_case(p, &class);
     }
     if (status != LN_OK) {
         return status;
     }
-    p->at++;
     if (negated) {
         class_negate(&class);
     }
