@@ -98,7 +98,7 @@ typedef struct ln_tokenizer_info {
     int32_t eos_id;      /* -1 where the tokenizer names none */
     int32_t add_bos;     /* 1 when its makers put BOS in front of every text */
     int32_t add_eos;     /* 1 when they put EOS behind it */
-    char kind[24];       /* "bpe" (byte level), "spm" (SentencePiece BPE), "unigram" or "wordpiece" */
+    char kind[24];       /* "bpe" (byte level), "spm" (SentencePiece BPE), "unigram", "wordpiece", "wordlevel" */
 } ln_tokenizer_info;
 
 #define LN_ENCODE_SPECIAL 1 /* special tokens written out in the text become their ids */

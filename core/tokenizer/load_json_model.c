@@ -214,6 +214,23 @@ static ln_status load_wordpiece(ln_json_loader *l, uint32_t model) {
     return status;
 }
 
+/* ---- whole words ------------------------------------------------------------------------------ */
+
+static ln_status load_wordlevel(ln_json_loader *l, uint32_t model) {
+    uint32_t vocab = ln_json_child(l, model, "vocab", LN_JSON_OBJECT);
+    if (vocab == 0) {
+        return ln_json_bad(l, "the WordLevel model has no vocab object");
+    }
+    ln_status status = load_vocab(l, vocab);
+    uint32_t unknown = ln_json_get(&l->json, model, "unk_token");
+    ln_string text = {"", 0};
+    if (status == LN_OK && unknown != 0) {
+        status = ln_json_text(l, unknown, "model.unk_token", &text);
+        l->tokenizer->unk_id = ln_vocab_find(&l->tokenizer->vocab, text.data, text.length); /* it may be missing */
+    }
+    return status;
+}
+
 /* ---- unigram ---------------------------------------------------------------------------------- */
 
 /* A JSON number as a double, rounded as the tokenizers library (serde_json) does: its digits as an integer of 64
@@ -308,7 +325,8 @@ static const struct {
     ln_status (*load)(ln_json_loader *l, uint32_t model);
 } MODELS[] = {{"BPE", LN_MODEL_BPE, load_bpe},
               {"Unigram", LN_MODEL_UNIGRAM, load_unigram},
-              {"WordPiece", LN_MODEL_WORDPIECE, load_wordpiece}};
+              {"WordPiece", LN_MODEL_WORDPIECE, load_wordpiece},
+              {"WordLevel", LN_MODEL_WORDLEVEL, load_wordlevel}};
 
 /* Files older than the setting name no type: their contents tell. */
 static size_t type_without_name(const ln_json_loader *l, uint32_t model) {
@@ -328,7 +346,7 @@ ln_status ln_load_json_model(ln_json_loader *l, uint32_t model) {
         const ln_json_node *node = &l->json.nodes[type];
         ln_string name = {l->json.text + node->start, node->length};
         return ln_fail(l->err, LN_UNSUPPORTED,
-                       "tokenizer.json: the model is of type '%.*s'; BPE, Unigram and WordPiece are supported",
+                       "tokenizer.json: the model is of type '%.*s'; BPE, Unigram, WordPiece and WordLevel are supported",
                        LN_STRING_ARGS(name));
     }
     l->tokenizer->model = MODELS[i].model;

@@ -388,14 +388,22 @@ static ln_status decode_byte_pieces(ln_json_loader *l) {
     return LN_OK;
 }
 
+/* Spaces at the start of the whole text; nothing else that this step can do is streamed. */
 static ln_status load_strip(ln_json_loader *l, uint32_t node) {
-    uint32_t content = ln_json_get(&l->json, node, "content");
-    uint32_t start = ln_json_get(&l->json, node, "start");
-    int32_t count = 0;
-    if (content != 0 && ln_json_is(&l->json, content, " ") && start != 0 && ln_json_int(&l->json, start, &count) &&
-        count > 0) {
-        l->tokenizer->strip_left = (uint32_t)count;
+    const ln_json *json = &l->json;
+    uint32_t content = ln_json_get(json, node, "content");
+    uint32_t keys[2] = {ln_json_get(json, node, "start"), ln_json_get(json, node, "stop")};
+    int32_t counts[2] = {0, 0};
+    for (int i = 0; i < 2; i++) {
+        if (keys[i] != 0 && (!ln_json_int(json, keys[i], &counts[i]) || counts[i] < 0)) {
+            return ln_json_bad(l, "a Strip decoder has an impossible count");
+        }
     }
+    if (content == 0 || !ln_json_is(json, content, " ") || counts[1] > 0 || !l->fused) {
+        return ln_fail(l->err, LN_UNSUPPORTED, "tokenizer.json: a Strip decoder that takes anything but spaces at the "
+                                               "start of the text");
+    }
+    l->tokenizer->strip_left = (uint32_t)counts[0];
     return LN_OK;
 }
 
@@ -439,13 +447,20 @@ static ln_status load_decoder(ln_json_loader *l, uint32_t node) {
         return load_metaspace_decoder(l, node);
     }
     if (is_type(l, node, "Fuse")) {
+        l->fused = 1;
         return LN_OK; /* pieces are always joined */
     }
     return unsupported(l, "decoder", node);
 }
 
 ln_status ln_load_json_decoder(ln_json_loader *l) {
-    ln_status status = l->tokenizer->byte_level ? ln_finish_byte_level(l->tokenizer, l->err) : LN_OK;
+    uint32_t decoder = ln_json_get(&l->json, 0, "decoder");
+    ln_status status = LN_OK;
+    if (l->tokenizer->byte_level) {
+        status = ln_finish_byte_level(l->tokenizer, l->err);
+    } else if (decoder == 0 || ln_json_type_of(&l->json, decoder) == LN_JSON_NULL) {
+        status = ln_decode_apart(l->tokenizer, l->err);
+    }
     return status == LN_OK ? load_section(l, "decoder", "decoders", load_decoder) : status;
 }
 
@@ -527,7 +542,7 @@ static ln_status load_post(ln_json_loader *l, uint32_t node) {
             return status;
         }
     } else {
-        return LN_OK;
+        return is_type(l, node, "ByteLevel") ? LN_OK : unsupported(l, "post-processor", node); /* it moves offsets */
     }
     t->bos_id = t->n_before > 0 ? t->before[0] : -1;
     t->eos_id = t->n_after > 0 ? t->after[t->n_after - 1] : -1;

@@ -241,6 +241,24 @@ ln_status ln_decode_wordpiece(ln_tokenizer *t, ln_string prefix, int cleanup, ln
     return status;
 }
 
+ln_status ln_decode_apart(ln_tokenizer *t, ln_error *err) {
+    ln_buffer text = {0};
+    ln_status status = LN_OK;
+    for (int32_t id = 0; id < t->vocab.n && status == LN_OK; id++) {
+        ln_string piece = ln_vocab_text(&t->vocab, id);
+        if (!(t->vocab.pieces[id].flags & LN_PIECE_PRESENT)) {
+            continue;
+        }
+        text.length = 0;
+        status = ln_buffer_append(&text, " ", 1, err);
+        status = status == LN_OK ? ln_buffer_append(&text, piece.data, piece.length, err) : status;
+        status = status == LN_OK ? ln_vocab_set_bytes(&t->vocab, id, text.data, text.length, err) : status;
+    }
+    ln_buffer_free(&text);
+    t->strip_left = 1;
+    return status;
+}
+
 int ln_byte_piece(ln_string text) {
     if (text.length != 6 || memcmp(text.data, "<0x", 3) != 0 || text.data[5] != '>') {
         return -1;

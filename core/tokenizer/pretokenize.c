@@ -163,6 +163,8 @@ static ln_status encode_word(ln_encoder *e, ln_string word) {
         return ln_unigram_encode(e, word.data, word.length);
     case LN_MODEL_WORDPIECE:
         return ln_wordpiece_encode(e, word.data, word.length);
+    case LN_MODEL_WORDLEVEL:
+        return ln_wordlevel_encode(e, word.data, word.length);
     default:
         return ln_bpe_encode(e, word.data, word.length);
     }

@@ -77,7 +77,7 @@ int32_t ln_tokenizer_describe(const ln_tokenizer *tokenizer, ln_tokenizer_info *
         .add_bos = tokenizer->add_bos,
         .add_eos = tokenizer->n_after > 0 && tokenizer->after[tokenizer->n_after - 1] == tokenizer->eos_id,
     };
-    static const char *const KINDS[] = {"spm", "unigram", "wordpiece"};
+    static const char *const KINDS[] = {"spm", "unigram", "wordpiece", "wordlevel"};
     const char *kind = tokenizer->byte_level ? "bpe" : KINDS[tokenizer->model];
     memcpy(out->kind, kind, strlen(kind) + 1);
     return LN_OK;

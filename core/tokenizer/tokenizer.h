@@ -3,7 +3,7 @@
  *     text -> added tokens -> normalizer -> added tokens (normalised) -> pre-tokenizer -> model
  *
  * Every kind of tokenizer file is turned into this one structure. The model makes ids of a word: byte
- * pair encoding, unigram or WordPiece. Byte-level BPE and SentencePiece BPE differ in their steps and
+ * pair encoding, unigram, WordPiece or whole words. Byte-level BPE and SentencePiece BPE differ in their steps and
  * in where the first symbols of a word come from.
  */
 #ifndef LINNET_TOKENIZER_H
@@ -98,7 +98,7 @@ typedef struct ln_added_set {
 
 /* ---- the tokenizer ------------------------------------------------------------------ */
 
-typedef enum ln_word_model { LN_MODEL_BPE, LN_MODEL_UNIGRAM, LN_MODEL_WORDPIECE } ln_word_model;
+typedef enum ln_word_model { LN_MODEL_BPE, LN_MODEL_UNIGRAM, LN_MODEL_WORDPIECE, LN_MODEL_WORDLEVEL } ln_word_model;
 
 #define LN_MAX_TEMPLATE 8 /* tokens that the makers put in front of a text, or behind it */
 
@@ -186,7 +186,7 @@ ln_status ln_next_match(ln_encoder *e, const ln_regex *regex, ln_string text, ln
  * whole text does. */
 ln_status ln_pretokenize(ln_encoder *e, ln_string text, int at_start);
 
-/* bpe.c, unigram.c, wordpiece.c: append the ids of one word. */
+/* bpe.c, unigram.c, wordpiece.c, wordlevel.c: append the ids of one word. */
 ln_status ln_bpe_encode(ln_encoder *e, const char *word, size_t length);
 ln_status ln_unigram_encode(ln_encoder *e, const char *word, size_t length);
 ln_status ln_wordpiece_encode(ln_encoder *e, const char *word, size_t length);
@@ -272,6 +272,9 @@ ln_status ln_finish_trie(ln_tokenizer *tokenizer, ln_error *err);
 /* load_steps.c: what WordPiece pieces decode to: a space in front, none behind the prefix. cleanup: and none in
  * front of punctuation, nor within English contractions. */
 ln_status ln_decode_wordpiece(ln_tokenizer *tokenizer, ln_string prefix, int cleanup, ln_error *err);
+
+/* load_steps.c: what pieces decode to where nothing says it: a space between them. */
+ln_status ln_decode_apart(ln_tokenizer *tokenizer, ln_error *err);
 
 /* The byte that a piece like <0x0A> names, -1 for another text. */
 int ln_byte_piece(ln_string text);

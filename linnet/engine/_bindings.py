@@ -100,7 +100,8 @@ class ln_tokenizer_info(Structure):
         ("eos_id", c_int32),  # -1 where the tokenizer names none
         ("add_bos", c_int32),  # 1 when its makers put BOS in front of every text
         ("add_eos", c_int32),  # 1 when they put EOS behind it
-        ("kind", c_char * 24),  # "bpe" (byte level), "spm" (SentencePiece BPE), "unigram" or "wordpiece"
+        # "bpe" (byte level), "spm" (SentencePiece BPE), "unigram", "wordpiece", "wordlevel"
+        ("kind", c_char * 24),
     )
 
 

@@ -29,7 +29,7 @@ from linnet.formats.inputs import read_bytes
 from linnet.formats.parts import ModelParts, Tensor, TokenizerParts
 from linnet.formats.safetensors_file import StoredTensor, read_safetensors, write_safetensors
 from linnet.formats.sentencepiece import parse_sentencepiece
-from linnet.formats.tiktoken import is_tiktoken, json_from_ranks
+from linnet.formats.tiktoken import is_tiktoken, parse_ranks
 from linnet.formats.tokenizer_json import (
     adds_bos,
     json_from_vocabulary,
@@ -38,7 +38,7 @@ from linnet.formats.tokenizer_json import (
     vocabulary_from_json,
 )
 from linnet.formats.vocab_files import added_tokens, json_from_vocab_files
-from linnet.formats.vocabulary import TokenKind, Vocabulary
+from linnet.formats.vocabulary import TokenKind, Vocabulary, check_size
 from linnet.types import LEFT_OUT_KEY, ModelFacts, SpecialTokens, TensorType
 
 # What a checkpoint folder consists of; a folder with other names in it is not replaced.
@@ -108,9 +108,9 @@ def read_tokenizer(directory: Path, n_tokens: int) -> TokenizerParts:
             text: bytes | None = read_bytes(path)
         elif (path := directory / "tokenizer.model").exists():
             data = read_bytes(path)
-            if not is_tiktoken(data):
-                return TokenizerParts(_sentencepiece(data, directory, n_tokens))
-            text = json_from_ranks(data, added_tokens(directory))
+            if is_tiktoken(data):
+                return parse_ranks(data, n_tokens, added_tokens(directory))
+            return TokenizerParts(_sentencepiece(data, directory, n_tokens))
         else:
             text = json_from_vocab_files(path := directory)
         if text is not None:
@@ -128,6 +128,7 @@ def _sentencepiece(data: bytes, directory: Path, n_tokens: int) -> Vocabulary:
             f"{len(vocabulary)} tokens, and the model has {n_tokens}; pass the right --tokenizer"
         )
     added = added_tokens(directory)
+    check_size(n_tokens, len(vocabulary) + len(added))
     extra = range(len(vocabulary), n_tokens)
     texts = [added[index]["content"] if index in added else f"[PAD{index}]" for index in extra]
     kinds = [_added_kind(added.get(index)) for index in extra]

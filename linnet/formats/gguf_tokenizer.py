@@ -23,6 +23,7 @@ _MODELS = {
     VocabularyKind.SPM: "llama",
     VocabularyKind.UNIGRAM: "t5",
     VocabularyKind.WORDPIECE: "bert",
+    VocabularyKind.WORDLEVEL: "wordlevel",  # our word; needs the tokenizer.json
 }
 _CHARSMAP = "precompiled_charsmap"
 _JSON = "tokenizer.huggingface.json"

@@ -23,7 +23,7 @@ from linnet.formats.llama2c import (
 from linnet.formats.parts import ModelParts, TokenizerParts
 from linnet.formats.sentencepiece import parse_sentencepiece
 from linnet.formats.store import locate
-from linnet.formats.tiktoken import is_tiktoken, json_from_ranks
+from linnet.formats.tiktoken import is_tiktoken, parse_ranks
 from linnet.formats.tokenizer_json import vocabulary_from_json
 
 _HEAD = 256  # bytes that tell the formats apart
@@ -97,8 +97,7 @@ def _parse_tokenizer(data: bytes, n_tokens: int) -> TokenizerParts:
     if data.lstrip()[:1] == b"{":
         return TokenizerParts(vocabulary_from_json(data, n_tokens), data)
     if is_tiktoken(data):
-        text = json_from_ranks(data)
-        return TokenizerParts(vocabulary_from_json(text, n_tokens), text)
+        return parse_ranks(data, n_tokens, {})
     if data[2:4] == b"\0\0":  # the length of the longest piece is a small int32
         return TokenizerParts(parse_tokenizer_bin(data, n_tokens))
     try:

@@ -6,15 +6,22 @@ number of ranks, because few families publish such files.
 
 from __future__ import annotations
 
-import base64
 import binascii
+import codecs
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from linnet.errors import FormatError, UnsupportedError
-from linnet.formats.tokenizer_json import PRE_TOKENIZERS, byte_level
+from linnet.formats.parts import TokenizerParts
+from linnet.formats.tokenizer_json import PRE_TOKENIZERS, byte_level, vocabulary_of
+from linnet.formats.vocabulary import LONGEST
+
+_Ids = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -46,8 +53,15 @@ def is_tiktoken(data: bytes) -> bool:
     return len(first) == 2 and first[1].strip().isdigit() and _decoded(first[0]) is not None
 
 
-def json_from_ranks(data: bytes, added: Mapping[int, Mapping[str, Any]] | None = None) -> bytes:
-    """The ``tokenizer.json`` of a rank file; ``added`` are its added tokens by id, where they are known.
+def parse_ranks(data: bytes, n_tokens: int, added: Mapping[int, Mapping[str, Any]]) -> TokenizerParts:
+    """The tokenizer in a rank file, for a model with ``n_tokens`` embeddings; ``added`` as below."""
+    document = document_from_ranks(data, added)
+    text = json.dumps(document, ensure_ascii=False).encode()
+    return TokenizerParts(vocabulary_of(document, n_tokens), text)
+
+
+def document_from_ranks(data: bytes, added: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    """What a ``tokenizer.json`` of the ranks holds; ``added`` are its added tokens by id, where known.
 
     Raises FormatError, and UnsupportedError for a file of an unknown number of ranks.
     """
@@ -59,7 +73,7 @@ def json_from_ranks(data: bytes, added: Mapping[int, Mapping[str, Any]] | None =
             "add the tokenizer.json of the model"
         )
     special = {len(ranks) + i: {"content": text, "special": True} for i, text in enumerate(family.special)}
-    document = {
+    return {
         "version": "1.0",
         "added_tokens": [_added(index, entry) for index, entry in sorted((added or special).items())],
         "normalizer": {"type": "NFC"} if family.nfc else None,
@@ -69,23 +83,27 @@ def json_from_ranks(data: bytes, added: Mapping[int, Mapping[str, Any]] | None =
         "model": {
             "type": "BPE",
             "ignore_merges": family.ignore_merges,
-            "vocab": {_spelt(token): rank for token, rank in ranks.items()},
-            "merges": [[_spelt(left), _spelt(right)] for left, right in _merges(ranks)],
+            "vocab": ranks,
+            "merges": _merges(ranks),
         },
     }
-    return json.dumps(document, ensure_ascii=False).encode()
 
 
-def _ranks(data: bytes) -> dict[bytes, int]:
-    ranks: dict[bytes, int] = {}
+def _ranks(data: bytes) -> dict[str, int]:
+    """The ranks by token, spelt as byte-level BPE spells it."""
+    ranks: dict[str, int] = {}
     for number, line in enumerate(data.splitlines(), 1):
-        if not line.strip():
-            continue
         parts = line.split()
-        token = _decoded(parts[0]) if len(parts) == 2 and parts[1].isdigit() else None
-        if token is None or token in ranks:
-            raise FormatError(f"line {number} of the tiktoken file is not a new token and its rank")
-        ranks[token] = int(parts[1])
+        if not parts:
+            continue
+        well_formed = len(parts) == 2 and parts[1].isdigit() and len(parts[1]) < 10
+        token = _decoded(parts[0]) if well_formed else None
+        if token is None or len(token) > LONGEST:
+            raise FormatError(f"line {number} of the tiktoken file is not a token and its rank")
+        spelt = codecs.charmap_decode(token, "strict", _ALPHABET)[0]
+        if spelt in ranks:
+            raise FormatError(f"line {number} of the tiktoken file repeats a token")
+        ranks[spelt] = int(parts[1])
     if sorted(ranks.values()) != list(range(len(ranks))):
         raise FormatError("the ranks of the tiktoken file do not count up from 0")
     return ranks
@@ -93,33 +111,69 @@ def _ranks(data: bytes) -> dict[bytes, int]:
 
 def _decoded(text: bytes) -> bytes | None:
     try:
-        return base64.b64decode(text, validate=True) or None
+        return binascii.a2b_base64(text, strict_mode=True) or None
     except binascii.Error:
         return None
 
 
-def _merges(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
+def _merges(ranks: Mapping[str, int]) -> list[str]:
     """Every way to join two tokens into a third: tiktoken joins the neighbours whose joint rank is lowest."""
-    merges = []
-    for token in sorted(ranks, key=ranks.__getitem__):
-        splits = [(token[:cut], token[cut:]) for cut in range(1, len(token))]
-        known = [(left, right) for left, right in splits if left in ranks and right in ranks]
-        merges += sorted(known, key=lambda pair: (ranks[pair[0]], ranks[pair[1]]))
-    return merges
+    tokens = sorted(ranks, key=ranks.__getitem__)
+    lengths = np.fromiter(map(len, tokens), dtype=np.int64, count=len(tokens))
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
+    parts = _PartHashes("".join(tokens))
+    hashes = parts.of(starts, ends)
+    by_hash = np.argsort(hashes)
+    table = hashes[by_hash]
+    if np.any(table[1:] == table[:-1]):
+        raise FormatError("the tokens of the tiktoken file are made to collide in a table")
+
+    def find(begin: _Ids, end: _Ids) -> _Ids:
+        """The ranks of the tokens that lie there; -1 where none does."""
+        wanted = parts.of(begin, end)
+        places = np.minimum(np.searchsorted(table, wanted), len(tokens) - 1)
+        return np.where(table[places] == wanted, by_hash[places], -1)
+
+    joint = np.repeat(np.arange(len(tokens)), lengths - 1)
+    cuts = np.delete(np.arange(ends[-1]), starts)
+    left = find(starts[joint], cuts)
+    found = left >= 0
+    left, joint, cuts = left[found], joint[found], cuts[found]
+    right = find(cuts, ends[joint])
+    found = right >= 0
+    left, joint, right = left[found], joint[found], right[found]
+    best_first = np.lexsort((left, joint))
+    return [
+        f"{tokens[a]} {tokens[b]}"
+        for a, b in zip(left[best_first].tolist(), right[best_first].tolist(), strict=True)
+    ]
 
 
-def _alphabet() -> list[str]:
+class _PartHashes:
+    """Hashes of parts of a text, each from two sums over what is in front (Karp and Rabin 1987)."""
+
+    _BASE = 0x9E3779B97F4A7C15
+
+    def __init__(self, text: str) -> None:
+        codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32).astype(np.uint64)
+        powers = np.cumprod(np.full(len(codes), self._BASE, dtype=np.uint64))
+        self._sums = np.concatenate(([np.uint64(0)], np.cumsum(codes * powers)))
+        inverse = np.full(len(codes), pow(self._BASE, -1, 1 << 64), dtype=np.uint64)
+        self._inverse_powers = np.cumprod(inverse)
+
+    def of(self, begin: _Ids, end: _Ids) -> NDArray[np.uint64]:
+        return (self._sums[end] - self._sums[begin]) * self._inverse_powers[begin]
+
+
+def _alphabet() -> str:
     """The character that stands for each byte (Radford et al. 2019, GPT-2's bytes_to_unicode)."""
     visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
-    return [chr(byte) if byte in visible else chr(next(others)) for byte in range(256)]
+    return "".join(chr(byte if byte in visible else next(others)) for byte in range(256))
 
 
 _ALPHABET = _alphabet()
-
-
-def _spelt(token: bytes) -> str:
-    return "".join(_ALPHABET[byte] for byte in token)
 
 
 def _added(index: int, entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from linnet.errors import FormatError, UnsupportedError
@@ -21,7 +21,15 @@ from linnet.formats.unigram_json import (
     unigram_parts,
     wordpiece_parts,
 )
-from linnet.formats.vocabulary import BYTE_PIECES, SPACE, TokenKind, Vocabulary, VocabularyKind
+from linnet.formats.vocabulary import (
+    BYTE_PIECES,
+    LONGEST,
+    SPACE,
+    TokenKind,
+    Vocabulary,
+    VocabularyKind,
+    check_size,
+)
 from linnet.types import SpecialTokens
 
 _LLAMA3 = (
@@ -73,12 +81,19 @@ _COSMETIC = ("trim_offsets",)  # changes the offsets of tokens, not the tokens
 def vocabulary_from_json(text: bytes, n_tokens: int) -> Vocabulary:
     """The vocabulary in a ``tokenizer.json``, for a model with ``n_tokens`` embeddings.
 
+    Raises FormatError, UnsupportedError.
+    """
+    return vocabulary_of(parse_tokenizer_json(text), n_tokens)
+
+
+def vocabulary_of(document: Mapping[str, Any], n_tokens: int) -> Vocabulary:
+    """The same of a parsed ``tokenizer.json``.
+
     Ids the file does not name become unused tokens, as in other converters; ids the
     model has no embedding for are left out. Raises FormatError when the file is
     damaged, UnsupportedError when it is neither BPE (byte-level or SentencePiece),
-    Unigram nor WordPiece.
+    Unigram, WordPiece nor WordLevel.
     """
-    document = parse_tokenizer_json(text)
     model = document["model"]
     kind = _vocabulary_kind(document, model)
     unigram = kind is VocabularyKind.UNIGRAM
@@ -87,15 +102,18 @@ def vocabulary_from_json(text: bytes, n_tokens: int) -> Vocabulary:
     if not isinstance(vocab, dict):
         raise FormatError("tokenizer.json: 'vocab' is not a JSON object of tokens and their ids")
     added = {entry["id"]: entry for entry in _added_tokens(document)}
+    check_size(n_tokens, len(vocab) + len(added))
     tokens = [f"[PAD{index}]" for index in range(n_tokens)]
     kinds = [TokenKind.UNUSED] * n_tokens
     ids = {**vocab, **{entry["content"]: index for index, entry in added.items()}}
+    unknown = _unknown_piece(model, pieces) if kind.is_scored else None
+    byte_pieces = BYTE_PIECES if kind.is_scored else frozenset()
     for token, index in ids.items():
         if not isinstance(index, int) or index < 0:
             raise FormatError(f"tokenizer.json gives the token {token!r} the impossible id {index!r}")
         if index < n_tokens:
             tokens[index] = token
-            kinds[index] = _kind_of(token, added.get(index), model, kind)
+            kinds[index] = _kind_of(token, added.get(index), unknown, byte_pieces)
     merges = _merges(model)
     unk_id = model.get("unk_id") if unigram else _unknown_id(model, ids)
     bpe, spm = kind is VocabularyKind.BPE, kind is VocabularyKind.SPM
@@ -108,7 +126,7 @@ def vocabulary_from_json(text: bytes, n_tokens: int) -> Vocabulary:
         tokens=tuple(tokens),
         kinds=tuple(kinds),
         scores=scores,
-        merges=tuple(f"{left} {right}" for left, right in merges) if bpe else (),
+        merges=tuple(m if isinstance(m, str) else " ".join(m) for m in merges) if bpe else (),
         pre=_pre_name(document) if bpe else "",
         unk_id=unk_id if isinstance(unk_id, int) and 0 <= unk_id < n_tokens else None,
         add_space_prefix=kind.is_scored and _adds_space_prefix(document),
@@ -200,36 +218,44 @@ def _unnamed_type(model: Mapping[str, Any]) -> str:
     return "WordPiece" if "continuing_subword_prefix" in model else "unnamed"
 
 
+def _unknown_piece(model: Mapping[str, Any], pieces: Sequence[tuple[str, float]]) -> str | None:
+    """The piece of what no other one spells: Unigram names its id, BPE its text."""
+    if not pieces:
+        text = model.get("unk_token")
+        return text if isinstance(text, str) else None
+    index = model.get("unk_id")
+    return pieces[index][0] if isinstance(index, int) and 0 <= index < len(pieces) else None
+
+
 def _kind_of(
-    token: str, added: Mapping[str, Any] | None, model: Mapping[str, Any], kind: VocabularyKind
+    token: str, added: Mapping[str, Any] | None, unknown: str | None, byte_pieces: frozenset[str]
 ) -> TokenKind:
-    if kind is VocabularyKind.SPM and token == model.get("unk_token"):
-        return TokenKind.UNKNOWN
-    if kind is VocabularyKind.UNIGRAM and token == model["vocab"][model.get("unk_id") or 0][0]:
+    if token == unknown:
         return TokenKind.UNKNOWN
     if added is not None:
         return TokenKind.CONTROL if added.get("special") else TokenKind.USER_DEFINED
-    if kind.is_scored and token in BYTE_PIECES:
-        return TokenKind.BYTE
-    return TokenKind.NORMAL
+    return TokenKind.BYTE if token in byte_pieces else TokenKind.NORMAL
 
 
-def _merges(model: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _merges(model: Mapping[str, Any]) -> list[str | list[str]]:
     """The merges, best first; older files write "left right", newer ones [left, right]."""
-    pairs = []
-    for merge in _list(model, "merges"):
-        pair = merge.split(" ") if isinstance(merge, str) else merge
-        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
+    merges = _list(model, "merges")
+    for merge in merges:
+        well_formed = (
+            merge.count(" ") == 1
+            if isinstance(merge, str)
+            else isinstance(merge, list) and len(merge) == 2 and all(isinstance(part, str) for part in merge)
+        )
+        if not well_formed:
             raise FormatError(f"tokenizer.json: the merge {merge!r} does not name two tokens")
-        pairs.append((pair[0], pair[1]))
-    return pairs
+    return merges
 
 
-def _scores(tokens: list[str], merges: list[tuple[str, str]]) -> tuple[float, ...]:
+def _scores(tokens: list[str], merges: list[str | list[str]]) -> tuple[float, ...]:
     """A score per token that makes joining by score equal joining by rank of the merge."""
     rank: dict[str, int] = {}
-    for index, (left, right) in enumerate(merges):
-        rank.setdefault(left + right, index)
+    for index, merge in enumerate(merges):
+        rank.setdefault(merge.replace(" ", "") if isinstance(merge, str) else "".join(merge), index)
     return tuple(float(-rank[token]) if token in rank else 0.0 for token in tokens)
 
 
@@ -271,6 +297,11 @@ def json_from_vocabulary(vocabulary: Vocabulary, special: SpecialTokens) -> byte
     Raises UnsupportedError where GGUF does not say enough: a byte-level BPE whose way
     of splitting text is named by a word this version has no rule for.
     """
+    if vocabulary.kind is VocabularyKind.WORDLEVEL:
+        raise UnsupportedError(
+            "a vocabulary of whole words does not say how text is split; "
+            "pass the model's tokenizer.json with --tokenizer"
+        )
     parts = {
         VocabularyKind.BPE: _byte_level_parts,
         VocabularyKind.SPM: _sentencepiece_parts,
@@ -372,6 +403,9 @@ def _merges_by_score(vocabulary: Vocabulary) -> list[list[str]]:
         for index, token in enumerate(vocabulary.tokens)
         if vocabulary.kinds[index] is TokenKind.NORMAL
     }
+    longest = max(map(len, joinable), default=0)
+    if longest > LONGEST:
+        raise UnsupportedError(f"a token of {longest} characters; at most {LONGEST} are supported")
     ranked = sorted(joinable, key=lambda token: -vocabulary.scores[joinable[token]])
     return [
         [token[:cut], token[cut:]]

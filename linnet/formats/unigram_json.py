@@ -23,7 +23,7 @@ def scored_pieces(model: Mapping[str, Any]) -> list[tuple[str, float]]:
         raise FormatError("tokenizer.json: 'vocab' is not a list of tokens and their scores")
     for piece in pieces:
         well_formed = isinstance(piece, list) and len(piece) == 2 and isinstance(piece[0], str)
-        if not well_formed or not isinstance(piece[1], int | float):
+        if not well_formed or not isinstance(piece[1], int | float) or not abs(piece[1]) < 1e300:
             raise FormatError(f"tokenizer.json: the piece {piece!r} is not a token and its score")
     return [(text, float(score)) for text, score in pieces]
 
@@ -93,4 +93,8 @@ def wordpiece_parts(vocabulary: Vocabulary) -> dict[str, Any]:
     }
 
 
-KINDS = {"Unigram": VocabularyKind.UNIGRAM, "WordPiece": VocabularyKind.WORDPIECE}  # by the type of a model
+KINDS = {  # by the type of a model
+    "Unigram": VocabularyKind.UNIGRAM,
+    "WordPiece": VocabularyKind.WORDPIECE,
+    "WordLevel": VocabularyKind.WORDLEVEL,
+}

@@ -32,8 +32,11 @@ def added_tokens(directory: Path) -> dict[int, dict[str, Any]]:
         found[index] = {"content": text, "special": text.startswith("<|") and text.endswith("|>")}
     decoder = _object(directory / "tokenizer_config.json").get("added_tokens_decoder")
     for key, entry in decoder.items() if isinstance(decoder, dict) else ():
-        if not key.isdigit() or not isinstance(entry, dict) or not isinstance(entry.get("content"), str):
-            raise FormatError(f"{directory / 'tokenizer_config.json'}: the added token {key} makes no sense")
+        is_id = key.isascii() and key.isdigit() and len(key) < 10
+        if not is_id or not isinstance(entry, dict) or not isinstance(entry.get("content"), str):
+            raise FormatError(
+                f"{directory / 'tokenizer_config.json'}: the added token {key[:60]!r} makes no sense"
+            )
         found[int(key)] = entry
     return found
 

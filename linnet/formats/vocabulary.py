@@ -1,9 +1,10 @@
 """A tokenizer's vocabulary in the terms of GGUF (``tokenizer.ggml.*``).
 
-Four kinds: byte-level BPE, whose tokens are spelt in the printable alphabet of GPT-2
+Five kinds: byte-level BPE, whose tokens are spelt in the printable alphabet of GPT-2
 and joined by ranked merges; SentencePiece BPE, whose pieces are plain text with
 U+2581 for a space and are joined by score; SentencePiece unigram, the same pieces with
-log probabilities; and WordPiece, whose pieces within a word begin with ``##``.
+log probabilities; WordPiece, whose pieces within a word begin with ``##``; and whole words,
+which GGUF has no way to say: their ``tokenizer.json`` goes along.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
+from linnet.errors import FormatError
+
 SPACE = "\u2581"  # how SentencePiece writes a space
+LONGEST = 256  # of a token of which every way to cut it is tried; published vocabularies have at most 128
 
 
 class VocabularyKind(StrEnum):
@@ -21,6 +25,7 @@ class VocabularyKind(StrEnum):
     SPM = "spm"
     UNIGRAM = "unigram"
     WORDPIECE = "wordpiece"
+    WORDLEVEL = "wordlevel"
 
     @property
     def is_scored(self) -> bool:
@@ -63,6 +68,14 @@ class Vocabulary:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+
+def check_size(n_tokens: int, n_known: int) -> None:
+    """Raises FormatError where a model has far more embeddings than its tokenizer tokens: they take room."""
+    if n_tokens > 65536 + 4 * n_known:
+        raise FormatError(
+            f"the model has {n_tokens} tokens, its tokenizer {n_known}; pass the right one with --tokenizer"
+        )
 
 
 def byte_piece(value: int) -> str:
