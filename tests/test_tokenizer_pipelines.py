@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +18,7 @@ from linnet.formats.gguf_tokenizer import metadata_from_tokenizer, tokenizer_fro
 from linnet.formats.parts import TokenizerParts
 from linnet.formats.tokenizer_json import PRE_TOKENIZERS, json_from_vocabulary, vocabulary_from_json
 from linnet.formats.vocabulary import VocabularyKind
-from linnet.run.model import TextStream
+from linnet.run.generation import _spelled
 from linnet.types import SpecialTokens
 
 LETTERS = r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯΑ-ΡΣ-ϵЀ-ҁҊ-ԯԱ-Ֆ]+"
@@ -270,15 +268,7 @@ def test_what_is_refused(reason: str) -> None:
 
 def streamed(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
     """What a reader of the stream sees, token by token."""
-    generation = SimpleNamespace(ids=[])
-
-    def drawn() -> Iterator[int]:
-        for token in ids:
-            generation.ids.append(token)
-            yield token
-
-    stream: Any = SimpleNamespace(generation=generation)
-    return list(TextStream._pieces_of(stream, tokenizer, [tokenizer.bos_id or -1], drawn()))
+    return list(_spelled(tokenizer, iter(ids), at_start=True))
 
 
 def cut_at_random(rng: random.Random, tokenizer: Tokenizer, data: bytes) -> list[int]:
@@ -325,5 +315,5 @@ def test_streams_of_any_tokens(kind: str, corpus: list[str]) -> None:
     tokenizer = Tokenizer.from_json(reference.to_str().encode())
     for _ in range(20):
         ids = [rng.randrange(tokenizer.vocab_size) for _ in range(200)]
-        whole = tokenizer.decode(ids, at_start=tokenizer.bos_id is not None).decode("utf-8", "replace")
+        whole = tokenizer.decode(ids).decode("utf-8", "replace")
         assert "".join(streamed(tokenizer, ids)) == whole
