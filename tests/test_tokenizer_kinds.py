@@ -158,7 +158,7 @@ def check_unigram(model: bytes, folder: Path, texts: list[str]) -> None:
     ours = from_vocabulary(vocabulary, folder)
     assert ours.kind == "unigram"
     assert_same(ours.encode, reference.encode, texts)
-    for text in texts[::5]:
+    for text in texts[:200:5]:
         ids = ours.encode(text)
         pieces = [ours.decode([id], at_start=i == 0) for i, id in enumerate(ids)]
         assert b"".join(pieces) == ours.decode(ids)

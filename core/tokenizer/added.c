@@ -209,7 +209,7 @@ ln_status ln_added_split(ln_encoder *e, const ln_added_set *set, ln_string text,
             }
         }
         ln_encoder_emit(e, token->id);
-        ln_unigram_pass(e);
+        ln_unigram_pass(e, token->length);
         done = end;
     }
     if (done == text.length) {

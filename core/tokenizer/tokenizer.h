@@ -192,8 +192,8 @@ ln_status ln_unigram_encode(ln_encoder *e, const char *word, size_t length);
 ln_status ln_wordpiece_encode(ln_encoder *e, const char *word, size_t length);
 ln_status ln_wordlevel_encode(ln_encoder *e, const char *word, size_t length);
 
-/* unigram.c: the text went on with an added token. */
-void ln_unigram_pass(ln_encoder *e);
+/* unigram.c: the text went on with an added token of that many bytes. */
+void ln_unigram_pass(ln_encoder *e, size_t length);
 
 /* bpe.c: fills in cuts_at_space, once the merges are there. */
 void ln_bpe_find_cuts(ln_tokenizer *tokenizer);

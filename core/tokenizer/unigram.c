@@ -10,7 +10,7 @@
 #include "unicode.h"
 
 #define UNKNOWN_PENALTY 10.0 /* an unknown character is this much less probable than the rarest piece */
-#define USER_DEFINED_SCORE (-0.1) /* of an added token, in sentencepiece */
+#define ADDED_SCORE 0.1           /* of each byte of an added token but the first, in sentencepiece 0.2.3 */
 #define LOWEST_SUM (-100000.0)    /* where sentencepiece 0.2.3 starts again from zero; 0.2.0 never did */
 #define NO_START UINT32_MAX
 
@@ -153,8 +153,9 @@ ln_status ln_unigram_encode(ln_encoder *e, const char *word, size_t length) {
     return LN_OK;
 }
 
-void ln_unigram_pass(ln_encoder *e) {
-    e->path_score = (double)(float)(e->path_score + USER_DEFINED_SCORE);
+void ln_unigram_pass(ln_encoder *e, size_t length) {
+    double score = e->path_score < LOWEST_SUM ? 0 : e->path_score;
+    e->path_score = (double)(float)(score + ADDED_SCORE * (double)(length - 1));
 }
 
 void ln_unigram_finish(ln_tokenizer *t, double lowest_score) {
