@@ -16,6 +16,9 @@
 
 #define MAX_ALIGNMENT (1u << 30)
 
+/* Texts of one array: a file of holes, which takes no room, could claim any number. */
+#define MAX_TEXTS (1u << 24)
+
 static const char *const tensor_type_names[] = {
     [0] = "f32",      [1] = "f16",     [2] = "q4_0",    [3] = "q4_1",     [6] = "q5_0",   [7] = "q5_1",
     [8] = "q8_0",     [9] = "q8_1",    [10] = "q2_k",   [11] = "q3_k",    [12] = "q4_k",  [13] = "q5_k",
@@ -128,6 +131,10 @@ static ln_status read_array(reader *r, ln_gguf_pair *pair) {
                        LN_STRING_ARGS(pair->key));
     }
     pair->array = (ln_gguf_array){(ln_gguf_type)type, length, r->at};
+    if (type == LN_GGUF_STRING && length > MAX_TEXTS) {
+        return ln_fail(r->err, LN_BAD_FILE, "the file is damaged: '%.*s' claims %" PRIu64 " texts; " AGAIN,
+                       LN_STRING_ARGS(pair->key), length);
+    }
     if (type == LN_GGUF_STRING) {
         ln_string ignored;
         for (uint64_t i = 0; i < length; i++) {

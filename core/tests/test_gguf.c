@@ -166,7 +166,13 @@ static void test_pairs(void) {
     put_header(&g, 0, 1);
     put_key(&g, "x", LN_GGUF_ARRAY);
     put_u32(&g, LN_GGUF_STRING);
-    put_u64(&g, UINT64_MAX);
+    put_u64(&g, (1u << 24) + 1);
+    put_u64(&g, 0);
+    CHECK(status_of(&g, "claims 16777217 texts") == LN_BAD_FILE, "array of too many strings");
+    put_header(&g, 0, 1);
+    put_key(&g, "x", LN_GGUF_ARRAY);
+    put_u32(&g, LN_GGUF_STRING);
+    put_u64(&g, 1u << 24);
     put_u64(&g, 0);
     CHECK(status_of(&g, "truncated") == LN_BAD_FILE, "array of strings");
     put_header(&g, 0, 1);
