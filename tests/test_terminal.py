@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -25,6 +26,11 @@ ENDLESS = "bla bla bla bla bla bla"
 LONG = ["--n-ctx", "100000", "-n", "100000", "--temperature", "0"]
 
 
+def heed_interrupts() -> None:
+    """A terminal's programs do; those a shell started in the background do not, and neither do their children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def spawn() -> Iterator[object]:
     children = []
@@ -33,7 +39,9 @@ def spawn() -> Iterator[object]:
         command = ["-P", "-m", "linnet", "run", *arguments]
         # An interrupt drops what the terminal has not shown yet, and may cut a character in two.
         text = {"encoding": "utf-8", "codec_errors": "replace"}
-        child = pexpect.spawn(sys.executable, command, timeout=20, env=None, echo=False, **text)
+        child = pexpect.spawn(
+            sys.executable, command, timeout=20, echo=False, preexec_fn=heed_interrupts, **text
+        )
         child.delaybeforesend = None  # it asks before it reads
         children.append(child)
         return child

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import signal
 import subprocess
@@ -368,11 +367,8 @@ train(TrainOptions(corpus=Path(sys.argv[1]), output=Path(sys.argv[2]), **options
 
 
 def start(corpus: Path, output: Path, *more: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    return subprocess.Popen(
-        [sys.executable, "-P", "-c", DRIVER, str(corpus), str(output), *more],
-        stderr=subprocess.PIPE, text=True, env=environment,
-    )  # fmt: skip
+    command = [sys.executable, "-P", "-c", DRIVER, str(corpus), str(output), *more]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
 def stop_after_first_step(process: subprocess.Popen[str], number: int) -> str:

@@ -96,10 +96,8 @@ def read_bandwidth(n_bytes: int, threads: int, seconds: float = BANDWIDTH_SECOND
             pages.madvise(mmap.MADV_HUGEPAGE)  # as the weights lie
         for at in range(0, n_bytes, mmap.PAGESIZE):
             pages[at] = 1  # untouched pages would all be one and the same page of zeros
-        view = ctypes.c_char.from_buffer(pages)
-        rate = float(library().ln_read_bandwidth(ctypes.addressof(view), n_bytes, threads, BANDWIDTH_SECONDS))
-        del view  # a mapping that is looked at cannot be closed
-        return rate
+        address = ctypes.addressof(ctypes.c_char.from_buffer(pages))  # a mapping that is held cannot be closed
+        return float(library().ln_read_bandwidth(address, n_bytes, threads, seconds))
 
 
 def _thread_counts(available: int) -> list[int]:
