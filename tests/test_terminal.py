@@ -27,7 +27,7 @@ LONG = ["--n-ctx", "100000", "-n", "100000", "--temperature", "0"]
 
 
 def heed_interrupts() -> None:
-    """A terminal's programs do; those a shell started in the background do not, and neither do their children."""
+    """As programs of a terminal do, unlike those that a shell started in the background."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

@@ -96,7 +96,7 @@ def read_bandwidth(n_bytes: int, threads: int, seconds: float = BANDWIDTH_SECOND
             pages.madvise(mmap.MADV_HUGEPAGE)  # as the weights lie
         for at in range(0, n_bytes, mmap.PAGESIZE):
             pages[at] = 1  # untouched pages would all be one and the same page of zeros
-        address = ctypes.addressof(ctypes.c_char.from_buffer(pages))  # a mapping that is held cannot be closed
+        address = ctypes.addressof(ctypes.c_char.from_buffer(pages))  # kept, it could not be closed
         return float(library().ln_read_bandwidth(address, n_bytes, threads, seconds))
 
 
