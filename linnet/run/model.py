@@ -18,8 +18,9 @@ from linnet.formats.gguf_keys import TEMPLATE_KEY
 from linnet.options import MAX_TOKENS, OVERFLOWS
 from linnet.run import choosing
 from linnet.run.choosing import Chooser, FormOptions, Guide
-from linnet.run.context import PromptCache, check_prompt, cut_middle
+from linnet.run.context import check_prompt, cut_middle
 from linnet.run.generation import Generation, TextStream
+from linnet.run.prompt_cache import PromptCache
 from linnet.run.speculate import Drafter, ModelDrafter, TextDrafter, check_same_tokenizer
 from linnet.run.timeline import Timeline
 from linnet.types import TensorType

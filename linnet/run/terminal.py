@@ -19,6 +19,7 @@ from linnet.run.choosing import best_of
 from linnet.run.generation import Generation, TextStream
 from linnet.run.meter import Energy, EnergyMeter, peak_rss_bytes, process_age
 from linnet.run.model import LanguageModel, StreamOptions, load
+from linnet.run.prompt_cache import prompt_kept_in
 from linnet.types import LEFT_OUT_KEY
 
 if TYPE_CHECKING:
@@ -63,8 +64,6 @@ def run(options: RunOptions) -> dict[str, object]:
 def _prompt_file(model: LanguageModel, options: RunOptions) -> contextlib.AbstractContextManager[None]:
     if options.prompt_cache is None:
         return contextlib.nullcontext()
-    from linnet.run.prompt_file import prompt_kept_in  # not needed without a file
-
     adapters = model.chosen_adapters(adapter_scales(options.adapter))
     return prompt_kept_in(options.prompt_cache, model.cache, adapters)
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from linnet.engine.session import Session
 from linnet.errors import UsageError
-from linnet.run.context import PromptCache, cut_middle
+from linnet.run.context import cut_middle
+from linnet.run.prompt_cache import PromptCache
 
 PREFILL_CHUNK = 256  # tokens per call into the core; an interrupt is noticed between calls
 
