@@ -19,9 +19,9 @@ from linnet.engine.arguments import given, int32, wrong
 from linnet.errors import UsageError
 from linnet.run.answer import AnswerReader, Delta, Signs, Spelling
 from linnet.run.chat_format import Prompt
-from linnet.run.choosing import FormOptions, stop_texts
+from linnet.run.choosing import FormOptions
 from linnet.run.context import drop_oldest_turns
-from linnet.run.generation import Generation, TextStream
+from linnet.run.generation import Generation, TextStream, stop_texts
 from linnet.run.model import LanguageModel, StreamOptions, load
 from linnet.run.template import Message, prepared
 from linnet.run.tool_formats import ToolCall
@@ -40,7 +40,6 @@ class ChatOptions(StreamOptions, total=False):
     documents: Sequence[Mapping[str, Any]] | None
     enable_thinking: bool | None
     variables: Mapping[str, Any] | None
-    stop: Sequence[str] | str
 
 
 @dataclass

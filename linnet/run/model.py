@@ -16,7 +16,7 @@ from linnet.engine.session import PAGE_TOKENS, Session, Workspace, pages_of
 from linnet.errors import UsageError, warn
 from linnet.formats.gguf_keys import TEMPLATE_KEY
 from linnet.options import MAX_TOKENS, OVERFLOWS
-from linnet.run import choosing
+from linnet.run import generation
 from linnet.run.choosing import Chooser, FormOptions, Guide
 from linnet.run.context import check_prompt, cut_middle
 from linnet.run.generation import Generation, TextStream
@@ -249,7 +249,7 @@ class LanguageModel:
         log-probability is returned.
         """
         begin = partial(self.stream, prompt)
-        return choosing.best_of(best_of, options, begin, TextStream.finish).generation
+        return generation.best_of(best_of, options, begin, TextStream.finish).generation
 
     def save_prompt(
         self,
@@ -361,7 +361,7 @@ class LanguageModel:
         """The answer to a conversation; see :func:`linnet.run.chat.stream_chat`, and :meth:`generate` of
         ``best_of``."""
         begin = partial(self.stream_chat, messages)
-        return choosing.best_of(best_of, options, begin, lambda stream: stream.answer()).answer()
+        return generation.best_of(best_of, options, begin, lambda stream: stream.answer()).answer()
 
     def stream_chat(self, messages: Sequence[Message], **options: Unpack[ChatOptions]) -> ChatStream:
         """As :meth:`chat`, piece by piece."""

@@ -15,8 +15,7 @@ from linnet.display import one_line, shown_on
 from linnet.engine.sampler import NEUTRAL, SamplingOptions, check_name
 from linnet.errors import ContextFullError, SourceError, UsageError
 from linnet.options import RunOptions
-from linnet.run.choosing import best_of
-from linnet.run.generation import Generation, TextStream
+from linnet.run.generation import Generation, TextStream, best_of
 from linnet.run.meter import Energy, EnergyMeter, peak_rss_bytes, process_age
 from linnet.run.model import LanguageModel, StreamOptions, load
 from linnet.run.prompt_cache import prompt_kept_in
