@@ -93,8 +93,6 @@ _BLOCKS = {
 }
 
 
-LEFT_OUT_KEY = "linnet.left_out"  # of metadata: the parts of a model that its text does without, by name
-
 _N_SHAPE = 12  # the first facts, which every model is described by
 
 

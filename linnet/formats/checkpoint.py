@@ -24,7 +24,7 @@ from linnet.formats.arch.layouts import floats
 from linnet.formats.arch.ternary import SCALE, Ternary, read_ternary
 from linnet.formats.arch.text_part import has_text_part, text_settings, text_tensors
 from linnet.formats.atomic import atomic_file, make_folder
-from linnet.formats.gguf_keys import END_IDS_KEY, EOM_KEY, EOT_KEY, TEMPLATE_KEY
+from linnet.formats.gguf_keys import END_IDS_KEY, EOM_KEY, EOT_KEY, LEFT_OUT_KEY, TEMPLATE_KEY
 from linnet.formats.inputs import read_bytes
 from linnet.formats.parts import ModelParts, Tensor, TokenizerParts
 from linnet.formats.safetensors_file import StoredTensor, read_safetensors, write_safetensors
@@ -39,7 +39,7 @@ from linnet.formats.tokenizer_json import (
 )
 from linnet.formats.vocab_files import added_tokens, json_from_vocab_files
 from linnet.formats.vocabulary import TokenKind, Vocabulary, check_size
-from linnet.types import LEFT_OUT_KEY, ModelFacts, SpecialTokens, TensorType
+from linnet.types import ModelFacts, SpecialTokens, TensorType
 
 # What a checkpoint folder consists of; a folder with other names in it is not replaced.
 CHECKPOINT_FILES = (

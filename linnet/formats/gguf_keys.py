@@ -1,4 +1,4 @@
-"""Keys of GGUF files that conversations need; apart, so that a chat need not load what reads whole files."""
+"""Keys of GGUF files that a chat needs; apart, so that it need not load what reads whole files."""
 
 from __future__ import annotations
 
@@ -7,3 +7,4 @@ from __future__ import annotations
 EOT_KEY, EOM_KEY = "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"
 END_IDS_KEY = "linnet.end_token_ids"
 TEMPLATE_KEY = "tokenizer.chat_template"  # others are TEMPLATE_KEY.NAME
+LEFT_OUT_KEY = "linnet.left_out"  # the parts of a model that its text does without, by name

@@ -12,11 +12,12 @@ from linnet.errors import LinnetError
 from linnet.formats.checkpoint import read_checkpoint
 from linnet.formats.corpus import MANIFEST, Corpus
 from linnet.formats.gguf import GgufFile, model_in, open_gguf
+from linnet.formats.gguf_keys import LEFT_OUT_KEY
 from linnet.formats.inputs import check_regular
 from linnet.formats.parts import ModelParts
 from linnet.formats.store import locate
 from linnet.options import ShowOptions
-from linnet.types import LEFT_OUT_KEY, TensorType
+from linnet.types import TensorType
 
 KV_TYPE = TensorType.F16  # the default of linnet run
 

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 from linnet.display import one_line, shown_on
 from linnet.engine.sampler import NEUTRAL, SamplingOptions, check_name
 from linnet.errors import ContextFullError, SourceError, UsageError
+from linnet.formats.gguf_keys import LEFT_OUT_KEY
 from linnet.options import RunOptions
 from linnet.run.generation import Generation, TextStream, best_of
 from linnet.run.meter import Energy, EnergyMeter, peak_rss_bytes, process_age
 from linnet.run.model import LanguageModel, StreamOptions, load
 from linnet.run.prompt_cache import prompt_kept_in
-from linnet.types import LEFT_OUT_KEY
 
 if TYPE_CHECKING:
     from linnet.run.answer import Delta
