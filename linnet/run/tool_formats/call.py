@@ -209,8 +209,8 @@ def deepest(text: str) -> int:
     return most
 
 
-def read_bracketed(text: str, at: int, final: bool) -> tuple[Any, int] | None:
-    """The value that begins at the next bracket, and where it ends; None when more is needed.
+def bracketed(text: str, at: int, final: bool) -> tuple[str, int] | None:
+    """What is written from the next bracket on, and where it ends; None when more is needed.
 
     A value that the end of the answer cut off is none. Raises NotACall.
     """
@@ -222,7 +222,13 @@ def read_bracketed(text: str, at: int, final: bool) -> tuple[Any, int] | None:
         if final:
             raise NotACall
         return None
-    return parse_value(text[at:end]), end
+    return text[at:end], end
+
+
+def read_bracketed(text: str, at: int, final: bool) -> tuple[Any, int] | None:
+    """As :func:`bracketed`, the value parsed."""
+    found = bracketed(text, at, final)
+    return (parse_value(found[0]), found[1]) if found else None
 
 
 def read_enclosed(
@@ -237,10 +243,15 @@ def read_enclosed(
     if found is None:
         return None
     value, at = found
+    end = after_closing(text, at, closing, final)
+    return None if end is None else Read(calls(value), end)
+
+
+def after_closing(text: str, at: int, closing: str, final: bool) -> int | None:
+    """The place after ``closing``, or ``at`` where it is missing; None while it may still come."""
     end = skip(text, at, closing) if closing else at
-    if closing and end == at and not final and closing.startswith(text[at:].strip()):
-        return None
-    return Read(calls(value), end)
+    may_come = closing and end == at and not final and closing.startswith(text[at:].strip())
+    return None if may_come else end
 
 
 def skip_space(text: str, at: int) -> int:

@@ -16,6 +16,8 @@ from linnet.run.tool_formats.call import (
     Schemas,
     ToolCall,
     ToolFormat,
+    after_closing,
+    bracketed,
     calls_from_json,
     deepest,
     literal,
@@ -23,9 +25,6 @@ from linnet.run.tool_formats.call import (
     parse_python,
     parse_value,
     plain,
-    skip,
-    skip_space,
-    value_end,
 )
 from linnet.run.tool_formats.grammar import COMMA, CallGrammar, verbatim
 
@@ -38,18 +37,11 @@ START, END = "<|tool_call_start|>", "<|tool_call_end|>"
 
 def read(text: str, final: bool, schemas: Schemas) -> Read | None:
     """The calls of a list, written as Python; a list of JSON objects is read too."""
-    at = skip_space(text, len(START))
-    if at == len(text) and not final:
+    found = bracketed(text, len(START), final)
+    if found is None:
         return None
-    close = value_end(text, at)
-    if close is None:
-        if final:
-            raise NotACall
-        return None
-    end = skip(text, close, END)
-    if end == close and not final and END.startswith(text[close:].strip()):
-        return None
-    return Read(_calls(text[at:close]), end)
+    end = after_closing(text, found[1], END, final)
+    return None if end is None else Read(_calls(found[0]), end)
 
 
 def _calls(code: str) -> tuple[ToolCall, ...]:

@@ -11,6 +11,7 @@ from linnet.run.tool_formats.call import (
     Schemas,
     ToolCall,
     ToolFormat,
+    after_closing,
     make_call,
     properties,
     skip,
@@ -41,11 +42,8 @@ def read(text: str, final: bool, schemas: Schemas) -> Read | None:
         if final or (not named and _END in text):
             raise NotACall
         return None
-    at = found[1] + len(_END)
-    after = skip(text, at, end) if end else at
-    if end and after == at and not final and end.startswith(text[at:].strip()):
-        return None
-    return Read((make_call(named[1], found[0]),), after)
+    after = after_closing(text, found[1] + len(_END), end, final)
+    return None if after is None else Read((make_call(named[1], found[0]),), after)
 
 
 def write(calls: Sequence[ToolCall]) -> str:
