@@ -21,7 +21,7 @@ from linnet.errors import MissingExtraError, UnsupportedError, UsageError
 from linnet.run import held_calls
 from linnet.run.answer import AnswerReader, Signs, Spelling
 from linnet.run.chat_format import ChatFormat
-from linnet.run.held_calls import HeldCalls, Triggered, held_schemas
+from linnet.run.held_calls import CallGuide, HeldCalls, held_schemas
 from linnet.run.structured import GuideTokenizer
 from linnet.run.template import ChatTemplate
 from linnet.run.tool_formats import FORMATS, ToolCall, ToolFormat
@@ -106,11 +106,11 @@ class Walk:
             self.signs, self._special, lambda token: self.tokenizer.decode([token], at_start=False)
         )
 
-    def guide(self, required: bool = False) -> Triggered:
+    def guide(self, required: bool = False) -> CallGuide:
         alone = self.calls.alone("", False, []) if required else None
-        return Triggered(self.calls, AnswerReader(self.signs), self.spelling(), alone)
+        return CallGuide(self.calls, AnswerReader(self.signs), self.spelling(), alone)
 
-    def allowed(self, guide: Triggered) -> list[int] | None:
+    def allowed(self, guide: CallGuide) -> list[int] | None:
         mask, n = guide.mask(), self.tokenizer.vocab_size
         if mask is None:
             return None
@@ -191,7 +191,7 @@ def test_an_answer_may_begin_inside_of_a_call() -> None:
 
     def read(text: str) -> tuple[str, int]:
         reader = AnswerReader(walk.signs, opened=">>>")
-        guide = Triggered(walk.calls, AnswerReader(walk.signs, opened=">>>"), walk.spelling())
+        guide = CallGuide(walk.calls, AnswerReader(walk.signs, opened=">>>"), walk.spelling())
         for token in walk.tokenizer.encode(text):
             allowed = walk.allowed(guide)
             assert allowed is None or token in allowed
@@ -207,7 +207,7 @@ def test_an_answer_may_begin_inside_of_a_call() -> None:
 def test_calls_in_reasoning_are_text() -> None:
     walk = Walk(NAMED["hermes"], "added", parallel=True)
     signs = Signs(reasoning=(("<think>", "</think>"),), tools=walk.signs.tools, schemas=walk.signs.schemas)
-    guide = Triggered(walk.calls, AnswerReader(signs, thinking=True), walk.spelling())
+    guide = CallGuide(walk.calls, AnswerReader(signs, thinking=True), walk.spelling())
     for token in walk.tokenizer.encode("I could <tool_call>", special=True):
         guide.accept(token)
     assert guide.mask() is None

@@ -6,7 +6,6 @@ the sign of a call, however it was cut into tokens, the grammar of the format ru
 
 from __future__ import annotations
 
-import ctypes
 import json
 from bisect import bisect_right
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -16,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from linnet.errors import LinnetError, MissingExtraError, UnsupportedError, UsageError, warn
 from linnet.run.answer import AnswerReader, Signs, Spelling
-from linnet.run.chat_format import Prompt
+from linnet.run.chat_format import ChatFormat, Prompt
 from linnet.run.choosing import Guide
-from linnet.run.structured import Constraint, GrammarGuide, GuideTokenizer, why_refused
+from linnet.run.structured import Constraint, GrammarGuide, GuideTokenizer, address_of, why_refused
 from linnet.run.tool_formats import NotACall, ToolCall, ToolFormat
 from linnet.run.tool_formats.call import Schemas
 from linnet.run.tool_formats.grammar import CallGrammar
@@ -136,8 +135,8 @@ class _Vocabulary:
         return found
 
 
-class Triggered:
-    """A guide: the text is free, and the calls in it are held to their grammar.
+class CallGuide:
+    """Which tokens may come next in one answer: its text is free, its calls are held to their grammar.
 
     ``required`` is what the whole text is held to instead. What cannot be held any longer, because
     llguidance gives up, is free.
@@ -169,9 +168,7 @@ class Triggered:
             self._mask = None if opening is None else self._calls.mask(opening)
         except LinnetError:
             self._guide = self._mask = None
-        if self._mask is None:
-            return None
-        return ctypes.cast(ctypes.c_char_p(self._mask), ctypes.c_void_p).value
+        return None if self._mask is None else address_of(self._mask)
 
     def forced(self) -> Sequence[int]:
         return self._guide.forced() if self._guide is not None else ()
@@ -229,17 +226,7 @@ def calls_guide(
             raise
         return None
     chat = model.chat_format
-    key = json.dumps([choice.schemas, choice.most_calls, sorted(ends)], sort_keys=True)
-    calls = chat.held_calls.get(key)
-    if calls is None:
-        while len(chat.held_calls) >= MOST_KEPT:
-            del chat.held_calls[next(iter(chat.held_calls))]
-        held = held_schemas(chat.tool_format, choice.schemas)
-        special = {text: token for token, text in chat.special.items() if text}
-        source = chat.template.choose(choice.schemas)
-        parallel = choice.most_calls is None
-        calls = HeldCalls(chat.tool_format, held, tokenizer, special, source, parallel=parallel)
-        chat.held_calls[key] = calls
+    calls = _compiled(chat, choice, tokenizer, ends)
     if not calls.schemas:
         if choice.required:
             raise UsageError("tool_choice requires a call, and none of the tools can be called")
@@ -247,7 +234,24 @@ def calls_guide(
     reader = AnswerReader(signs, prompt.thinking, prompt.opened)
     reasoning = [pair for pair in signs.reasoning if prompt.thinking or (thinks and pair[1] in calls.source)]
     required = calls.alone(prompt.opened, prompt.thinking, reasoning) if choice.required else None
-    return Triggered(calls, reader, chat.spelling(signs), required)
+    return CallGuide(calls, reader, chat.spelling(signs), required)
+
+
+def _compiled(
+    chat: ChatFormat, choice: ToolChoice, tokenizer: GuideTokenizer, ends: Collection[int]
+) -> HeldCalls:
+    """The grammars for these tools, of which the model keeps those of the last few sets."""
+    key = json.dumps([choice.schemas, choice.most_calls, sorted(ends)], sort_keys=True)
+    if key not in chat.held_calls:
+        while len(chat.held_calls) >= MOST_KEPT:
+            del chat.held_calls[next(iter(chat.held_calls))]
+        schemas = held_schemas(chat.tool_format, choice.schemas)
+        special = {text: token for token, text in chat.special.items() if text}
+        source, parallel = chat.template.choose(choice.schemas), choice.most_calls is None
+        chat.held_calls[key] = HeldCalls(
+            chat.tool_format, schemas, tokenizer, special, source, parallel=parallel
+        )
+    return chat.held_calls[key]
 
 
 # ---- schemas --------------------------------------------------------------------------------

@@ -99,7 +99,7 @@ class GrammarGuide:
     def mask(self) -> int | None:
         self._mask = self._matcher.compute_bitmask()
         self._check()
-        return ctypes.cast(ctypes.c_char_p(self._mask), ctypes.c_void_p).value
+        return address_of(self._mask)
 
     def forced(self) -> Sequence[int]:
         return [] if self.finished else self._matcher.compute_ff_tokens()
@@ -113,6 +113,11 @@ class GrammarGuide:
             raise LinnetError(
                 f"the text cannot be held to its form any longer: {_line(self._matcher.get_error())}"
             )
+
+
+def address_of(mask: bytes) -> int | None:
+    """Where the bytes of a mask are, for as long as it is kept."""
+    return ctypes.cast(ctypes.c_char_p(mask), ctypes.c_void_p).value
 
 
 def why_refused(schema: Any) -> str:
