@@ -14,7 +14,7 @@ from typing import Any
 from linnet.errors import ContextFullError, LinnetError, SourceError, UsageError
 from linnet.formats.atomic import atomic_file
 from linnet.formats.inputs import read_bytes
-from linnet.run import settings, typed
+from linnet.run import line_input, terminal_settings
 from linnet.run.chat import ChatOptions, ChatStream, stream_chat
 from linnet.run.markdown import AnswerPrinter, open_printer
 from linnet.run.model import LanguageModel, StreamOptions
@@ -61,8 +61,8 @@ def converse(
     chat = Chat(model, chosen, system)
     printer = open_printer(sys.stdout)
     printer.note(GREETING)
-    with typed.history([*COMMANDS, "/regenerate", "/exit"]):
-        for message in filter(None, map(str.strip, typed.messages())):
+    with line_input.history([*COMMANDS, "/regenerate", "/exit"]):
+        for message in filter(None, map(str.strip, line_input.messages())):
             if not _follow(message, chat, printer, report):
                 break
     return {"answers": chat.answers}
@@ -163,30 +163,32 @@ def _set(chat: Chat, rest: str) -> str:
     variables = chat.options["variables"]
     assert isinstance(variables, dict)
     if not name:
-        return "\n".join([settings.told(options), *(f"{key:20} {value}" for key, value in variables.items())])
-    if name not in settings.SETTINGS:
+        return "\n".join(
+            [terminal_settings.told(options), *(f"{key:20} {value}" for key, value in variables.items())]
+        )
+    if name not in terminal_settings.SETTINGS:
         return _set_variable(chat, variables, name, text.strip())
     if text.strip():
-        settings.change(chat.model, options, name, text.strip(), in_chat=True)
-    return settings.told(options, name)
+        terminal_settings.change(chat.model, options, name, text.strip(), in_chat=True)
+    return terminal_settings.told(options, name)
 
 
 def _set_variable(chat: Chat, variables: dict[str, Any], name: str, text: str) -> str:
     """Sets what the template knows under ``name``. Raises UsageError where it knows nothing."""
     if name not in chat.model.chat_format.template.source:
-        near = difflib.get_close_matches(name, settings.SETTINGS, n=1)
+        near = difflib.get_close_matches(name, terminal_settings.SETTINGS, n=1)
         hint = f"did you mean {near[0]}?" if near else "/set alone shows what can be set"
         raise UsageError(f"the template of this model does not mention {name}; {hint}")
-    if text == settings.DEFAULT:
+    if text == terminal_settings.DEFAULT:
         variables.pop(name, None)
     elif text:
         variables[name] = _template_value(text)
-    return f"{name:20} {variables.get(name, settings.DEFAULT)}"
+    return f"{name:20} {variables.get(name, terminal_settings.DEFAULT)}"
 
 
 def _template_value(text: str) -> Any:
     try:
-        return settings.switch(text)
+        return terminal_settings.switch(text)
     except ValueError:
         pass
     try:

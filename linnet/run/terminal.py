@@ -234,14 +234,14 @@ def _log_probs_of(made: Generation, options: RunOptions) -> dict[str, object]:
 
 def _converse(model: LanguageModel, options: RunOptions) -> dict[str, object]:
     """Asks for texts to continue until end of file; an empty line continues the last one."""
-    from linnet.run import typed
+    from linnet.run import line_input
 
     chosen = _chosen(options)
     model.stream([0], **chosen).close()  # what cannot be is said now
     print(_styled(GREETING, _DIM, sys.stdout))
     text, texts = "", 0
-    with typed.history(COMMANDS):
-        for line in typed.messages():
+    with line_input.history(COMMANDS):
+        for line in line_input.messages():
             name = line.partition(" ")[0].lower()
             if name == "/exit":
                 break
@@ -254,17 +254,17 @@ def _converse(model: LanguageModel, options: RunOptions) -> dict[str, object]:
 
 
 def _command(line: str, model: LanguageModel, chosen: StreamOptions) -> None:
-    from linnet.run import settings
+    from linnet.run import terminal_settings
 
     command, name, text = [*line.split(maxsplit=2), "", ""][:3]
     said, options = HELP, cast(dict[str, Any], chosen)
     if command.lower() == "/set":
         try:
-            if name and name not in settings.SETTINGS:
+            if name and name not in terminal_settings.SETTINGS:
                 raise UsageError(f"there is nothing called {name} to set; /set shows what there is")
             if text:
-                settings.change(model, options, name, text, in_chat=False)
-            said = settings.told(options, *filter(None, [name]))
+                terminal_settings.change(model, options, name, text, in_chat=False)
+            said = terminal_settings.told(options, *filter(None, [name]))
         except UsageError as error:
             print(error, file=sys.stderr)
             return
