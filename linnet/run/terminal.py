@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from linnet.display import one_line, shown_on
 from linnet.engine.sampler import NEUTRAL, SamplingOptions, check_name
-from linnet.errors import ContextFullError, SourceError, UsageError
+from linnet.errors import SourceError, UsageError
 from linnet.formats.gguf_keys import LEFT_OUT_KEY
 from linnet.options import RunOptions
 from linnet.run.generation import Generation, TextStream, best_of
@@ -26,16 +26,6 @@ if TYPE_CHECKING:
     from linnet.run.chat import ChatStream
 
 _OWN_FLAGS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
-GREETING = "Write the beginning of a text. Enter alone goes on, Ctrl-C stops, Ctrl-D leaves; /help says more."
-HELP = """\
-Enter              go on with the last text
-/set [NAME VALUE]  show or change how texts are made: temperature, top_p,
-                   max_tokens, seed, stop, ...; - is the default
-/help              this text
-/exit              leave, as Ctrl-D does
-A text may go on over several lines: end a line with \\, or put it
-between two lines of \"\"\"."""
-COMMANDS = ("/help", "/set", "/exit")
 _DIM, _BOLD, _PLAIN = "\x1b[2m", "\x1b[1m", "\x1b[0m"
 
 
@@ -233,57 +223,19 @@ def _log_probs_of(made: Generation, options: RunOptions) -> dict[str, object]:
 
 
 def _converse(model: LanguageModel, options: RunOptions) -> dict[str, object]:
-    """Asks for texts to continue until end of file; an empty line continues the last one."""
-    from linnet.run import line_input
+    """Texts continued by a model that was not made for conversations."""
+    from linnet.run.text_terminal import converse
 
-    chosen = _chosen(options)
-    model.stream([0], **chosen).close()  # what cannot be is said now
-    print(_styled(GREETING, _DIM, sys.stdout))
-    text, texts = "", 0
-    with line_input.history(COMMANDS):
-        for line in line_input.messages():
-            name = line.partition(" ")[0].lower()
-            if name == "/exit":
-                break
-            if name in COMMANDS:
-                _command(line, model, chosen)
-            elif line or text:
-                text = _continue(line or text, model, chosen, options)
-                texts += 1
-    return {"texts": texts}
+    def show(begin: Callable[[], TextStream]) -> str:
+        meter, asked = EnergyMeter(options.watts), process_age()
+        stream = begin()
+        first = _print(stream, meter)
+        print(flush=True)
+        _print_cost(stream.generation, None if first is None else first - asked, meter.read())
+        _print_log_probs(stream.generation, model, options)
+        return stream.generation.text
 
-
-def _command(line: str, model: LanguageModel, chosen: StreamOptions) -> None:
-    from linnet.run import terminal_settings
-
-    command, name, text = [*line.split(maxsplit=2), "", ""][:3]
-    said, options = HELP, cast(dict[str, Any], chosen)
-    if command.lower() == "/set":
-        try:
-            if name and name not in terminal_settings.SETTINGS:
-                raise UsageError(f"there is nothing called {name} to set; /set shows what there is")
-            if text:
-                terminal_settings.change(model, options, name, text, in_chat=False)
-            said = terminal_settings.told(options, *filter(None, [name]))
-        except UsageError as error:
-            print(error, file=sys.stderr)
-            return
-    print(_styled(said, _DIM, sys.stdout))
-
-
-def _continue(text: str, model: LanguageModel, chosen: StreamOptions, options: RunOptions) -> str:
-    """Prints how ``text`` goes on; returns all of it, nothing where it has become too long."""
-    meter, asked = EnergyMeter(options.watts), process_age()
-    try:
-        stream = model.stream(text, **chosen)
-    except ContextFullError as error:
-        print(f"{error}; begin a new text", file=sys.stderr)
-        return ""
-    first = _print(stream, meter)
-    print(flush=True)
-    _print_cost(stream.generation, None if first is None else first - asked, meter.read())
-    _print_log_probs(stream.generation, model, options)
-    return text + stream.generation.text
+    return converse(model, _chosen(options), show, lambda said: print(_styled(said, _DIM, sys.stdout)))
 
 
 def _print(stream: TextStream | ChatStream, meter: EnergyMeter, quiet: bool = False) -> float | None:
