@@ -264,6 +264,9 @@ class VerbOptions:
     json: bool = option(False, help="print one JSON object instead of text")
 
 
+DEFAULT_N_CTX = 4096  # at most, unless asked for: a key/value cache for a model's whole context may not fit
+
+
 @dataclass(frozen=True, kw_only=True)
 class EnergyOptions(VerbOptions):
     """How energy is told where nothing measures it."""
@@ -286,7 +289,7 @@ class MemoryOptions(EnergyOptions):
         metavar="TYPE",
         help="hold the weights as q8_0, q4_k, q4_0, ..., quantized while they are loaded (default: as they are)",
     )
-    n_ctx: int | None = option(None, metavar="N", help="tokens of context (default: what the model was made for, at most 4096)")
+    n_ctx: int | None = option(None, metavar="N", help=f"tokens of context (default: what the model was made for, at most {DEFAULT_N_CTX})")
     kv_type: str | None = option(
         None,
         choices=("f16", "q8_0", "q4_0", "f32"),
@@ -374,7 +377,7 @@ class EvaluateOptions(VerbOptions):
     model: Path = option(short="-m", metavar="MODEL", help="a GGUF file, a checkpoint folder, or a name that linnet list knows")
     text: Path = option(metavar="FILE", help="a text file is one stream; each row of a .jsonl file is a document")
     field: str = option("text", metavar="NAME", help="the key of JSONL rows that holds the text")
-    n_ctx: int | None = option(None, metavar="N", help="tokens of context (default: what the model was made for, at most 4096)")
+    n_ctx: int | None = option(None, metavar="N", help=f"tokens of context (default: what the model was made for, at most {DEFAULT_N_CTX})")
     stride: int | None = option(None, metavar="N", help="new tokens scored per window of a stream (default: half the context)")
     threads: int | None = option(None, metavar="N", help="threads to compute with (default: one per processor)")
 
@@ -483,7 +486,7 @@ class FitOptions(VerbOptions):
     )
     ram: int | None = option(None, metavar="SIZE", read=memory, help="find a context that fits into 4G, 512M, ..., or refuse")
     type: str | None = option(None, metavar="TYPE", help="with the weights held as q8_0, q4_k, q4_0, ... (default: as they are)")
-    n_ctx: int | None = option(None, metavar="N", help="tokens of context (default: what the model was made for, at most 4096)")
+    n_ctx: int | None = option(None, metavar="N", help=f"tokens of context (default: what the model was made for, at most {DEFAULT_N_CTX})")
     kv_type: str | None = option(
         None,
         choices=("f16", "q8_0", "q4_0", "f32"),

@@ -13,6 +13,7 @@ from pathlib import Path
 from linnet.engine.plan import Outline, Plan
 from linnet.engine.precision import parse_type, type_choice
 from linnet.engine.repack import with_types
+from linnet.engine.session import PAGE_TOKENS
 from linnet.errors import FormatError, SourceError, UnsupportedError, UsageError
 from linnet.formats import hub, store
 from linnet.formats.checkpoint import read_checkpoint, read_config
@@ -23,12 +24,10 @@ from linnet.formats.safetensors_file import read_safetensors
 from linnet.formats.source import read_model, source_kind
 from linnet.formats.store import CHECKPOINT, ModelName
 from linnet.formats.vocabulary import TokenKind, Vocabulary, VocabularyKind
-from linnet.options import FitOptions
+from linnet.options import DEFAULT_N_CTX, FitOptions
 
-DEFAULT_N_CTX = 4096  # at most, as linnet run
 KV_TYPES = ("f16", "q8_0", "q4_0")  # in the order in which they are tried
 LEAST_N_CTX = 512  # tokens; who wants fewer says so
-_STEP = 64  # tokens; that of pages
 _HEADER = 1 << 20  # bytes of a remote file asked for at first
 _LARGEST_HEADER = {".gguf": 1 << 26, ".safetensors": 1 << 24, ".json": 1 << 24}  # and at most
 _PATIENCE = 900  # seconds for everything a server is asked
@@ -78,14 +77,14 @@ def fitting(outline: Outline, ram: int, n_ctx: int | None, kv_type: str | None, 
 
 def _longest(outline: Outline, ram: int, least: Plan, wanted: int, threads: int | None) -> Plan:
     """The longest context in whole pages; a longer one never takes less memory."""
-    low, high = least.n_ctx // _STEP, wanted // _STEP
+    low, high = least.n_ctx // PAGE_TOKENS, wanted // PAGE_TOKENS
     while low < high:
         middle = (low + high + 1) // 2
-        if outline.plan(middle * _STEP, least.kv_type, threads).total <= ram:
+        if outline.plan(middle * PAGE_TOKENS, least.kv_type, threads).total <= ram:
             low = middle
         else:
             high = middle - 1
-    return outline.plan(max(low * _STEP, least.n_ctx), least.kv_type, threads)
+    return outline.plan(max(low * PAGE_TOKENS, least.n_ctx), least.kv_type, threads)
 
 
 def _context(outline: Outline, n_ctx: int | None) -> int:

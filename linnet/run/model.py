@@ -15,7 +15,7 @@ from linnet.engine.sampler import Sampler, SamplingOptions
 from linnet.engine.session import PAGE_TOKENS, Session, Workspace, pages_of
 from linnet.errors import UsageError, warn
 from linnet.formats.gguf_keys import TEMPLATE_KEY
-from linnet.options import MAX_TOKENS, OVERFLOWS
+from linnet.options import DEFAULT_N_CTX, MAX_TOKENS, OVERFLOWS
 from linnet.run import generation
 from linnet.run.choosing import Chooser, FormOptions, Guide
 from linnet.run.context import check_prompt, cut_middle
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 BUNDLED_MODEL = Path(__file__).parent.parent / "models" / "linnet-stories.gguf"
 
-DEFAULT_N_CTX = 4096  # at most, unless asked for: a key/value cache for a model's whole context may not fit
 MOST_LOGPROBS = 100  # of other tokens, per token
 TIMELINES = 4  # contexts that fit into memory at once, long ones as far as they are used
 
