@@ -156,8 +156,8 @@ static ln_status allocate(ln_sampler *s, ln_error *err) {
     s->repeats = ln_alloc(o->dry_penalty_last_n > 0 ? n : 0, sizeof *s->repeats, "a sampler", err);
     s->bias_ids = ln_alloc((size_t)o->n_biases, sizeof *s->bias_ids, "a sampler", err);
     s->biases = ln_alloc((size_t)o->n_biases, sizeof *s->biases, "a sampler", err);
-    if (s->scores == NULL || s->weights == NULL || s->candidates == NULL || s->keys == NULL || s->window == NULL || s->in_window == NULL ||
-        s->history == NULL || s->repeats == NULL || s->bias_ids == NULL || s->biases == NULL) {
+    if (s->scores == NULL || s->weights == NULL || s->candidates == NULL || s->keys == NULL || s->window == NULL ||
+        s->in_window == NULL || s->history == NULL || s->repeats == NULL || s->bias_ids == NULL || s->biases == NULL) {
         return LN_NO_MEMORY;
     }
     if (o->n_biases > 0) {
@@ -403,7 +403,8 @@ static float exponent_of(float weight) {
 
 /* weights = probability relative to the best token, exp((score - top) / temperature), of n candidates. Keeps those
  * of at least this weight, above 0; returns how many. */
-static int32_t weigh_candidates(ln_sampler *s, const float *scores, int32_t n, int32_t best, float temperature, float least) {
+static int32_t weigh_candidates(ln_sampler *s, const float *scores, int32_t n, int32_t best, float temperature,
+                                float least) {
     const float top = scores[best];
     int32_t *ids = s->candidates;
     int32_t kept = 0;
