@@ -22,12 +22,7 @@ from linnet.formats.tokenizer_json import json_from_vocabulary
 from linnet.types import SpecialTokens
 
 N_TOKENS = 40
-SIZES = {
-    "pieces.vocab": 5,
-    "llama2c.bin": 6,
-    "bpe.model": 4,
-    "unigram.model": 4,
-}  # files that must have as many
+SIZES = {"pieces.vocab": 5, "llama2c.bin": 6, "bpe.model": 4, "unigram.model": 4}  # must have as many
 TEXT = "ab <s> \u2581é\ud83d\ude00\0" + "a" * 300
 
 # ---- small files of every kind --------------------------------------------------------------
