@@ -18,7 +18,7 @@ from linnet.formats.gguf_tokenizer import metadata_from_tokenizer, tokenizer_fro
 from linnet.formats.parts import TokenizerParts
 from linnet.formats.tokenizer_json import PRE_TOKENIZERS, json_from_vocabulary, vocabulary_from_json
 from linnet.formats.vocabulary import VocabularyKind
-from linnet.run.generation import _spelled
+from linnet.run.generation import spelled
 from linnet.types import SpecialTokens
 
 LETTERS = r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯΑ-ΡΣ-ϵЀ-ҁҊ-ԯԱ-Ֆ]+"
@@ -268,7 +268,7 @@ def test_what_is_refused(reason: str) -> None:
 
 def streamed(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
     """What a reader of the stream sees, token by token."""
-    return list(_spelled(tokenizer, iter(ids), at_start=True))
+    return list(spelled(tokenizer, iter(ids), at_start=True))
 
 
 def cut_at_random(rng: random.Random, tokenizer: Tokenizer, data: bytes) -> list[int]:

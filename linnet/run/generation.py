@@ -87,8 +87,8 @@ class TextStream:
         last = (tokenizer.eos_id,) if ends is None else ends
         # Read these or the text.
         self.tokens = _drawn(made, timeline, prompt, chooser, max_tokens, drafter, last)
-        spelled = _spelled(tokenizer, self.tokens, at_start=list(prompt) == [tokenizer.bos_id])
-        self._pieces = _cut(spelled, self.tokens, made, StopStrings(stop))
+        pieces = spelled(tokenizer, self.tokens, at_start=list(prompt) == [tokenizer.bos_id])
+        self._pieces = _cut(pieces, self.tokens, made, StopStrings(stop))
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -135,7 +135,7 @@ def _cut(
         yield rest
 
 
-def _spelled(tokenizer: Tokenizer, tokens: Iterator[int], at_start: bool) -> Generator[str]:
+def spelled(tokenizer: Tokenizer, tokens: Iterator[int], at_start: bool) -> Generator[str]:
     """The texts of ``tokens``, of which the first begins a text where it is ``at_start``."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     for token in tokens:
