@@ -24,7 +24,7 @@ CASES = (
 )  # fmt: skip
 RUN = """
 import sys
-from linnet.run import terminal  # what linnet run imports
+from linnet.run.terminal import run  # what linnet run imports
 from linnet.run.meter import peak_rss_bytes
 from linnet.run.model import load
 path, n_ctx, threads, kv_type = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]

@@ -18,7 +18,7 @@ from linnet.display import one_line, visible_json
 from linnet.errors import LinnetError
 
 VERBS: dict[str, tuple[type, str]] = {  # verb: (its options, "module:function"), in the order of the path
-    "run": (options.RunOptions, "linnet.run.terminal:run"),
+    "run": (options.RunOptions, "linnet.run.terminal.run:run"),
     "embed": (options.EmbedOptions, "linnet.run.embed:embed"),
     "data": (options.DataOptions, "linnet.data.corpus:data"),
     "train": (options.TrainOptions, "linnet.train.pretrain:train"),

@@ -29,7 +29,7 @@ from linnet.formats.adapter import (
 from linnet.formats.parts import Tensor
 from linnet.options import ConvertOptions
 from linnet.run.model import BUNDLED_MODEL
-from linnet.run.terminal import adapter_scales
+from linnet.run.terminal.run import adapter_scales
 from linnet.types import TensorType
 from tests import parity
 

@@ -13,11 +13,11 @@ import pytest
 from linnet.display import one_line, shown_on, visible, visible_json
 from linnet.errors import FormatError, MissingExtraError
 from linnet.options import ShowOptions
-from linnet.run import terminal
 from linnet.run.answer import Delta
-from linnet.run.markdown import PlainPrinter, RichPrinter
 from linnet.run.model import BUNDLED_MODEL
 from linnet.run.show import show
+from linnet.run.terminal import run
+from linnet.run.terminal.markdown import PlainPrinter, RichPrinter
 
 CLIPBOARD = "\x1b]52;c;aGk=\x07"
 HOSTILE = f"a{CLIPBOARD}\x9b2J\x7f\b\n\tb"
@@ -93,10 +93,10 @@ def test_errors_of_the_command_line_are_one_harmless_line(tmp_path: Path) -> Non
 def test_a_text_is_itself_in_a_file_and_harmless_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     for target, expected in ((io.StringIO(), HOSTILE), (Terminal(), visible(HOSTILE))):
         monkeypatch.setattr("sys.stdout", target)
-        assert terminal._shown(HOSTILE) == expected
-        assert terminal._shown(Delta(content=HOSTILE)) == expected
+        assert run._shown(HOSTILE) == expected
+        assert run._shown(Delta(content=HOSTILE)) == expected
     monkeypatch.setenv("NO_COLOR", "1")
-    assert is_harmless(terminal._shown(Delta(reasoning_content=HOSTILE)))
+    assert is_harmless(run._shown(Delta(reasoning_content=HOSTILE)))
 
 
 # Markdown spells control characters in ways of its own: escapes of addresses, entities.

@@ -15,7 +15,7 @@ from linnet.formats.arch.text_part import text_tensors
 from linnet.formats.checkpoint import read_checkpoint, read_config
 from linnet.options import ConvertOptions, RunOptions, ShowOptions
 from linnet.run.show import show
-from linnet.run.terminal import run
+from linnet.run.terminal.run import run
 from tests import parity
 
 QUICK = ("llama3", "gemma3")

@@ -58,7 +58,7 @@ def test_weights_are_those_of_the_loaded_model(folder: Path) -> None:
 
 MEASURE = """
 import sys
-from linnet.run import terminal
+from linnet.run.terminal import run
 from linnet.run.meter import peak_rss_bytes
 from linnet.run.model import load
 path, ram = sys.argv[1], int(sys.argv[2]) or None

@@ -15,7 +15,7 @@ from chat_models import write_chat_model
 
 from linnet.cli import main
 from linnet.run.answer import Delta
-from linnet.run.markdown import PlainPrinter, finished
+from linnet.run.terminal.markdown import PlainPrinter, finished
 
 pexpect = pytest.importorskip("pexpect")
 if sys.platform == "win32":

@@ -14,11 +14,11 @@ from typing import Any
 from linnet.errors import ContextFullError, LinnetError, SourceError, UsageError
 from linnet.formats.atomic import atomic_file
 from linnet.formats.inputs import read_bytes
-from linnet.run import line_input, terminal_settings
 from linnet.run.chat import ChatOptions, ChatStream, stream_chat
-from linnet.run.markdown import AnswerPrinter, open_printer
 from linnet.run.model import LanguageModel, StreamOptions
 from linnet.run.template import prepared
+from linnet.run.terminal import line_input, settings
+from linnet.run.terminal.markdown import AnswerPrinter, open_printer
 
 GREETING = "Write a message. /help shows what else there is; Ctrl-C stops an answer, Ctrl-D leaves."
 HELP = """\
@@ -163,32 +163,30 @@ def _set(chat: Chat, rest: str) -> str:
     variables = chat.options["variables"]
     assert isinstance(variables, dict)
     if not name:
-        return "\n".join(
-            [terminal_settings.told(options), *(f"{key:20} {value}" for key, value in variables.items())]
-        )
-    if name not in terminal_settings.SETTINGS:
+        return "\n".join([settings.told(options), *(f"{key:20} {value}" for key, value in variables.items())])
+    if name not in settings.SETTINGS:
         return _set_variable(chat, variables, name, text.strip())
     if text.strip():
-        terminal_settings.change(chat.model, options, name, text.strip(), in_chat=True)
-    return terminal_settings.told(options, name)
+        settings.change(chat.model, options, name, text.strip(), in_chat=True)
+    return settings.told(options, name)
 
 
 def _set_variable(chat: Chat, variables: dict[str, Any], name: str, text: str) -> str:
     """Sets what the template knows under ``name``. Raises UsageError where it knows nothing."""
     if name not in chat.model.chat_format.template.source:
-        near = difflib.get_close_matches(name, terminal_settings.SETTINGS, n=1)
+        near = difflib.get_close_matches(name, settings.SETTINGS, n=1)
         hint = f"did you mean {near[0]}?" if near else "/set alone shows what can be set"
         raise UsageError(f"the template of this model does not mention {name}; {hint}")
-    if text == terminal_settings.DEFAULT:
+    if text == settings.DEFAULT:
         variables.pop(name, None)
     elif text:
         variables[name] = _template_value(text)
-    return f"{name:20} {variables.get(name, terminal_settings.DEFAULT)}"
+    return f"{name:20} {variables.get(name, settings.DEFAULT)}"
 
 
 def _template_value(text: str) -> Any:
     try:
-        return terminal_settings.switch(text)
+        return settings.switch(text)
     except ValueError:
         pass
     try:

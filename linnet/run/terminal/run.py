@@ -161,7 +161,7 @@ def _begin(model: LanguageModel, prompt: str, options: RunOptions) -> Callable[.
 
 def _chat(model: LanguageModel, options: RunOptions) -> dict[str, object]:
     """A conversation with a model that was made for them."""
-    from linnet.run.chat_terminal import Chat, converse
+    from linnet.run.terminal.chat import Chat, converse
 
     meter = EnergyMeter(options.watts)
 
@@ -224,7 +224,7 @@ def _log_probs_of(made: Generation, options: RunOptions) -> dict[str, object]:
 
 def _converse(model: LanguageModel, options: RunOptions) -> dict[str, object]:
     """Texts continued by a model that was not made for conversations."""
-    from linnet.run.text_terminal import converse
+    from linnet.run.terminal.text import converse
 
     def show(begin: Callable[[], TextStream]) -> str:
         meter, asked = EnergyMeter(options.watts), process_age()

@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any, cast
 
 from linnet.errors import ContextFullError, UsageError
-from linnet.run import line_input, terminal_settings
 from linnet.run.generation import TextStream
 from linnet.run.model import LanguageModel, StreamOptions
+from linnet.run.terminal import line_input, settings
 
 GREETING = "Write the beginning of a text. Enter alone goes on, Ctrl-C stops, Ctrl-D leaves; /help says more."
 HELP = """\
@@ -55,11 +55,11 @@ def _command(line: str, model: LanguageModel, chosen: StreamOptions, note: Calla
     said, options = HELP, cast(dict[str, Any], chosen)
     if command.lower() == "/set":
         try:
-            if name and name not in terminal_settings.SETTINGS:
+            if name and name not in settings.SETTINGS:
                 raise UsageError(f"there is nothing called {name} to set; /set shows what there is")
             if text:
-                terminal_settings.change(model, options, name, text, in_chat=False)
-            said = terminal_settings.told(options, *filter(None, [name]))
+                settings.change(model, options, name, text, in_chat=False)
+            said = settings.told(options, *filter(None, [name]))
         except UsageError as error:
             print(error, file=sys.stderr)
             return
