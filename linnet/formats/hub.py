@@ -42,6 +42,7 @@ _CHECKPOINT_FILES = re.compile(
     r"|model\.safetensors(\.index\.json)?|model-\d+-of-\d+\.safetensors"
 )
 _PIECE = re.compile(r"-\d{5}-of-(\d{5})\.gguf$", re.IGNORECASE)
+_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # as git and SHA-256 write it
 _BLOCK = 1 << 20
 _LARGEST_LIST = 1 << 25  # bytes of what a server says of a repository; of 100,000 files it is less
 _MOST_BYTES = 1 << 43  # of a file
@@ -115,9 +116,6 @@ def open_repository(repo: str) -> Repository:
     if not _HASH.fullmatch(commit):
         raise FormatError("the server names a commit that is no hash; nothing was taken")
     return Repository(repo, commit, files)
-
-
-_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # as git and SHA-256 write it
 
 
 def _file(entry: Any) -> HubFile:
