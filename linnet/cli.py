@@ -89,6 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except MemoryError:
+        print(f"linnet {verb}: there is not enough memory; give it less to hold", file=sys.stderr)
+        return USAGE_ERROR
     except OSError as error:  # the system refused what no stage expected: a name too long, a broken disk
         print(f"linnet {verb}: {one_line(str(error))}", file=sys.stderr)
         return USAGE_ERROR

@@ -24,6 +24,7 @@ from linnet.errors import SourceError, UsageError
 Config = TypeVar("Config")
 
 _COUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMgGbB]?)")
+_MOST_TEXT = 1 << 22  # characters of a file that an option names
 _SCALE = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 
 
@@ -212,12 +213,24 @@ def _element(kind: Any) -> Any:
     return typing.get_args(kind)[0] if _is_tuple(kind) else kind
 
 
-def _read_toml(config: type, path: Path) -> dict[str, Any]:
+def read_text(path: Path) -> str:
+    """What a file or a pipe says that an option names. Raises SourceError, also for one that never ends."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_MOST_TEXT + 1)
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{path} is not valid UTF-8: {error}") from None
+    if len(text) > _MOST_TEXT:
+        raise SourceError(f"{path} has more than {_MOST_TEXT:,} characters; name a smaller file")
+    return text
+
+
+def _read_toml(config: type, path: Path) -> dict[str, Any]:
+    try:
+        table = tomllib.loads(read_text(path))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise SourceError(f"{path} is not valid TOML: {error}") from None
     fields = {field.name: field for field in dataclasses.fields(config)}
     values = {}

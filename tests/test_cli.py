@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -178,3 +179,21 @@ def test_a_path_with_the_character_zero_is_refused(tmp_path: Path) -> None:
     file.write_text('source = "a\\u0000b"\n')
     with pytest.raises(UsageError, match=r"source: .* is not a path"):
         parsed("show", "--config", str(file))
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="there is no file that never ends")
+@pytest.mark.parametrize("flag", ["--config", "--json-schema", "--grammar"])
+def test_a_file_that_never_ends_is_refused(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "Hi", flag, "/dev/zero"]) == 2
+    assert "/dev/zero has more than" in capsys.readouterr().err
+
+
+def test_too_little_memory_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> NoReturn:
+        raise MemoryError
+
+    monkeypatch.setattr("linnet.cli._call", fail)
+    assert cli.main(["list"]) == 2
+    assert capsys.readouterr().err == "linnet list: there is not enough memory; give it less to hold\n"

@@ -413,3 +413,12 @@ def test_run_refuses_what_cannot_be(capsys: pytest.CaptureFixture[str], tmp_path
         assert main(["run", *flags, "-n", "1", "x"]) == 2
         said = capsys.readouterr()
         assert reason in said.err and not said.out
+
+
+def test_a_limit_in_which_no_prompt_fits_is_said_before_the_text_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "p"
+    assert main(["run", "Hi", "-n", "4", "--prompt-cache", str(path), "--prompt-cache-limit", "1000"]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and "the limit is 1,000" in said.err and not path.exists()

@@ -121,3 +121,9 @@ def test_schemas_of_others(model: linnet.LanguageModel) -> None:
             jsonschema.validate(json.loads(made.text), schema)
             n_valid += 1
     assert n_valid > 2
+
+
+@pytest.mark.parametrize("grammar", ["", "root ::= (", "root ::= \udcff"])
+def test_a_grammar_that_cannot_be_read_is_refused_in_one_line(grammar: str) -> None:
+    with pytest.raises(UnsupportedError, match="this grammar cannot be held"):
+        linnet.load(threads=1).constrain(grammar=grammar)

@@ -366,3 +366,96 @@ def test_a_model_without_tools_is_told_of_them_in_words(
     assert linnet.chat("go", plain, tools=[one]).text == "One."
     assert '"name": "one"' in prompts[0]
     assert "Result of the call: one" in prompts[1] and '{"name": "one", "arguments": {}}' in prompts[1]
+
+
+# ---- functions and schemas that cannot be meant -----------------------------------------------
+
+
+@dataclasses.dataclass
+class Chain:
+    next: Chain | None = None
+
+
+class Odd(enum.Enum):
+    A = object()
+
+
+class Empty(enum.Enum):
+    pass
+
+
+class Unhashable(enum.Enum):
+    A = [1]  # noqa: RUF012 - on purpose
+
+
+async def later(a: int) -> int:
+    return a
+
+
+def taking(hint: Any) -> Callable[..., Any]:
+    def f(a: Any) -> None: ...
+
+    f.__annotations__ = {"a": hint}
+    return f
+
+
+@pytest.mark.parametrize("hint", [Chain, Odd, Empty, Literal["a", b"b"], "1 +", "1 / 0", "no_such_name"])
+def test_a_function_whose_types_json_cannot_say_is_refused(hint: Any) -> None:
+    with pytest.raises(UsageError, match=r"f\(a\)|cannot be a tool"):
+        schema_of(taking(hint))
+
+
+def test_an_async_function_is_refused_and_a_value_that_cannot_be_hashed_is_not() -> None:
+    with pytest.raises(UsageError, match="async"):
+        schema_of(later)
+    schema = schema_of(taking(Unhashable))["function"]["parameters"]["properties"]["a"]
+    assert schema["enum"] == [[1]]
+
+
+@pytest.mark.parametrize(
+    "tools",
+    [
+        3,
+        "ab",
+        [{"name": "f", "description": object()}],
+        [{"name": "f", "parameters": {"properties": {"x": {"default": float("nan")}}}}],
+    ],
+)
+def test_tools_that_are_not_json_are_refused(tools: Any) -> None:
+    with pytest.raises(UsageError):
+        Tools(tools)
+
+
+def test_an_error_that_cannot_be_told_is_told_all_the_same() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    def f() -> None:
+        raise Mute
+
+    message = Tools([f]).run({"function": {"name": "f", "arguments": "{}"}})
+    assert message["content"] == "Error: Mute: it cannot say what"
+
+
+def test_classes_of_pydantic_are_referred_to_from_the_root_and_made_of_the_arguments() -> None:
+    pydantic = pytest.importorskip("pydantic")
+    inner = pydantic.create_model("Inner", x=(int, ...))
+    outer = pydantic.create_model("Outer", inner=(inner, ...))
+
+    def f(a: Any) -> int:
+        return int(a.inner.x)
+
+    f.__annotations__ = {"a": outer}
+    parameters = schema_of(f)["function"]["parameters"]
+    assert parameters["properties"]["a"]["properties"]["inner"] == {"$ref": "#/$defs/Inner"}
+    assert set(parameters["$defs"]) == {"Inner"}
+    call = {"function": {"name": "f", "arguments": '{"a": {"inner": {"x": 7}}}'}}
+    assert Tools([f]).run(call)["content"] == "7"
+
+    other = pydantic.create_model("Inner", y=(str, ...))
+    f.__annotations__["b"] = pydantic.create_model("Other", inner=(other, ...))
+    g = lambda a, b: None  # noqa: E731
+    g.__annotations__ = f.__annotations__
+    with pytest.raises(UsageError, match="two types are called 'Inner'"):
+        schema_of(g)

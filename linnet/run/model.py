@@ -341,7 +341,7 @@ class LanguageModel:
             raise UsageError(f"overflow is {shown(overflow)}; choose from {', '.join(OVERFLOWS)}")
         if overflow == "turns":
             raise UsageError("overflow 'turns' leaves turns out, and this is no conversation; use 'slide'")
-        n_keep = int32("n_keep", n_keep)
+        n_keep = int32("n_keep", n_keep, least=0)
         if overflow == "error":
             return None
         return 1 if n_keep == 0 and ids[0] == self.tokenizer.bos_id else n_keep

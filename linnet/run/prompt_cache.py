@@ -127,6 +127,17 @@ class PromptCache:
             save_states(part, path)
         return n
 
+    def check_limit(self) -> None:
+        """Raises UsageError where no file of a prompt, however short, fits into ``max_bytes``."""
+        from linnet.engine.states import file_bytes
+
+        with Session(self._workspace, self._n_ctx) as session:
+            least = file_bytes(session, 1)
+        if least > self.max_bytes:
+            raise UsageError(
+                f"a prompt takes at least {least:,} bytes and the limit is {self.max_bytes:,}; raise it"
+            )
+
     def clear(self) -> None:
         """Keeps nothing of what was."""
         with self._workspace.turn:
@@ -166,11 +177,12 @@ def prompt_kept_in(path: Path, cache: PromptCache, adapters: Adapters) -> Iterat
     """Texts go on from what the file, if it is there, holds; afterwards it holds the last prompt among them.
 
     It is not written when it holds that already. Raises as :meth:`PromptCache.load` and
-    :meth:`PromptCache.save` do.
+    :meth:`PromptCache.save` do; where no prompt fits into the limit, at once.
     """
     from linnet.formats.atomic import resolved  # not needed without a file
 
     resolved(path)  # now, not when the text is there
+    cache.check_limit()
     known = cache.load(path, adapters) if os.path.lexists(path) else []
     cache.keeps_prompt = True
     try:

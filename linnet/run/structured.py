@@ -131,6 +131,8 @@ def _reason(attempt: Callable[[], str]) -> str:
     """What ``attempt`` returns or raises, in one line."""
     try:
         return _line(attempt())
+    except UnicodeEncodeError:
+        return "it holds bytes that are not UTF-8"
     except (ValueError, RecursionError) as error:
         return _line(str(error)) or type(error).__name__
     except BaseException as error:  # a panic of llguidance is no Exception
@@ -140,7 +142,7 @@ def _reason(attempt: Callable[[], str]) -> str:
 
 
 def _line(reason: str) -> str:
-    return " ".join(reason.split())[:300]
+    return " ".join(reason.partition("<state>")[0].split())[:300]  # then comes what llguidance holds
 
 
 def _single(form: FormOptions) -> tuple[str, Any]:
@@ -181,7 +183,12 @@ def _from_grammar(grammar: str) -> str:
     import llguidance
     from llguidance.gbnf_to_lark import any_to_lark
 
-    return llguidance.LLMatcher.grammar_from_lark(any_to_lark(_bounded(grammar)))
+    text = _bounded(grammar)
+    try:
+        lark = any_to_lark(text)
+    except Exception as error:  # GBNF that it cannot read: a bare one
+        raise ValueError(str(error)) from None
+    return llguidance.LLMatcher.grammar_from_lark(lark)
 
 
 def _bounded(text: str) -> str:

@@ -13,11 +13,12 @@ import json
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal, Union
 
-from linnet.errors import UnsupportedError, UsageError
+from linnet.engine.arguments import wrong
+from linnet.errors import LinnetError, UnsupportedError, UsageError
 
 _PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
 # Names of types in schemas that are not JSON Schema's own but are meant as these.
@@ -25,6 +26,7 @@ _SYNONYMS = {
     "dict": "object", "float": "number", "int": "integer", "bool": "boolean", "str": "string",
     "tuple": "array", "list": "array", "any": None, "String": "string", "Boolean": "boolean",
 }  # fmt: skip
+_VALUES = ("default", "enum", "const", "examples")  # keywords that hold values and no schemas
 _SECTION = re.compile(r"^\s*(?:Args|Arguments|Parameters):\s*$", re.MULTILINE)
 _OTHER_SECTION = re.compile(r"^\s*(?:Returns|Yields|Raises|Example|Examples|Note|Notes):", re.MULTILINE)
 _ARGUMENT = re.compile(r"^\s*\*{0,2}(\w+)\s*(?:\([^)]*\))?\s*:\s*(.*)$")
@@ -37,11 +39,21 @@ _PARAM = re.compile(r"^\s*:param\s+(?:[\w\[\], .|]+\s+)?(\w+)\s*:\s*(.*)$")
 def schema_of(function: Callable[..., Any]) -> dict[str, Any]:
     """The schema of a function, in OpenAI's shape. Raises UsageError for what JSON cannot say."""
     name = getattr(function, "__name__", "")
+    if inspect.iscoroutinefunction(function):
+        raise UsageError(f"the function {name} cannot be a tool: it is async; give one that waits for it")
     try:
-        signature = inspect.signature(function)
-        hints = typing.get_type_hints(function, include_extras=True)
-    except (TypeError, ValueError, NameError) as error:
+        return _schema_of(function, name)
+    except LinnetError:
+        raise
+    except RecursionError:
+        raise UsageError(f"the function {name} cannot be a tool: a type refers to itself") from None
+    except Exception as error:  # type hints are code of others, evaluated here
         raise UsageError(f"the function {name or function!r} cannot be a tool: {error}") from None
+
+
+def _schema_of(function: Callable[..., Any], name: str) -> dict[str, Any]:
+    signature = inspect.signature(function)
+    hints = typing.get_type_hints(function, include_extras=True)
     about, arguments = _described(inspect.getdoc(function) or "")
     properties: dict[str, Any] = {}
     for parameter in signature.parameters.values():
@@ -54,8 +66,30 @@ def schema_of(function: Callable[..., Any]) -> dict[str, Any]:
             schema["default"] = parameter.default
         properties[parameter.name] = schema
     required = [p.name for p in signature.parameters.values() if p.default is p.empty]
-    parameters = {"type": "object", "properties": properties, "required": required}
+    shared = _shared(properties, name)
+    parameters = {"type": "object", "properties": properties, "required": required, **shared}
     return {"type": "function", "function": {"name": name, "description": about, "parameters": parameters}}
+
+
+def _shared(properties: dict[str, Any], name: str) -> dict[str, Any]:
+    """The definitions that pydantic wrote into a property, taken out: its references begin at the root."""
+    found: dict[str, Any] = {}
+    for schema in properties.values():
+        for kind, definition in _take_out("$defs", schema):
+            if found.setdefault(kind, definition) != definition:
+                raise UsageError(f"the function {name} cannot be a tool: two types are called '{kind}'")
+    return {"$defs": found} if found else {}
+
+
+def _take_out(key: str, schema: Any) -> list[tuple[str, Any]]:
+    """The entries of all tables ``key`` in a schema, which has none of them afterwards."""
+    if isinstance(schema, list):
+        return [entry for item in schema for entry in _take_out(key, item)]
+    if not isinstance(schema, dict):
+        return []
+    taken = list(schema.pop(key, {}).items())
+    inner = [item for word, item in schema.items() if word not in _VALUES]
+    return taken + [entry for item in inner for entry in _take_out(key, item)]
 
 
 def _schema(hint: Any, where: str) -> dict[str, Any]:
@@ -68,9 +102,7 @@ def _schema(hint: Any, where: str) -> dict[str, Any]:
         notes = [note for note in inner[1:] if isinstance(note, str)]
         return {**_schema(inner[0], where), **({"description": notes[0]} if notes else {})}
     if origin is Literal:
-        kinds = {_PLAIN.get(type(value)) for value in inner}
-        kind = {"type": kinds.pop()} if len(kinds) == 1 else {}
-        return {**kind, "enum": list(inner)}
+        return _one_of(list(inner), where)
     if origin in (Union, types.UnionType):
         return _union([_schema(part, where) for part in inner])
     if origin in (list, Sequence, set, frozenset) or hint in (list, set, frozenset):
@@ -91,7 +123,7 @@ def _schema(hint: Any, where: str) -> dict[str, Any]:
 
 def _class_schema(kind: type, where: str) -> dict[str, Any]:
     if issubclass(kind, enum.Enum):
-        return _schema(Literal[tuple(member.value for member in kind)], where)
+        return _one_of([member.value for member in kind], where)
     if dataclasses.is_dataclass(kind) or typing.is_typeddict(kind):
         hints = typing.get_type_hints(kind)
         if dataclasses.is_dataclass(kind):
@@ -116,6 +148,14 @@ def _class_schema(kind: type, where: str) -> dict[str, Any]:
     )
 
 
+def _one_of(values: list[Any], where: str) -> dict[str, Any]:
+    if not values or not _is_plain(values):
+        raise UsageError(f"the values of {where} are none of JSON: {values!r}")
+    kinds = {_PLAIN.get(type(value)) for value in values}
+    kind = {"type": kinds.pop()} if len(kinds) == 1 and None not in kinds else {}
+    return {**kind, "enum": values}
+
+
 def _union(parts: list[dict[str, Any]]) -> dict[str, Any]:
     simple = all(set(part) == {"type"} for part in parts)
     return {"type": [part["type"] for part in parts]} if simple else {"anyOf": parts}
@@ -124,7 +164,7 @@ def _union(parts: list[dict[str, Any]]) -> dict[str, Any]:
 def _is_plain(value: Any) -> bool:
     try:
         json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         return False
     return True
 
@@ -161,6 +201,8 @@ class Tools:
     def __init__(self, given: Sequence[Callable[..., Any] | Mapping[str, Any]]) -> None:
         self.functions: dict[str, Callable[..., Any]] = {}
         self.schemas: list[dict[str, Any]] = []
+        if not isinstance(given, Iterable):
+            raise wrong("tools", given, "a list of functions and schemas")
         for tool in given:
             if callable(tool):
                 schema = schema_of(tool)
@@ -201,7 +243,14 @@ def _outcome(function: Callable[..., Any], arguments: str) -> str:
         result = function(**given)
         return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, default=str)
     except Exception as error:  # whatever it is, the model has to know
-        return f"Error: {type(error).__name__}: {error}"
+        return f"Error: {type(error).__name__}: {_told(error)}"
+
+
+def _told(error: Exception) -> str:
+    try:
+        return str(error)
+    except Exception:  # even that is code of others
+        return "it cannot say what"
 
 
 def _as_hinted(value: Any, hint: Any) -> Any:
@@ -211,6 +260,8 @@ def _as_hinted(value: Any, hint: Any) -> Any:
     if isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, dict):
         hints = typing.get_type_hints(hint)
         return hint(**{key: _as_hinted(item, hints.get(key)) for key, item in value.items()})
+    if isinstance(hint, type) and callable(read := getattr(hint, "model_validate", None)):  # pydantic
+        return read(value)
     inner = typing.get_args(hint)
     if typing.get_origin(hint) is list and isinstance(value, list):
         return [_as_hinted(item, inner[0]) for item in value]
@@ -278,6 +329,8 @@ def checked_schema(tool: Any) -> dict[str, Any]:
         raise UsageError(f"the parameters of the tool '{function['name']}' are not an object with properties")
     if not isinstance(parameters.get("properties", {}), dict):
         raise UsageError(f"the properties of the tool '{function['name']}' are not an object")
+    if not _is_plain({**function, "parameters": parameters}):
+        raise UsageError(f"the schema of the tool '{function['name']}' holds what is not JSON")
     return {"type": "function", "function": {**function, "parameters": {"type": "object", **parameters}}}
 
 
@@ -295,7 +348,7 @@ def _standard(schema: Any) -> Any:
                 continue
         elif key in ("properties", "$defs", "definitions") and isinstance(value, Mapping):
             value = {name: _standard(item) for name, item in value.items()}
-        elif key not in ("default", "enum", "const", "examples"):
+        elif key not in _VALUES:
             value = _standard(value)
         plain[key] = value
     return plain

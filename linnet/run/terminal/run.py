@@ -8,14 +8,13 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from linnet.display import one_line, shown_on
 from linnet.engine.sampler import NEUTRAL, SamplingOptions, check_name
-from linnet.errors import SourceError, UsageError
+from linnet.errors import UsageError
 from linnet.formats.gguf_keys import LEFT_OUT_KEY
-from linnet.options import RunOptions
+from linnet.options import RunOptions, read_text
 from linnet.run.generation import Generation, TextStream, best_of
 from linnet.run.meter import Energy, EnergyMeter, peak_rss_bytes, process_age
 from linnet.run.model import LanguageModel, StreamOptions, load
@@ -120,23 +119,16 @@ def sampling_of(pairs: Sequence[str]) -> SamplingOptions:
     return cast(SamplingOptions, chosen)
 
 
-def _read(path: Path | None) -> str | None:
-    try:
-        return None if path is None else path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"cannot read {path}: {error}") from None
-
-
 def _chosen(options: RunOptions, most: int | None = None) -> StreamOptions:
     """The options of a text of at most ``most`` tokens where they do not say."""
     return {
         **sampling_of(options.sampling),  # type: ignore[typeddict-item]
         "stop": options.stop,
         "logprobs": options.logprobs,
-        "json_schema": _read(options.json_schema),
+        "json_schema": None if options.json_schema is None else read_text(options.json_schema),
         "regex": options.regex,
         "choices": options.choice or None,
-        "grammar": _read(options.grammar),
+        "grammar": None if options.grammar is None else read_text(options.grammar),
         "max_tokens": options.max_tokens if options.max_tokens is not None else most,
         "speculate": options.speculate,
         "temperature": options.temperature,
