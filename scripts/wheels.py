@@ -22,6 +22,7 @@ import tempfile
 import venv
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -233,8 +234,8 @@ def _run_installed(wheel: Path, folder: Path) -> str:
 def _run_emulated(emulator: str, folder: Path) -> str:
     mains = sorted((ROOT / "core" / "tests").glob("*.c"))
     programs = build.compile_programs(mains, folder, build.TARGETS["linux-aarch64"])
-    for program in programs:
-        _call([emulator, str(program)], ROOT)
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        list(pool.map(lambda program: _call([emulator, str(program)], ROOT), programs))
     return f"{len(programs)} C test programs pass under qemu-aarch64"
 
 
