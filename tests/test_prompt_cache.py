@@ -16,7 +16,7 @@ from linnet.engine.library import digest
 from linnet.engine.model import Model
 from linnet.engine.session import PAGE_TOKENS, Session, Workspace, pages_of
 from linnet.engine.states import load_states, save_states
-from linnet.errors import FormatError, LinnetError, SourceError, UsageError
+from linnet.errors import FormatError, LinnetError, SourceError, TargetError, UsageError
 from linnet.formats.adapter import AdapterParts, LowRank, plain_tensor, write_adapter
 from linnet.options import QuantizeOptions
 from linnet.quantize.quantize import quantize
@@ -368,7 +368,7 @@ def test_a_prompt_is_kept_even_where_its_text_left_the_window(tmp_path: Path) ->
     texts = []
     for known in (0, 59):
         model = linnet.load(path, threads=1)
-        with prompt_kept_in(tmp_path / "p", model.cache, ()):
+        with prompt_kept_in(tmp_path / "p", model.cache, (), pytest.fail):
             made = model.generate(ids, max_tokens=190, temperature=0, ends=())
         assert made.cached_tokens == known
         texts.append(made.ids)
@@ -379,14 +379,14 @@ def test_a_prompt_is_kept_even_where_its_text_left_the_window(tmp_path: Path) ->
 def test_a_conversation_goes_on_in_another_process(tmp_path: Path) -> None:
     messages = [{"role": "user", "content": STORY}]
     first, second = linnet.load(threads=1), linnet.load(threads=1)
-    with prompt_kept_in(tmp_path / "p", first.cache, ()):
+    with prompt_kept_in(tmp_path / "p", first.cache, (), pytest.fail):
         for question in ("Who is Max?", "And Lily?"):
             answer = first.chat(messages, max_tokens=10, temperature=0)
             messages += [answer.message, {"role": "user", "content": question}]
         expected = first.chat(messages, max_tokens=10, temperature=0)
         asked = expected.generation.prompt_tokens
     messages += [expected.message, {"role": "user", "content": "The end?"}]
-    with prompt_kept_in(tmp_path / "p", second.cache, ()):
+    with prompt_kept_in(tmp_path / "p", second.cache, (), pytest.fail):
         answer = second.chat(messages, max_tokens=10, temperature=0)
     assert asked - 8 <= answer.usage["cached_tokens"] <= asked
     assert answer.text == linnet.load().chat(messages, max_tokens=10, temperature=0).text
@@ -394,7 +394,7 @@ def test_a_conversation_goes_on_in_another_process(tmp_path: Path) -> None:
 
 def test_the_last_prompt_gives_way_to_a_text_that_needs_its_memory(tmp_path: Path) -> None:
     model = linnet.load(threads=1, n_ctx=2 * PAGE_TOKENS)
-    with prompt_kept_in(tmp_path / "p", model.cache, ()):
+    with prompt_kept_in(tmp_path / "p", model.cache, (), pytest.fail):
         model.generate(STORY, max_tokens=1)
         sessions = [model.open_session() for _ in range(4)]
         model.workspace.eval([(session, [5] * 2 * PAGE_TOKENS) for session in sessions])
@@ -413,6 +413,19 @@ def test_run_refuses_what_cannot_be(capsys: pytest.CaptureFixture[str], tmp_path
         assert main(["run", *flags, "-n", "1", "x"]) == 2
         said = capsys.readouterr()
         assert reason in said.err and not said.out
+
+
+def test_a_text_is_there_though_its_prompt_could_not_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise TargetError("no space left on the device")
+
+    monkeypatch.setattr("linnet.engine.states.save_states", full)
+    assert main(["run", "Hi", "-n", "4", "--json", "--prompt-cache", str(tmp_path / "p")]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["tokens"] == 4
+    assert "the prompt was not kept: no space left on the device" in said.err
 
 
 def test_a_limit_in_which_no_prompt_fits_is_said_before_the_text_is_made(

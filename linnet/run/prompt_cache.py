@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from linnet.engine.session import PAGE_TOKENS, Session, Workspace, pages_of
-from linnet.errors import UsageError
+from linnet.errors import LinnetError, UsageError
 
 if TYPE_CHECKING:
     from linnet.engine.session import Adapters
@@ -173,11 +173,13 @@ def _fork(session: Session, length: int) -> Session | None:
 
 
 @contextmanager
-def prompt_kept_in(path: Path, cache: PromptCache, adapters: Adapters) -> Iterator[None]:
+def prompt_kept_in(
+    path: Path, cache: PromptCache, adapters: Adapters, not_kept: Callable[[LinnetError], None]
+) -> Iterator[None]:
     """Texts go on from what the file, if it is there, holds; afterwards it holds the last prompt among them.
 
-    It is not written when it holds that already. Raises as :meth:`PromptCache.load` and
-    :meth:`PromptCache.save` do; where no prompt fits into the limit, at once.
+    It is not written when it holds that already. Raises as :meth:`PromptCache.load` does, and where no prompt
+    fits into the limit. Why nothing could be written after a text goes to ``not_kept``: the text is worth more.
     """
     from linnet.formats.atomic import resolved  # not needed without a file
 
@@ -190,4 +192,7 @@ def prompt_kept_in(path: Path, cache: PromptCache, adapters: Adapters) -> Iterat
     finally:
         prompt, cache.prompt, cache.keeps_prompt = cache.prompt, None, False
         if prompt is not None:
-            cache.save(prompt, path, known)
+            try:
+                cache.save(prompt, path, known)
+            except LinnetError as error:
+                not_kept(error)

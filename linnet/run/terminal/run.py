@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from linnet.display import one_line, shown_on
 from linnet.engine.sampler import NEUTRAL, SamplingOptions, check_name
-from linnet.errors import UsageError
+from linnet.errors import LinnetError, UsageError
 from linnet.formats.gguf_keys import LEFT_OUT_KEY
 from linnet.options import RunOptions, read_text
 from linnet.run.generation import Generation, TextStream, best_of
@@ -53,7 +53,11 @@ def _prompt_file(model: LanguageModel, options: RunOptions) -> contextlib.Abstra
     if options.prompt_cache is None:
         return contextlib.nullcontext()
     adapters = model.chosen_adapters(adapter_scales(options.adapter))
-    return prompt_kept_in(options.prompt_cache, model.cache, adapters)
+
+    def say(error: LinnetError) -> None:
+        print(_styled(f"the prompt was not kept: {error}", _DIM, sys.stderr), file=sys.stderr)
+
+    return prompt_kept_in(options.prompt_cache, model.cache, adapters, say)
 
 
 def _is_chat(model: LanguageModel, options: RunOptions) -> bool:
