@@ -179,7 +179,7 @@ def prompt_kept_in(
     """Texts go on from what the file, if it is there, holds; afterwards it holds the last prompt among them.
 
     It is not written when it holds that already. Raises as :meth:`PromptCache.load` does, and where no prompt
-    fits into the limit. Why nothing could be written after a text goes to ``not_kept``: the text is worth more.
+    fits into the limit. Why nothing could be written after a text goes to ``not_kept``: the text is there.
     """
     from linnet.formats.atomic import resolved  # not needed without a file
 
