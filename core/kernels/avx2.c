@@ -204,7 +204,7 @@ static inline vec vec_load_i8(const uint8_t *p) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
 }
 
-static inline __m256i four_columns(const int8_t *x) {
+static inline __m256i wide_columns(const int8_t *x) {
     int32_t columns;
     memcpy(&columns, x, sizeof columns);
     return _mm256_set1_epi32(columns);
@@ -230,10 +230,6 @@ static inline __m256i dot_signed(__m256i w, __m256i x) {
 /* Steps whose products, pairs of (code * x), an int16 can sum up. */
 static LN_ALWAYS_INLINE int safe_steps(ln_panel_format f) {
     return f.bits <= 4 ? 8 : f.bits == 5 ? 4 : 2;
-}
-
-static LN_ALWAYS_INLINE __m256i wide_columns(const int8_t *x) {
-    return four_columns(x);
 }
 
 static LN_ALWAYS_INLINE __m256i wide_bias(ln_panel_format f, int32_t bias) {

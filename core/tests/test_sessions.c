@@ -2,7 +2,6 @@
  * back, running out, sliding windows, and keys and values of every type. */
 #include "tiny_sessions.h"
 
-#define N_CTX 600
 #define VOCAB 50
 
 /* A model whose heads fit every type of keys and values. */
@@ -16,15 +15,6 @@ static ln_workspace_info describe(const ln_workspace *w) {
     ln_workspace_info info;
     CHECK(ln_workspace_describe(w, &info) == LN_OK, "describe");
     return info;
-}
-
-static void append(ln_session *s, int32_t n) {
-    int32_t ids[N_CTX];
-    ln_error err = {0};
-    for (int32_t i = 0; i < n; i++) {
-        ids[i] = token(ln_session_length(s) + i);
-    }
-    CHECK(ln_session_eval(s, ids, n, NULL, &err) == LN_OK, "%s", err.message);
 }
 
 static void check_logits(const ln_session *s, const float *expected, const char *when) {

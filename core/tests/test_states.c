@@ -2,7 +2,6 @@
  * written, digests, and what is refused. */
 #include "tiny_sessions.h"
 
-#define N_CTX 600
 #define VOCAB 50
 #define WINDOW 70
 
@@ -51,15 +50,6 @@ static ln_session *load(ln_workspace *w, const saved *f) {
     }
     CHECK(ln_session_length(s) == f->length && ln_session_logits(s) == NULL, "what was loaded");
     return s;
-}
-
-static void append(ln_session *s, int32_t n) {
-    int32_t ids[N_CTX];
-    ln_error err = {0};
-    for (int32_t i = 0; i < n; i++) {
-        ids[i] = token(ln_session_length(s) + i);
-    }
-    CHECK(ln_session_eval(s, ids, n, NULL, &err) == LN_OK, "%s", err.message);
 }
 
 /* ---- the same bits ---------------------------------------------------------------------- */

@@ -6,6 +6,8 @@
 
 #include "session.h"
 
+#define N_CTX 600 /* tokens of the longest timeline */
+
 /* The timeline of the tests. */
 static inline int32_t token(int32_t i) {
     return (i * 37 + 11) % 50;
@@ -52,6 +54,16 @@ static inline void close_alone(ln_session *session) {
     ln_workspace *workspace = session->workspace;
     ln_session_close(session);
     ln_workspace_close(workspace);
+}
+
+/* Goes on with the n next tokens. */
+static inline void append(ln_session *s, int32_t n) {
+    int32_t ids[N_CTX];
+    ln_error err = {0};
+    for (int32_t i = 0; i < n; i++) {
+        ids[i] = token(ln_session_length(s) + i);
+    }
+    CHECK(ln_session_eval(s, ids, n, NULL, &err) == LN_OK, "%s", err.message);
 }
 
 /* Calls check once for every instruction set of this processor. */

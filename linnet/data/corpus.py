@@ -18,14 +18,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 
 from linnet.data.bpe import train_bpe
 from linnet.data.sources import Piece, ReadCounts, Source, cut, find_sources, read_pieces, utf8_name
@@ -36,6 +28,7 @@ from linnet.errors import SourceError, UsageError
 from linnet.formats.atomic import atomic_folder, check_replaceable, folder_made
 from linnet.formats.corpus import FILES, Corpus, CorpusWriter, Manifest
 from linnet.options import DataOptions
+from linnet.progress import byte_bars
 
 SAMPLE_BYTES = 1 << 26  # a tokenizer is trained on about this much text at most
 BATCH_CHARS = 1 << 20  # text tokenized at a time
@@ -211,15 +204,7 @@ def _made_by(options: DataOptions, plan: SplitPlan, counts: ReadCounts) -> dict[
 @contextmanager
 def _progress() -> Iterator[Track]:
     """A bar per stage, in bytes of text, on a terminal; elsewhere nothing."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with byte_bars() as progress:
 
         def track(stage: str, total: int | None) -> Advance:
             task = progress.add_task(stage, total=total)

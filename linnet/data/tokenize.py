@@ -8,10 +8,10 @@ from pathlib import Path
 
 from linnet.data.bpe import library
 from linnet.errors import FormatError, SourceError
-from linnet.formats.checkpoint import read_json, token_text
+from linnet.formats.checkpoint import token_text
 from linnet.formats.gguf import MAGIC, open_gguf
 from linnet.formats.gguf_tokenizer import tokenizer_from_metadata
-from linnet.formats.inputs import check_regular
+from linnet.formats.inputs import check_regular, read_json
 from linnet.formats.tokenizer_json import parse_tokenizer_json
 
 # Where nothing says which tokens begin and end a document, the first of these that the

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from linnet.errors import FormatError, SourceError, UnsupportedError
 from linnet.formats.atomic import atomic_file, make_folder
-from linnet.formats.checkpoint import read_json
+from linnet.formats.inputs import read_json
 from linnet.formats.parts import Tensor
 from linnet.formats.safetensors_file import NAMES, StoredTensor, read_safetensors, write_safetensors
 from linnet.types import TensorType

@@ -25,7 +25,7 @@ from linnet.formats.arch.ternary import SCALE, Ternary, read_ternary
 from linnet.formats.arch.text_part import has_text_part, text_settings, text_tensors
 from linnet.formats.atomic import atomic_file, make_folder
 from linnet.formats.gguf_keys import END_IDS_KEY, EOM_KEY, EOT_KEY, LEFT_OUT_KEY, TEMPLATE_KEY
-from linnet.formats.inputs import read_bytes
+from linnet.formats.inputs import read_bytes, read_json
 from linnet.formats.parts import ModelParts, Tensor, TokenizerParts
 from linnet.formats.safetensors_file import StoredTensor, read_safetensors, write_safetensors
 from linnet.formats.sentencepiece import parse_sentencepiece
@@ -173,19 +173,6 @@ def _read_config(directory: Path) -> tuple[dict[str, Any], bool]:
         return {**arch.by_config(settings).defaults, **settings}, True
     except FormatError as error:
         raise FormatError(f"{path}: {error}") from None
-
-
-def read_json(path: Path, optional: bool = False) -> dict[str, Any]:
-    """The object in a JSON file; {} for a missing file that is ``optional``."""
-    if optional and not path.exists():
-        return {}
-    try:
-        document = json.loads(read_bytes(path))
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise FormatError(f"{path} does not hold a JSON object")
-    return document
 
 
 def _read_tensors(sources: _Sources, family: Family, facts: ModelFacts) -> tuple[Tensor, ...]:

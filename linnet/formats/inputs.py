@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from linnet.errors import SourceError
+from linnet.errors import FormatError, SourceError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,6 +40,21 @@ def read_bytes(path: Path) -> bytes:
     check_regular(path)
     with _reported(path):
         return path.read_bytes()
+
+
+def read_json(path: Path, optional: bool = False) -> dict[str, Any]:
+    """The object in a JSON file; {} for a missing ``optional`` one. Raises SourceError, FormatError."""
+    import json  # here: the loader of GGUF files does without
+
+    if optional and not path.exists():
+        return {}
+    try:
+        document = json.loads(read_bytes(path))
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise FormatError(f"{path} does not hold a JSON object")
+    return document
 
 
 def map_bytes(path: Path) -> RawBytes:

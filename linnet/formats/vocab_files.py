@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from linnet.errors import FormatError
-from linnet.formats.inputs import read_bytes
+from linnet.formats.inputs import read_bytes, read_json
 from linnet.formats.tokenizer_json import PRE_TOKENIZERS, byte_level
 
 # tokenizer_class without "Tokenizer" and "Fast": how text is split before merging, and is it normalised?
@@ -24,13 +24,13 @@ _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 def added_tokens(directory: Path) -> dict[int, dict[str, Any]]:
     """The added tokens that a folder names, by id: content and flags. Raises FormatError."""
-    named = _object(directory / "added_tokens.json")
+    named = read_json(directory / "added_tokens.json", optional=True)
     found: dict[int, dict[str, Any]] = {}
     for text, index in named.items():
         if not isinstance(index, int):
             raise FormatError(f"{directory / 'added_tokens.json'}: {text!r} has no id")
         found[index] = {"content": text, "special": text.startswith("<|") and text.endswith("|>")}
-    decoder = _object(directory / "tokenizer_config.json").get("added_tokens_decoder")
+    decoder = read_json(directory / "tokenizer_config.json", optional=True).get("added_tokens_decoder")
     for key, entry in decoder.items() if isinstance(decoder, dict) else ():
         is_id = key.isascii() and key.isdigit() and len(key) < 10
         if not is_id or not isinstance(entry, dict) or not isinstance(entry.get("content"), str):
@@ -46,7 +46,7 @@ def json_from_vocab_files(directory: Path) -> bytes | None:
 
     Raises SourceError, FormatError.
     """
-    settings = _object(directory / "tokenizer_config.json")
+    settings = read_json(directory / "tokenizer_config.json", optional=True)
     name = str(settings.get("tokenizer_class") or "").removesuffix("Fast").removesuffix("Tokenizer")
     if (directory / "vocab.json").exists() and (directory / "merges.txt").exists():
         parts = _byte_level(directory, name, settings)
@@ -72,7 +72,7 @@ def json_from_vocab_files(directory: Path) -> bytes | None:
 
 
 def _byte_level(directory: Path, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    vocab = _object(directory / "vocab.json")
+    vocab = read_json(directory / "vocab.json", optional=True)
     lines = _lines(directory / "merges.txt")
     merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
     if not all(len(pair) == 2 for pair in merges):
@@ -134,16 +134,3 @@ def _lines(path: Path) -> list[str]:
         return [line.removesuffix("\r") for line in read_bytes(path).decode("utf-8").split("\n")]
     except UnicodeDecodeError:
         raise FormatError(f"{path} is not UTF-8") from None
-
-
-def _object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; empty where there is no such file. Raises FormatError."""
-    if not path.exists():
-        return {}
-    try:
-        value = json.loads(read_bytes(path))
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise FormatError(f"{path} does not hold a JSON object")
-    return value

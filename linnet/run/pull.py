@@ -15,6 +15,7 @@ from linnet.formats import hub, store
 from linnet.formats.hub import Choice, Repository
 from linnet.formats.store import ABOUT, ModelName, StoredModel
 from linnet.options import PullOptions
+from linnet.progress import byte_bars
 
 
 def pull(options: PullOptions) -> dict[str, object]:
@@ -92,26 +93,7 @@ def _download(choice: Choice, repository: Repository, folder: Path, quiet: bool)
 @contextmanager
 def _progress(choice: Choice, quiet: bool) -> Iterator[Callable[[int], None]]:
     """A bar in bytes on a terminal; elsewhere nothing."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    hidden = quiet or not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+    with byte_bars(quiet) as progress:
         task = progress.add_task(str(choice.name), total=choice.n_bytes)
         yield lambda n_bytes: progress.advance(task, n_bytes)
 
