@@ -101,7 +101,7 @@ def _prepare_process() -> None:
     """Standard streams that can be used as they are, and an orderly end on SIGTERM and SIGHUP.
 
     A closed stream becomes the null device; what a terminal or a legacy code page
-    cannot show becomes ``?`` instead of an error.
+    cannot show becomes ``?`` instead of an error. What cannot be written to standard error is lost.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
@@ -109,9 +109,28 @@ def _prepare_process() -> None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - open to the end
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    if isinstance(sys.stderr, io.TextIOWrapper) and sys.stderr is sys.__stderr__:
+        sys.stderr = _Messages(sys.stderr.buffer, sys.stderr.encoding, "replace", line_buffering=True)
     for name in ("SIGTERM", "SIGHUP"):
         with contextlib.suppress(AttributeError, ValueError):  # Windows; not the main thread
             signal.signal(getattr(signal, name), _end)
+
+
+class _Messages(io.TextIOWrapper):
+    """A stream whose messages are lost where they cannot be written: on a full disk, to a reader that left.
+
+    They are about a result and none of it: a text on standard output is there without them, and what failed
+    is known by the exit code.
+    """
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            super().flush()
 
 
 def _end(number: int, frame: object) -> NoReturn:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -119,6 +120,28 @@ def test_a_closed_pipe_is_not_an_error() -> None:
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
     assert "usage: linnet" in done.stdout
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["run", "-n", "4", "--seed", "1", "Once"], 0),
+        (["run", "-m", "nowhere.gguf", "hi"], 2),
+        (["list", "--json"], 0),
+        (["dance"], 2),
+        (["train"], 2),
+    ],
+)
+def test_a_message_that_cannot_be_written_changes_nothing(arguments: list[str], code: int) -> None:
+    expected = linnet(*arguments)
+    command = [sys.executable, "-P", "-m", "linnet", *arguments]
+    read, write = os.pipe()
+    os.close(read)  # nobody reads
+    targets = [write, *(os.open(path, os.O_WRONLY) for path in ("/dev/full",) if os.path.exists(path))]
+    for target in targets:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=target, text=True, check=False)
+        os.close(target)
+        assert (done.returncode, done.stdout) == (code, expected.stdout)
 
 
 def test_no_verb_prints_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
