@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import linnet
+from linnet import cli
 from linnet.cli import main
 from linnet.engine.library import digest
 from linnet.engine.model import Model
@@ -426,6 +427,28 @@ def test_a_text_is_there_though_its_prompt_could_not_be_written(
     said = capsys.readouterr()
     assert json.loads(said.out)["tokens"] == 4
     assert "the prompt was not kept: no space left on the device" in said.err
+
+
+@pytest.mark.parametrize("kept", ["", STORY])
+def test_a_prompt_that_was_interrupted_is_not_said_to_be_known(
+    kept: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, flags = tmp_path / "p", ("-n", "4", "--threads", "1")
+    known = linnet.load(threads=1).save_prompt(path, kept) if kept else 0
+    evaluate = Session.eval
+
+    def interrupt(session: Session, ids: list[int]) -> None:
+        evaluate(session, ids)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Session, "eval", interrupt)
+    for form in ("--json", "--no-json"):
+        assert main(["run", LONG * 3, *flags, form, "--prompt-cache", str(path)]) == cli.INTERRUPTED
+    said = capsys.readouterr()
+    made = json.loads(said.out)
+    assert (made["cached_tokens"], made["tokens"]) == (known, 0) and made["prompt_tokens"] > known + 256
+    line = f"{known} of {made['prompt_tokens']} prompt tokens known, 256 evaluated: it was interrupted"
+    assert line in said.err and path.exists() == bool(kept)
 
 
 def test_a_limit_in_which_no_prompt_fits_is_said_before_the_text_is_made(

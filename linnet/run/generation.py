@@ -23,7 +23,8 @@ class Generation:
 
     ``finish_reason`` is ``stop`` (end of text, or a stop string, which :attr:`text` leaves out),
     ``length``, ``context`` (full) or ``interrupted`` (so far, or by whoever read the stream). Of the
-    ``prompt_tokens`` those not known from earlier texts were evaluated (``prefilled_tokens``).
+    ``prompt_tokens`` so many were known from earlier texts (``cached_tokens``) and so many were evaluated
+    (``prefilled_tokens``); together they are all, unless it was interrupted before the first token.
     ``dropped_tokens`` of the text are no longer in the context, which slid. ``drafted`` counts the
     guesses that were checked, ``accepted`` those of them that were right. ``log_probs`` belong to
     ``ids``, where they were asked for.
@@ -33,6 +34,7 @@ class Generation:
     ids: list[int] = field(default_factory=list)
     text: str = ""
     finish_reason: str = "interrupted"
+    cached_tokens: int = 0
     prefilled_tokens: int = 0
     prefill_s: float = 0.0
     decode_s: float = 0.0
@@ -40,11 +42,6 @@ class Generation:
     accepted: int = 0
     dropped_tokens: int = 0
     log_probs: list[TokenLogProb] = field(default_factory=list)
-
-    @property
-    def cached_tokens(self) -> int:
-        """Prompt tokens that were known from earlier texts."""
-        return self.prompt_tokens - self.prefilled_tokens
 
     @property
     def mean_log_prob(self) -> float | None:
@@ -155,10 +152,14 @@ def _drawn(
 ) -> Generator[int]:
     """The tokens of a text, each evaluated only when the one after it is wanted."""
     started = time.perf_counter()
-    made.prefilled_tokens = timeline.prefill(prompt)
-    for token in prompt:
-        chooser.sampler.accept(token)
-    made.prefill_s = time.perf_counter() - started
+    made.cached_tokens = timeline.go_back(prompt)
+    try:
+        timeline.prefill(prompt)
+        for token in prompt:
+            chooser.sampler.accept(token)
+    finally:
+        made.prefilled_tokens = len(timeline.session) - made.cached_tokens
+        made.prefill_s = time.perf_counter() - started
     slide = timeline.slide if timeline.n_keep is not None else None
     continuation = Continuation(timeline.session, chooser, drafter, slide)
     try:

@@ -30,18 +30,22 @@ class Timeline:
         """The tokens the session holds."""
         return self.session.ids
 
-    def prefill(self, prompt: Sequence[int]) -> int:
-        """Makes the session hold ``prompt``; returns how many tokens had to be evaluated.
+    def go_back(self, prompt: Sequence[int]) -> int:
+        """Forgets what ``prompt`` does not begin with, and its last token, whose logits are wanted.
 
-        What it holds already is kept, apart from the last token, which is evaluated
-        for its logits. An interrupt leaves what was evaluated.
+        Returns how many tokens of it are left.
         """
-        kept = cut(self.session, min(self.session.common(prompt), len(prompt) - 1))
-        for start in range(kept, len(prompt), PREFILL_CHUNK):
+        return cut(self.session, min(self.session.common(prompt), len(prompt) - 1))
+
+    def prefill(self, prompt: Sequence[int]) -> None:
+        """Makes the session hold ``prompt``; what it holds already is not evaluated again.
+
+        An interrupt leaves what was evaluated.
+        """
+        for start in range(self.go_back(prompt), len(prompt), PREFILL_CHUNK):
             self.session.eval(prompt[start : start + PREFILL_CHUNK])
         if self._cache is not None:
             self._cache.mark(self.session)
-        return len(prompt) - kept
 
     def slide(self, last: int) -> None:
         """Makes room: the text, which ends with ``last``, goes on from what is left of it."""

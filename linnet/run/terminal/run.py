@@ -190,8 +190,7 @@ def _answer(model: LanguageModel, prompt: str, options: RunOptions) -> dict[str,
     ttft, energy, made = ttfts[0], meter.read(), stream.generation
     if not options.json:
         print("" if is_one else "".join(map(_shown, _whole(stream))), flush=True)
-        found = f"{made.cached_tokens:,} of {made.prompt_tokens:,} prompt tokens known"
-        _print_cost(made, ttft, energy, *([found] if options.prompt_cache else []))
+        _print_cost(made, ttft, energy, *([_known(made)] if options.prompt_cache else []))
         _print_log_probs(made, model, options)
     thought = {} if isinstance(stream, TextStream) else {"reasoning": stream.message.get("reasoning_content")}
     return {
@@ -266,6 +265,14 @@ def _shown(piece: str | Delta) -> str:
     content = shown_on(sys.stdout, piece.content)
     thought = shown_on(sys.stdout, piece.reasoning_content) if sys.stdout.isatty() else ""
     return _styled(thought, _DIM, sys.stdout) + content if thought else content
+
+
+def _known(made: Generation) -> str:
+    """What of a prompt its file knew; and that it was not kept, where not all of it was evaluated."""
+    known = f"{made.cached_tokens:,} of {made.prompt_tokens:,} prompt tokens known"
+    if made.cached_tokens + made.prefilled_tokens == made.prompt_tokens:
+        return known
+    return f"{known}, {made.prefilled_tokens:,} evaluated: it was interrupted, and the prompt not kept"
 
 
 def _print_cost(made: Generation, ttft: float | None, energy: Energy, *more: str) -> None:
