@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -285,8 +286,13 @@ def test_calls_choose_their_adapter_and_do_not_share_what_others_evaluated(
 def test_impossible_choices_are_refused(adapted: linnet.LanguageModel) -> None:
     with pytest.raises(UsageError, match="no adapter 'c'; known: a, b, q"):
         adapted.generate("x", adapter="c")
-    with pytest.raises(UsageError, match="give a finite number"):
-        adapted.generate("x", adapter={"a": float("nan")})
+    for scale in (float("nan"), 1e39, -1e39):  # the core holds scales as f32
+        with pytest.raises(
+            UsageError, match=re.escape(f"the scale of adapter 'q' is {scale}; give a number")
+        ):
+            adapted.generate("x", adapter={"a": 1.0, "q": scale})
+    with pytest.raises(LinnetError, match="an adapter has too large a scale"):
+        adapted.generate("x", adapter={"a": 3e38})
     a = adapted.adapters["a"]
     with pytest.raises(UsageError, match="at most 8"):
         Session(adapted.workspace, adapters=((a, 1.0),) * 9)

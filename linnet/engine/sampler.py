@@ -138,7 +138,7 @@ class Sampler:
         if token < 0:
             raise LinnetError(
                 "the model computed no finite logit that the options allow; "
-                "they forbid every token, or its weights are damaged"
+                "they forbid every token, its weights are damaged, or an adapter has too large a scale"
             )
         return token
 

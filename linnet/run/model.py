@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property, partial
@@ -331,8 +332,11 @@ class LanguageModel:
             if name not in self.adapters:
                 known = ", ".join(self.adapters) or "none was loaded"
                 raise UsageError(f"there is no adapter '{name}'; known: {known}")
-            if not math.isfinite(real(f"the scale of adapter '{name}'", scale)):
-                raise UsageError(f"the scale of adapter '{name}' is {scale}; give a finite number")
+            held = ctypes.c_float(real(f"the scale of adapter '{name}'", scale)).value  # as the core holds it
+            if not math.isfinite(held):
+                raise UsageError(
+                    f"the scale of adapter '{name}' is {scale}; give a number between -3.4e38 and 3.4e38"
+                )
         return tuple((self.adapters[name], float(scale)) for name, scale in named.items())
 
     def _tokens_kept(self, ids: list[int], overflow: str, n_keep: int) -> int | None:
