@@ -416,6 +416,23 @@ def test_run_refuses_what_cannot_be(capsys: pytest.CaptureFixture[str], tmp_path
         assert reason in said.err and not said.out
 
 
+def test_a_link_stands_for_the_file_behind_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    link, target = tmp_path / "link", tmp_path / "kept" / "p"
+    link.symlink_to(target)
+    assert main(["run", "--prompt-cache", str(link), "-n", "1", "x"]) == 2
+    assert f"cannot write {link}: there is no folder {target.parent}" in capsys.readouterr().err
+    with pytest.raises(SourceError, match=r"is a link to .*/kept/p, which does not exist"):
+        linnet.load(threads=1).load_prompt(link)
+    target.parent.mkdir()
+    assert run(capsys, link, STORY)["cached_tokens"] == 0  # a file that is not there yet is made
+    assert link.is_symlink() and target.is_file()
+    assert run(capsys, link, STORY + "Then Max")["cached_tokens"] > 20
+    link.unlink()
+    link.symlink_to(link)
+    assert main(["run", "--prompt-cache", str(link), "-n", "1", "x"]) == 2
+    assert "symbolic links" in capsys.readouterr().err
+
+
 def test_a_text_is_there_though_its_prompt_could_not_be_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

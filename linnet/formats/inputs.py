@@ -100,6 +100,8 @@ def _reported(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
+        if path.is_symlink():
+            raise SourceError(f"{path} is a link to {path.resolve()}, which does not exist") from None
         raise SourceError(f"{path} does not exist; check the spelling") from None
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror}") from None

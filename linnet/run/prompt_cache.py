@@ -183,9 +183,9 @@ def prompt_kept_in(
     """
     from linnet.formats.atomic import resolved  # not needed without a file
 
-    resolved(path)  # now, not when the text is there
+    target = resolved(path)  # now, not when the text is there; what lies behind a link
     cache.check_limit()
-    known = cache.load(path, adapters) if os.path.lexists(path) else []
+    known = cache.load(path, adapters) if os.path.lexists(target) else []
     cache.keeps_prompt = True
     try:
         yield
