@@ -11,7 +11,7 @@ import pytest
 
 import linnet
 from linnet.cli import main
-from linnet.errors import UnsupportedError, UsageError
+from linnet.errors import LinnetError, UnsupportedError, UsageError
 
 pytest.importorskip("llguidance", reason="needs the [structured] extra")
 jsonschema = pytest.importorskip("jsonschema")
@@ -80,17 +80,66 @@ def test_a_pydantic_model_is_a_schema(model: linnet.LanguageModel) -> None:
 @pytest.mark.parametrize(
     ("form", "reason"),
     [
-        ({"json_schema": {"$ref": "http://example.com/x"}}, "example.com"),
-        ({"json_schema": "{"}, "EOF"),
-        ({"json_schema": {"type": "bogus"}}, "bogus"),
-        ({"regex": "("}, "regex"),
-        ({"grammar": "start: foo"}, "foo"),
+        ({"json_schema": {"$ref": "http://example.com/x"}}, "'http://example.com/x', and nothing is fetched"),
+        ({"json_schema": {"$ref": "#/x"}}, "a $ref leads to '/x', which is not in it"),
+        ({"json_schema": "{"}, "this JSON schema cannot be held: it is not valid JSON: EOF"),
+        ({"json_schema": []}, "it is no JSON object"),
+        ({"json_schema": {"type": "bogus"}}, "'type' is bogus, which JSON Schema does not have"),
+        ({"json_schema": {"not": {}, "if": {}}}, '"if", "not", which cannot be held; leave that out'),
+        (
+            {"json_schema": {"format": "uri-reference"}},
+            "the format 'uri-reference' is not known; leave it out",
+        ),
+        ({"json_schema": {"oneOf": [{}, {}]}}, "the parts of a oneOf are not seen to exclude each other"),
+        ({"json_schema": {"minimum": "a"}}, "'minimum' is \"a\"; it must be a number"),
+        ({"json_schema": {"required": 5}}, "'required' is 5; it must be an array"),
+        (
+            {"json_schema": {"minimum": 5, "maximum": 3, "type": "number"}},
+            "no text can have this form: minimum",
+        ),
+        (
+            {"json_schema": {"pattern": "(?=a)b", "type": "string"}},
+            "the regex (?=a)b cannot be read: look-ar",
+        ),
+        ({"json_schema": {"$ref": "#"}}, "no text can be completed: what has to come never ends"),
+        ({"regex": "("}, "this regex cannot be held: the regex ( cannot be read: unclosed group"),
+        ({"regex": "a\\b"}, "a\\b looks around, which cannot be held"),
         ({"regex": "a" * (1 << 20) + "b"}, "bytes"),
+        ({"grammar": "start: foo"}, 'line 1, column 8: unknown name: "foo"'),
+        ({"grammar": "root ::= ["}, "line 1, after 'root ::= [': Unexpected end of input"),
+        ({"grammar": 'a: "x"'}, "it has no rule called start, as Lark, and no ::=, as GBNF"),
+        ({"grammar": "start: start"}, "no text can be completed"),
+        ({"choices": ["\ud800"]}, "these choices cannot be held"),
     ],
 )
 def test_what_cannot_be_held_is_refused(model: linnet.LanguageModel, form: Any, reason: str) -> None:
-    with pytest.raises(UnsupportedError, match=reason):
-        model.generate("x", **form)
+    with pytest.raises(UnsupportedError, match=re.escape(reason)):
+        model.constrain(**form)
+
+
+def test_a_text_that_has_become_impossible_to_follow_ends_with_the_reason(
+    model: linnet.LanguageModel,
+) -> None:
+    with pytest.raises(LinnetError, match="any longer: it is too large to be followed; make it simpler"):
+        model.generate("x", regex="a{1000}{1000}", seed=1)
+
+
+@pytest.mark.skipif(not BENCH.exists(), reason="needs ../shared/data/eval/jsonschemabench")
+def test_refusals_of_real_schemas_say_what_to_do(model: linnet.LanguageModel) -> None:
+    refused = set()
+    for line in BENCH.read_text(encoding="utf-8").splitlines():
+        try:
+            model.constrain(json_schema=json.loads(line)["schema"])
+        except UnsupportedError as error:
+            refused.add(str(error))
+    assert len(refused) > 10
+    advice = "leave that out|leave it out|write anyOf|correct the|require them|copy that schema"
+    assert not [said for said in refused if not re.search(advice, said)]
+
+
+def test_lark_is_told_from_gbnf_by_its_rules(model: linnet.LanguageModel) -> None:
+    made = model.generate("x", grammar='start[max_tokens=3]: "a" /b*/', seed=1)
+    assert re.fullmatch("ab*", made.text)
 
 
 def test_forms_exclude_each_other(model: linnet.LanguageModel) -> None:

@@ -15,6 +15,7 @@ from linnet.engine.arguments import shown, texts
 from linnet.engine.tokenizer import Tokenizer
 from linnet.errors import LinnetError, MissingExtraError, UnsupportedError, UsageError
 from linnet.run.choosing import FormOptions
+from linnet.run.refusals import readable
 
 if TYPE_CHECKING:
     import llguidance
@@ -57,14 +58,18 @@ class Constraint:
         import llguidance
 
         def attempt() -> str:
-            self._matcher = llguidance.LLMatcher(tokenizer.native, _COMPILERS[kind](what), log_level=0)
-            return self._matcher.get_error()
+            self._matcher = llguidance.LLMatcher(tokenizer.native, compile(what), log_level=0)
+            probe = self._matcher.deep_copy()
+            if not probe.is_error() and not probe.is_stopped():
+                probe.compute_bitmask()  # where no text can be completed it is only seen here
+            return probe.get_error()
 
         kind, what = _single(form)
+        name, compile = _KINDS[kind]
         self._tokenizer = tokenizer
-        reason = _reason(attempt)
+        reason = _reason(attempt, kind == "grammar" and "::=" not in str(what))  # GBNF is rewritten
         if reason:
-            raise UnsupportedError(f"this {kind} cannot be held: {reason}")
+            raise UnsupportedError(f"{name} cannot be held: {reason}")
 
     def guide(self, begun: bytes = b"") -> GrammarGuide:
         """The state of a new text, or of one that has ``begun``. Raises LinnetError where it cannot."""
@@ -110,9 +115,8 @@ class GrammarGuide:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise LinnetError(
-                f"the text cannot be held to its form any longer: {_line(self._matcher.get_error())}"
-            )
+            reason = readable(self._matcher.get_error())
+            raise LinnetError(f"the text cannot be held to its form any longer: {reason}")
 
 
 def address_of(mask: bytes) -> int | None:
@@ -127,22 +131,18 @@ def why_refused(schema: Any) -> str:
     return _reason(lambda: llguidance.LLMatcher.validate_grammar(_from_schema(schema)))
 
 
-def _reason(attempt: Callable[[], str]) -> str:
-    """What ``attempt`` returns or raises, in one line."""
+def _reason(attempt: Callable[[], str], placed: bool = False) -> str:
+    """What ``attempt`` returns or raises, readable."""
     try:
-        return _line(attempt())
+        return readable(attempt(), placed)
     except UnicodeEncodeError:
         return "it holds bytes that are not UTF-8"
     except (ValueError, RecursionError) as error:
-        return _line(str(error)) or type(error).__name__
+        return readable(str(error)) or type(error).__name__
     except BaseException as error:  # a panic of llguidance is no Exception
         if type(error).__name__ != "PanicException":
             raise
-        return _line(str(error))
-
-
-def _line(reason: str) -> str:
-    return " ".join(reason.partition("<state>")[0].split())[:300]  # then comes what llguidance holds
+        return readable(str(error))
 
 
 def _single(form: FormOptions) -> tuple[str, Any]:
@@ -158,8 +158,8 @@ def _from_schema(schema: Any) -> str:
     if hasattr(schema, "model_json_schema"):  # a pydantic model
         schema = schema.model_json_schema()
     try:
-        text = schema if isinstance(schema, str) else json.dumps(schema)
-    except TypeError as error:
+        text = schema if isinstance(schema, str) else json.dumps(schema, allow_nan=False)
+    except (TypeError, ValueError) as error:
         raise UsageError(f"json_schema is no JSON: {error}") from None
     # At most one space between parts: a model that is unsure would go on with whitespace for ever.
     return llguidance.LLMatcher.grammar_from_json_schema(
@@ -185,7 +185,7 @@ def _from_grammar(grammar: str) -> str:
 
     text = _bounded(grammar)
     try:
-        lark = any_to_lark(text)
+        lark = any_to_lark(text) if "::=" in text else text  # which every rule of GBNF has
     except Exception as error:  # GBNF that it cannot read: a bare one
         raise ValueError(str(error)) from None
     return llguidance.LLMatcher.grammar_from_lark(lark)
@@ -199,9 +199,9 @@ def _bounded(text: str) -> str:
     return text
 
 
-_COMPILERS = {
-    "json_schema": _from_schema,
-    "regex": _from_regex,
-    "choices": _from_choices,
-    "grammar": _from_grammar,
+_KINDS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "json_schema": ("this JSON schema", _from_schema),
+    "regex": ("this regex", _from_regex),
+    "choices": ("these choices", _from_choices),
+    "grammar": ("this grammar", _from_grammar),
 }
