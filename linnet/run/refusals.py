@@ -58,7 +58,7 @@ _MEANINGS = [
 
 
 def readable(reason: str, placed: bool = False) -> str:
-    """What llguidance says, in one line; ``placed``: with line and column of a grammar that the user wrote."""
+    """What llguidance says, in one line; ``placed``: with line and column in a grammar of the user."""
     said = reason.partition("<state>")[0]  # then comes what it holds
     part = _PART.search(said)
     said = _EXCERPT.sub("", _PART.sub("", said)).strip()
