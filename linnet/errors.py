@@ -20,12 +20,15 @@ from __future__ import annotations
 
 import sys
 import warnings
+from typing import Any
 
 from linnet.display import one_line
 
 
 class LinnetError(Exception):
-    """Base of every error raised on purpose."""
+    """Base of every error raised on purpose. ``messages``: the conversation it ended, see linnet.chat."""
+
+    messages: list[dict[str, Any]] | None = None
 
     def __init__(self, message: object) -> None:
         super().__init__(one_line(str(message)))

@@ -7,6 +7,7 @@ import dataclasses
 import enum
 import json
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
@@ -15,9 +16,10 @@ import pytest
 from chat_models import write_chat_model
 
 import linnet
-from linnet.errors import LinnetError, UsageError
+from linnet.errors import ContextFullError, LinnetError, UsageError
 from linnet.run import chat as chatting
 from linnet.run.answer import AnswerReader, Signs
+from linnet.run.context import check_prompt
 from linnet.run.tool_formats import FORMATS, ToolCall, ToolFormat, format_of
 from linnet.run.tools import Tools, schema_of
 
@@ -290,6 +292,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, model: linnet.LanguageModel, texts
     prompts: list[str] = []
 
     def stream(prompt: list[int], **options: Any) -> Any:
+        check_prompt(len(prompt), model.n_ctx)
         prompts.append(model.detokenize(prompt, special=True))
         ids = model.tokenize(texts.pop(0), bos=False, special=True)
         made = chatting.Generation(prompt_tokens=len(prompt), ids=ids, finish_reason="stop")
@@ -336,6 +339,41 @@ def test_the_loop_calls_functions_until_there_is_an_answer(
     ids = [call["id"] for call in answer.messages[1]["tool_calls"]]
     assert ids == [message["tool_call_id"] for message in answer.messages[2:5]] and len(set(ids)) == 3
     assert '"name": "add"' in prompts[0] and "tool\n3<|im_end|>" in prompts[1]
+
+
+def test_a_result_for_which_there_is_no_room_is_told_to_the_model(
+    monkeypatch: pytest.MonkeyPatch, model: linnet.LanguageModel
+) -> None:
+    def read(lines: int) -> str:
+        return "word " * lines
+
+    calls = call_text("read", {"lines": 10**5}) + call_text("read", {"lines": 2})
+    prompts = scripted(monkeypatch, model, [calls, call_text("read", {"lines": 3}), "Three words.<|im_end|>"])
+    answer = linnet.chat("Read it.", model, tools=[read])
+    results = [message["content"] for message in answer.messages if message["role"] == "tool"]
+    assert re.fullmatch(
+        rf"Error: the result has \d+ tokens, .* context of {model.n_ctx}; ask for less", results[0]
+    )
+    assert results[1:] == ["word " * 2, "word " * 3] and answer.text == "Three words."
+    assert len(prompts) == 3 and "ask for less" in prompts[1]
+
+
+def test_an_error_in_the_loop_loses_nothing_of_the_conversation(
+    monkeypatch: pytest.MonkeyPatch, model: linnet.LanguageModel
+) -> None:
+    def read() -> str:
+        return "word " * 10**5
+
+    room = len(
+        model.chat_format.prompt([{"role": "user", "content": "Go."}], tools=Tools([read]).schemas).ids
+    )
+    monkeypatch.setattr(type(model), "n_ctx", room + 10)  # for a call, but not for what follows
+    scripted(monkeypatch, model, [call_text("read", {})])
+    with pytest.raises(ContextFullError) as caught:
+        linnet.chat("Go.", model, tools=[read])
+    said = caught.value.messages
+    assert said is not None and [message["role"] for message in said] == ["user", "assistant", "tool"]
+    assert said[1]["tool_calls"][0]["function"]["name"] == "read" and said[2]["content"] == "word " * 10**5
 
 
 def test_the_loop_ends(monkeypatch: pytest.MonkeyPatch, model: linnet.LanguageModel) -> None:
