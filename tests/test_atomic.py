@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from linnet.errors import TargetError
+from linnet.errors import SourceError, TargetError
 from linnet.formats.atomic import atomic_file, atomic_folder, check_replaceable
+from linnet.formats.corpus import Corpus
+from linnet.formats.leftovers import restore
+from linnet.formats.store import locate, stored_models
 
 
 @contextmanager
@@ -84,6 +87,88 @@ def test_what_a_killed_process_left_is_removed_and_that_of_a_living_one_is_not(t
     with atomic_folder(tmp_path / "b"):
         pass
     assert sorted(os.listdir(tmp_path)) == [".linnet-notes.tmp", "a", "b"]
+
+
+KILLED_BETWEEN = """
+import os, sys
+from pathlib import Path
+from linnet.formats.atomic import atomic_folder
+rename = os.rename
+def killed(source, target):
+    rename(source, target)
+    if Path(target).name == sys.argv[2]:  # it is set aside, under its own name
+        os.kill(os.getpid(), 9)
+os.rename = killed
+with atomic_folder(sys.argv[1], ("*",)) as folder:
+    (folder / "part").write_bytes(b"new")
+"""
+
+
+def killed_between(target: Path) -> None:
+    """What a process leaves that is killed when the old folder is set aside and the new not yet there."""
+    target.mkdir(parents=True)
+    (target / "part").write_bytes(b"old")
+    command = [sys.executable, "-P", "-c", KILLED_BETWEEN, str(target), target.name]
+    assert subprocess.run(command, check=False).returncode == -9
+    assert not target.exists() and any(name.endswith(".aside") for name in os.listdir(target.parent))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="nothing is swept there")
+def test_a_folder_that_was_about_to_be_replaced_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "out"
+    killed_between(target)
+    with atomic_file(tmp_path / "other"):
+        assert (target / "part").read_bytes() == b"old"
+    assert len(os.listdir(tmp_path)) == 2
+    killed_between(tmp_path / "kept" / "out")
+    with pytest.raises(TargetError, match="would be lost"), atomic_folder(tmp_path / "kept" / "out"):
+        pytest.fail("it is not to be replaced by what asks for a new folder")
+    killed_between(tmp_path / "model")  # readers bring it back, too, and remove nothing
+    assert locate(tmp_path / "model") == tmp_path / "model" and (tmp_path / "model" / "part").exists()
+    killed_between(tmp_path / "corpus")
+    with pytest.raises(SourceError):
+        Corpus.open(tmp_path / "corpus")
+    assert (tmp_path / "corpus" / "part").exists()
+    monkeypatch.setenv("LINNET_HOME", str(tmp_path / "home"))
+    killed_between(tmp_path / "home" / "models" / "bird" / "q8_0")
+    assert [str(model.name) for model in stored_models()] == ["bird:q8_0"]
+
+
+REPLACING = """
+import os, sys, tempfile, time
+from linnet.formats.atomic import atomic_folder
+from linnet.formats.leftovers import ASIDE, leftover_name, restore
+from pathlib import Path
+target, gone, staging = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+rename = os.rename
+def slow(source, place):
+    rename(source, place)
+    time.sleep(0.002)  # between the two renamings
+os.rename = slow
+for i in range(100):
+    aside = Path(tempfile.mkdtemp(dir=staging))  # as if left by a process that is gone
+    (aside / target.name).mkdir()
+    (aside / target.name / "part").write_bytes(b"stale")
+    os.rename(aside, str(leftover_name(target, ASIDE)).replace(f"-{os.getpid()}-", f"-{gone}-"))
+    restore(target.parent)
+    with atomic_folder(target, ("*",)) as folder:
+        (folder / "part").write_bytes(b"new")
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="nothing is swept there")
+def test_two_processes_may_replace_and_bring_back_at_once(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    target, staging = tmp_path / "here" / "out", tmp_path / "staging"
+    target.mkdir(parents=True)
+    staging.mkdir()
+    command = [sys.executable, "-P", "-c", REPLACING, str(target), str(gone.pid), str(staging)]
+    assert [process.wait() for process in [subprocess.Popen(command) for _ in range(2)]] == [0, 0]
+    restore(target.parent)
+    assert os.listdir(target.parent) == ["out"] and (target / "part").read_bytes() == b"new"
 
 
 def test_an_error_in_a_new_folder_names_the_output(tmp_path: Path) -> None:

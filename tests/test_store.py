@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from linnet.errors import SourceError, TargetError, UsageError
-from linnet.formats import atomic
+from linnet.formats import atomic, leftovers
 from linnet.formats.store import ABOUT, ModelName, find_stored, folder_of, locate, stored_models
 from linnet.options import CpOptions, ListOptions, RmOptions
 from linnet.run.cp import cp
@@ -99,7 +99,9 @@ def test_what_rm_could_not_remove_is_gone_from_the_list_and_removed_later(
         with pytest.raises(TargetError, match=r"cannot remove .*Permission denied"):
             remove("a/b:q4_0")
     assert names() == ["a/b:q8_0"]
-    monkeypatch.setattr(atomic, "_is_abandoned", lambda name: name.endswith(".tmp"))  # its process ended
+    monkeypatch.setattr(
+        leftovers, "is_abandoned", lambda name, kind: name.endswith(kind)
+    )  # its process ended
     remove("a/b")
     assert list((store / "models").iterdir()) == []
 

@@ -2,8 +2,8 @@
 
 Everything is written under a temporary name in the folder of the target and renamed
 over it at the end, so a reader never sees half an artifact and a failure leaves the
-target as it was. What a process that was killed left behind is removed by the next one
-that writes into the same folder.
+target as it was. What a process that was killed left behind is cleared away by the next one
+that writes into the same folder; what it was about to replace comes back, for readers too.
 """
 
 from __future__ import annotations
@@ -11,23 +11,27 @@ from __future__ import annotations
 import errno
 import fnmatch
 import os
-import platform
-import re
-import secrets
 import shutil
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
 from linnet.errors import TargetError
+from linnet.formats.leftovers import (
+    ASIDE,
+    TEMPORARY,
+    alone_in,
+    bring_back,
+    is_abandoned,
+    leftover_name,
+    remove,
+    sweep,
+)
 
 # What a full or failing disk raises while data is written, as opposed to a source
 # that cannot be read inside the same with-block.
 _WRITE_FAILURES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
-_TEMPORARY = re.compile(r"\.linnet-(\d{1,9})-([0-9a-f]{8})[0-9a-f]{8}\.tmp")  # process, host, random digits
 
 
 @contextmanager
@@ -42,8 +46,8 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         raise TargetError(f"cannot write {path}: it is a folder; name a file")
     if os.path.lexists(target) and not os.path.isfile(target):
         raise TargetError(f"cannot write {path}: it is not a regular file")
-    _sweep(target.parent)
-    temporary = _temporary_name(target)
+    sweep(target.parent)
+    temporary = leftover_name(target, TEMPORARY)
     try:
         with _reported(path):
             file = open(temporary, "xb")  # noqa: SIM115 (closed by the with below)
@@ -69,9 +73,9 @@ def atomic_folder(path: str | os.PathLike[str], replaceable: Sequence[str] = ())
     is missing or not writable or the disk is full.
     """
     target = resolved(path)
+    sweep(target.parent)
     check_replaceable(target, replaceable, shown=path)
-    _sweep(target.parent)
-    temporary = _temporary_name(target)
+    temporary = leftover_name(target, TEMPORARY)
     try:
         with _reported(path):
             temporary.mkdir()
@@ -125,7 +129,7 @@ def check_replaceable(
     except OSError as error:
         raise TargetError(f"cannot look into {shown}: {error.strerror}") from None
     for name in names:
-        if not _is_abandoned(name) and not any(fnmatch.fnmatchcase(name, p) for p in replaceable):
+        if not is_abandoned(name) and not any(fnmatch.fnmatchcase(name, p) for p in replaceable):
             raise TargetError(
                 f"cannot write {shown}: the folder holds '{name}', which would be lost; name a new folder"
             )
@@ -133,33 +137,29 @@ def check_replaceable(
 
 def swap_in(folder: Path, target: Path) -> None:
     """Lets ``folder`` take the place of ``target``, which goes last: a failure leaves it. Raises OSError."""
-    if not os.path.lexists(target):
-        os.rename(folder, target)
-        return
-    # Never swept: after a kill between the two renamings it is all that is left.
-    old = _temporary_name(target).with_suffix(".old")
-    os.rename(target, old)
-    try:
-        os.rename(folder, target)
-    except BaseException:
-        os.rename(old, target)
-        raise
-    _remove(old, ignore_errors=True)
+    with alone_in(target.parent):
+        if not os.path.lexists(target):
+            os.rename(folder, target)
+            return
+        aside = leftover_name(target, ASIDE)
+        aside.mkdir()
+        try:
+            os.rename(target, aside / target.name)
+            os.rename(folder, target)
+        except BaseException:
+            bring_back(aside)
+            raise
+        doomed = aside.with_suffix(TEMPORARY)
+        os.rename(aside, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def discard(folder: Path) -> None:
     """Removes a folder at once, as others see it; of a link to one only the link. Raises OSError."""
-    _sweep(folder.parent)
-    doomed = _temporary_name(folder)
+    sweep(folder.parent)
+    doomed = leftover_name(folder, TEMPORARY)
     os.rename(folder, doomed)
-    _remove(doomed)
-
-
-def _remove(folder: Path, ignore_errors: bool = False) -> None:
-    if folder.is_symlink():
-        folder.unlink()
-    else:
-        shutil.rmtree(folder, ignore_errors=ignore_errors)
+    remove(doomed)
 
 
 def resolved(path: str | os.PathLike[str]) -> Path:
@@ -178,48 +178,11 @@ def resolved(path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def _temporary_name(target: Path) -> Path:
-    return target.with_name(f".linnet-{os.getpid()}-{_host()}{secrets.token_hex(4)}.tmp")
-
-
 def _is_current(folder: Path) -> bool:
     try:
         return folder == Path.cwd()
     except FileNotFoundError:  # the current folder was deleted
         return False
-
-
-def _sweep(folder: Path) -> None:
-    """Removes temporaries of processes that no longer run."""
-    with suppress(OSError):
-        for name in filter(_is_abandoned, os.listdir(folder)):
-            path = folder / name
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
-
-
-def _is_abandoned(name: str) -> bool:
-    match = _TEMPORARY.fullmatch(name)
-    if match is None or match[2] != _host() or os.name == "nt":  # there os.kill would end the process
-        return False
-    try:
-        os.kill(int(match[1]), 0)  # only asks
-    except ProcessLookupError:
-        return True
-    except OSError:  # it runs and belongs to somebody else
-        return False
-    return False
-
-
-@cache
-def _host() -> str:
-    """8 hexadecimal digits for the machine and container: process numbers mean nothing outside of it."""
-    place = platform.node()
-    with suppress(OSError):
-        place += os.readlink("/proc/self/ns/pid")
-    return f"{zlib.crc32(place.encode('utf-8', 'surrogateescape')):08x}"
 
 
 @contextmanager

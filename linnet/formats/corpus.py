@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from linnet.errors import FormatError, SourceError
+from linnet.formats.leftovers import restore
 
 FORMAT = "linnet-corpus"
 VERSION = 1
@@ -183,6 +184,8 @@ class Corpus:
         Raises SourceError when there is no corpus, FormatError when it is damaged.
         """
         folder = Path(path)
+        if not folder.exists():
+            restore(folder.parent)
         try:
             data = (folder / MANIFEST).read_bytes()
         except OSError:

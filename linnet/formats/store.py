@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from linnet.errors import SourceError, UsageError
+from linnet.formats.leftovers import restore
 
 ABOUT = "linnet.json"
 CHECKPOINT = "safetensors"  # what stands for the type of a checkpoint folder
@@ -114,6 +115,7 @@ def stored_models() -> Iterator[StoredModel]:
 
 
 def _folders(path: Path) -> list[Path]:
+    restore(path)
     try:
         return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     except OSError:
@@ -141,6 +143,8 @@ def locate(path: Path) -> Path:
 
     Raises SourceError for a name of which there is no model, UsageError where there are several.
     """
+    if not os.path.lexists(path):
+        restore(path.parent)
     if os.path.lexists(path):
         return _snapshot_of(path, None) or path
     try:
