@@ -11,7 +11,7 @@ import numpy as np
 
 from linnet.formats.arch import llama
 from linnet.formats.checkpoint import save_checkpoint
-from linnet.formats.tokenizer_json import PRE_TOKENIZERS
+from linnet.formats.pre_tokenizers import byte_level
 from linnet.types import ModelFacts, SpecialTokens
 
 CHATML = (
@@ -45,7 +45,7 @@ def tokenizer_json(special: Sequence[str] = SPECIAL, added: Sequence[str] = ADDE
             "version": "1.0",
             "added_tokens": entries,
             "normalizer": None,
-            "pre_tokenizer": PRE_TOKENIZERS["gpt-2"][0],
+            "pre_tokenizer": byte_level(True),
             "post_processor": None,
             "decoder": {
                 "type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True,

@@ -18,9 +18,9 @@ from linnet.export.convert import convert
 from linnet.formats.arch import llama
 from linnet.formats.checkpoint import read_checkpoint, save_checkpoint
 from linnet.formats.gguf import read_gguf
+from linnet.formats.pre_tokenizers import byte_level
 from linnet.formats.safetensors_file import read_safetensors
 from linnet.formats.source import read_model
-from linnet.formats.tokenizer_json import PRE_TOKENIZERS
 from linnet.options import ConvertOptions
 from linnet.types import ModelFacts, SpecialTokens, TensorType
 
@@ -55,7 +55,7 @@ def byte_level_tokenizer() -> bytes:
         "version": "1.0",
         "added_tokens": [{**end, "single_word": False, "lstrip": False, "rstrip": False}],
         "normalizer": None,
-        "pre_tokenizer": PRE_TOKENIZERS["gpt-2"][0],
+        "pre_tokenizer": byte_level(True),
         "post_processor": None,
         "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
         "model": {"type": "BPE", "vocab": {token: i for i, token in enumerate(tokens)}, "merges": merges},

@@ -16,7 +16,8 @@ from linnet.engine.tokenizer import Tokenizer
 from linnet.errors import UnsupportedError
 from linnet.formats.gguf_tokenizer import metadata_from_tokenizer, tokenizer_from_metadata
 from linnet.formats.parts import TokenizerParts
-from linnet.formats.tokenizer_json import PRE_TOKENIZERS, json_from_vocabulary, vocabulary_from_json
+from linnet.formats.pre_tokenizers import BY_NAME
+from linnet.formats.tokenizer_json import json_from_vocabulary, vocabulary_from_json
 from linnet.formats.vocabulary import VocabularyKind
 from linnet.run.generation import spelled
 from linnet.types import SpecialTokens
@@ -43,7 +44,7 @@ def isolated(*patterns: str) -> list[Any]:
 
 def named(name: str) -> str:
     """The regular expression that a name of GGUF stands for."""
-    return str(PRE_TOKENIZERS[name][0]["pattern"]["Regex"])
+    return BY_NAME[name].patterns[0]
 
 
 GPT2, DIGITS = byte_level(use_regex=True), pre_tokenizers.Digits(True)

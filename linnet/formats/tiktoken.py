@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from linnet.errors import FormatError, UnsupportedError
 from linnet.formats.parts import TokenizerParts
-from linnet.formats.tokenizer_json import PRE_TOKENIZERS, byte_level, vocabulary_of
+from linnet.formats.pre_tokenizers import BY_NAME, PreTokenizer
+from linnet.formats.tokenizer_json import vocabulary_of
 from linnet.formats.vocabulary import LONGEST
 
 _Ids = NDArray[np.int64]
@@ -26,11 +27,8 @@ _Ids = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class _Family:
-    pre: str  # a key of PRE_TOKENIZERS
+    how: PreTokenizer
     special: Sequence[str]
-    ignore_merges: bool = False
-    nfc: bool = False
-    adds_bos: bool = False
 
 
 def _llama3_special() -> list[str]:
@@ -42,8 +40,8 @@ def _llama3_special() -> list[str]:
 
 
 _FAMILIES = {  # by the number of ranks
-    128000: _Family("llama-bpe", _llama3_special(), ignore_merges=True, adds_bos=True),
-    151643: _Family("qwen2", ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], nfc=True),
+    128000: _Family(BY_NAME["llama-bpe"], _llama3_special()),
+    151643: _Family(BY_NAME["qwen2"], ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]),
 }
 
 
@@ -76,13 +74,11 @@ def document_from_ranks(data: bytes, added: Mapping[int, Mapping[str, Any]]) -> 
     return {
         "version": "1.0",
         "added_tokens": [_added(index, entry) for index, entry in sorted((added or special).items())],
-        "normalizer": {"type": "NFC"} if family.nfc else None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": PRE_TOKENIZERS[family.pre]},
-        "post_processor": _bos_template(family.special[0], len(ranks)) if family.adds_bos else None,
-        "decoder": byte_level(True),
+        **family.how.parts(),
+        "post_processor": _bos_template(family.special[0], len(ranks)) if family.how.add_bos else None,
         "model": {
             "type": "BPE",
-            "ignore_merges": family.ignore_merges,
+            "ignore_merges": family.how.ignore_merges,
             "vocab": ranks,
             "merges": _merges(ranks),
         },

@@ -1,8 +1,4 @@
-"""The Hugging Face ``tokenizer.json``: from it to a vocabulary, and back.
-
-The way byte-level BPE splits text before merging is a regular expression in
-``tokenizer.json`` and a mere name in GGUF; one table holds both.
-"""
+"""The Hugging Face ``tokenizer.json``: from it to a vocabulary, and back."""
 
 from __future__ import annotations
 
@@ -12,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from linnet.errors import FormatError, UnsupportedError
+from linnet.formats.pre_tokenizers import BY_NAME, name_of
 from linnet.formats.unigram_json import (
     KINDS,
     SQUEEZE,
@@ -31,49 +28,6 @@ from linnet.formats.vocabulary import (
     check_size,
 )
 from linnet.types import SpecialTokens
-
-_LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
-_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-_LEAD = r"[^\r\n\p{L}\p{N}]?"
-_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_TEKKEN = rf"{_LEAD}{_UPPER}*{_LOWER}+|{_LEAD}{_UPPER}+{_LOWER}*|\p{{N}}{_REST}"
-_GPT4O = (
-    rf"{_LEAD}{_UPPER}*{_LOWER}+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
-    rf"|{_LEAD}{_UPPER}+{_LOWER}*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{{N}}{{1,3}}{_REST}"
-)
-
-
-def byte_level(use_regex: bool) -> dict[str, Any]:
-    """The pre-tokenizer or decoder of that name, with all its settings."""
-    return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": use_regex}
-
-
-def _split(pattern: str) -> list[dict[str, Any]]:
-    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-    return [split, byte_level(False)]
-
-
-# tokenizer.ggml.pre: the pre-tokenizers, in the order in which they are applied.
-PRE_TOKENIZERS: dict[str, list[dict[str, Any]]] = {
-    "gpt-2": [byte_level(True)],
-    "smollm": [{"type": "Digits", "individual_digits": True}, byte_level(True)],
-    "llama-bpe": _split(_LLAMA3),
-    "qwen2": _split(_QWEN2),
-    "tekken": _split(_TEKKEN),
-    "gpt-4o": _split(_GPT4O),
-    "falcon": [
-        {"type": "Punctuation", "behavior": "Contiguous"},
-        byte_level(True),
-        {"type": "Split", "pattern": {"Regex": "[0-9][0-9][0-9]"}, "behavior": "Isolated", "invert": False},
-    ],
-}
-UNNAMED_PRE = "default"  # llama.cpp's word for a way of splitting it has no name for
-_COSMETIC = ("trim_offsets",)  # changes the offsets of tokens, not the tokens
-
 
 # ---- from tokenizer.json ----------------------------------------------------------
 
@@ -260,14 +214,12 @@ def _scores(tokens: list[str], merges: list[str | list[str]]) -> tuple[float, ..
 
 
 def _pre_name(document: Mapping[str, Any]) -> str:
-    def bare(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [{key: value for key, value in step.items() if key not in _COSMETIC} for step in steps]
-
-    steps = bare(_steps(document.get("pre_tokenizer"), "pretokenizers"))
-    for step in steps:
-        if step.get("type") == "ByteLevel":
-            step.setdefault("use_regex", True)  # files older than the setting
-    return next((name for name, known in PRE_TOKENIZERS.items() if bare(known) == steps), UNNAMED_PRE)
+    normalizers = [step.get("type") for step in _steps(document.get("normalizer"), "normalizers")]
+    return name_of(
+        _steps(document.get("pre_tokenizer"), "pretokenizers"),
+        nfc="NFC" in normalizers,
+        ignore_merges=document["model"].get("ignore_merges") is True,
+    )
 
 
 def _adds_space_prefix(document: Mapping[str, Any]) -> bool:
@@ -337,21 +289,14 @@ def _added_token(vocabulary: Vocabulary, index: int) -> dict[str, Any]:
 
 
 def _byte_level_parts(vocabulary: Vocabulary) -> dict[str, Any]:
-    steps = PRE_TOKENIZERS.get(vocabulary.pre)
-    if steps is None:
-        known = ", ".join(PRE_TOKENIZERS)
+    how = BY_NAME.get(vocabulary.pre)
+    if how is None:
         raise UnsupportedError(
-            f"the GGUF says only '{vocabulary.pre}' about how its tokenizer splits text (known: {known}); "
+            f"the GGUF says only {vocabulary.pre!r} about how its tokenizer splits text, which is not known; "
             "pass the model's tokenizer.json with --tokenizer"
         )
-    split = steps[0] if len(steps) == 1 else {"type": "Sequence", "pretokenizers": steps}
     merges = [merge.split(" ", 1) for merge in vocabulary.merges]
-    return {
-        "normalizer": {"type": "NFC"} if vocabulary.pre == "qwen2" else None,
-        "pre_tokenizer": split,
-        "decoder": byte_level(True),
-        "model": _bpe_model(vocabulary, merges, byte_fallback=False),
-    }
+    return {**how.parts(), "model": {**_bpe_model(vocabulary, merges), "ignore_merges": how.ignore_merges}}
 
 
 def _sentencepiece_parts(vocabulary: Vocabulary) -> dict[str, Any]:
@@ -371,21 +316,25 @@ def _sentencepiece_parts(vocabulary: Vocabulary) -> dict[str, Any]:
         "normalizer": {"type": "Sequence", "normalizers": before + spaces},
         "pre_tokenizer": None,
         "decoder": {"type": "Sequence", "decoders": decoders},
-        "model": _bpe_model(vocabulary, _merges_by_score(vocabulary), byte_fallback=True),
+        "model": {
+            **_bpe_model(vocabulary, _merges_by_score(vocabulary)),
+            "unk_token": None if vocabulary.unk_id is None else vocabulary.tokens[vocabulary.unk_id],
+            "fuse_unk": True,
+            "byte_fallback": True,
+        },
     }
 
 
-def _bpe_model(vocabulary: Vocabulary, merges: list[list[str]], byte_fallback: bool) -> dict[str, Any]:
-    unk = vocabulary.tokens[vocabulary.unk_id] if byte_fallback and vocabulary.unk_id is not None else None
+def _bpe_model(vocabulary: Vocabulary, merges: list[list[str]]) -> dict[str, Any]:
     return {
         "type": "BPE",
         "dropout": None,
-        "unk_token": unk,
+        "unk_token": None,
         "continuing_subword_prefix": None,
         "end_of_word_suffix": None,
-        "fuse_unk": byte_fallback,
-        "byte_fallback": byte_fallback,
-        "ignore_merges": vocabulary.pre == "llama-bpe",
+        "fuse_unk": False,
+        "byte_fallback": False,
+        "ignore_merges": False,
         "vocab": {token: index for index, token in enumerate(vocabulary.tokens)},
         "merges": merges,
     }

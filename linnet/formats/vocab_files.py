@@ -13,11 +13,11 @@ from typing import Any
 
 from linnet.errors import FormatError
 from linnet.formats.inputs import read_bytes, read_json
-from linnet.formats.tokenizer_json import PRE_TOKENIZERS, byte_level
+from linnet.formats.pre_tokenizers import BY_NAME
 
-# tokenizer_class without "Tokenizer" and "Fast": how text is split before merging, and is it normalised?
-_CLASSES = {"Qwen2": ("qwen2", True)}
-_OTHER = ("gpt-2", False)  # GPT2, CodeGen, Roberta, Bart, OPT, ...: all split as GPT-2 does
+# tokenizer_class without "Tokenizer" and "Fast": how text is split before merging
+_CLASSES = {"Qwen2": "qwen2"}
+_OTHER = "gpt-2"  # GPT2, CodeGen, Roberta, Bart, OPT, ...: all split as GPT-2 does
 _FRAMED = ("Roberta", "Bart", "Longformer")  # put CLS in front of a text and SEP behind it
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
@@ -77,15 +77,10 @@ def _byte_level(directory: Path, name: str, settings: Mapping[str, Any]) -> dict
     merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
     if not all(len(pair) == 2 for pair in merges):
         raise FormatError(f"{directory / 'merges.txt'}: a line is not a pair of tokens")
-    pre, nfc = _CLASSES.get(name, _OTHER)
-    steps = [dict(step) for step in PRE_TOKENIZERS[pre]]
-    if settings.get("add_prefix_space"):
-        steps[-1]["add_prefix_space"] = True
+    how = BY_NAME[_CLASSES.get(name, _OTHER)]
     return {
-        "normalizer": {"type": "NFC"} if nfc else None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps},
+        **how.parts(add_prefix_space=bool(settings.get("add_prefix_space"))),
         "post_processor": _frame(vocab, "<s>", "</s>") if name in _FRAMED else None,
-        "decoder": byte_level(True),
         "model": {"type": "BPE", "vocab": vocab, "merges": merges},
     }
 
