@@ -7,6 +7,7 @@ goes as it is, but for lines that are made for people.
 
 from __future__ import annotations
 
+import reprlib
 from typing import TextIO
 
 # C0, DEL and C1 but for line feed and tab. A carriage return would let a line hide what was before it;
@@ -16,6 +17,9 @@ _CONTROLS = {
 } | {ord("\r"): ""}
 _IN_JSON = {code: f"\\u{code:04x}" for code in range(127, 160)}  # those below 32 JSON never holds
 _LONGEST_LINE = 2000  # characters
+_LONGEST_VALUE = 60
+_VALUES = reprlib.Repr()  # which looks at the beginning of long lists only
+_VALUES.maxstring = _VALUES.maxlong = _VALUES.maxother = _LONGEST_VALUE
 
 
 def visible(text: str) -> str:
@@ -37,6 +41,15 @@ def one_line(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def shown(value: object) -> str:
+    """A value, whatever it is, for one line of an error."""
+    try:
+        line = " ".join(_VALUES.repr(value).split())  # an array is written in several
+    except ValueError:  # a whole number of thousands of digits
+        return f"a number of {value.bit_length()} bits" if isinstance(value, int) else type(value).__name__
+    return line if len(line) <= _LONGEST_VALUE else line[: _LONGEST_VALUE - 3] + "..."
 
 
 def visible_json(text: str) -> str:

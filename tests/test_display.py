@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from linnet.display import one_line, shown_on, visible, visible_json
+from linnet.display import one_line, shown, shown_on, visible, visible_json
+from linnet.engine.arguments import wrong
 from linnet.errors import FormatError, MissingExtraError
 from linnet.options import ShowOptions
 from linnet.run.answer import Delta
@@ -122,3 +124,19 @@ def test_markdown_shows_where_a_link_leads() -> None:
     with RichPrinter(target).answer() as show_delta:
         show_delta(Delta(content="[your bank](http://elsewhere)"))
     assert "your bank (http://elsewhere)" in target.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (1.5, "1.5"),
+        ("a\nb", r"'a\nb'"),
+        (np.arange(3), "array([0, 1, 2])"),
+        ([0] * 10**6, "[0, 0, 0, 0, 0, 0, ...]"),
+        (10**5000, "a number of 16610 bits"),
+    ],
+    ids=["number", "text", "array", "list", "digits"],
+)
+def test_a_wrong_value_is_told_in_one_short_line(value: object, expected: str) -> None:
+    assert str(wrong("n", value, "a text")) == f"n is {expected}; it must be a text"
+    assert len(shown({"x" * 100: ["y" * 100] * 100})) <= 60

@@ -6,10 +6,10 @@ None stands for the default, as it does in most libraries: see :func:`given`.
 from __future__ import annotations
 
 import operator
-import reprlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from linnet.display import shown
 from linnet.errors import UsageError
 
 _INT32 = 1 << 31
@@ -65,8 +65,3 @@ def token_ids(name: str, value: Any) -> frozenset[int]:
 def wrong(name: str, value: Any, kind: str) -> UsageError:
     """The error for a value that is not of the kind it has to be."""
     return UsageError(f"{name} is {shown(value)}; it must be {kind}")
-
-
-def shown(value: Any) -> str:
-    """A value in one short line."""
-    return " ".join(reprlib.repr(value).split())

@@ -10,7 +10,8 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, TypedDict, Unpack, overload
 
-from linnet.engine.arguments import given, int32, real, shown, token_ids, whole, wrong
+from linnet.display import shown
+from linnet.engine.arguments import given, int32, real, token_ids, whole, wrong
 from linnet.engine.model import Model
 from linnet.engine.sampler import Sampler, SamplingOptions
 from linnet.engine.session import PAGE_TOKENS, Session, Workspace, pages_of

@@ -11,7 +11,8 @@ import json
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
-from linnet.engine.arguments import shown, texts
+from linnet.display import shown
+from linnet.engine.arguments import texts
 from linnet.engine.tokenizer import Tokenizer
 from linnet.errors import LinnetError, MissingExtraError, UnsupportedError, UsageError
 from linnet.run.choosing import FormOptions

@@ -15,9 +15,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from linnet.display import shown
 from linnet.errors import FormatError, UnsupportedError
 from linnet.formats.arch.layouts import floats
-from linnet.formats.arch.values import Table, choice, listed, nested, refuse, shown
+from linnet.formats.arch.values import Table, choice, listed, nested, refuse
 from linnet.formats.parts import RawBytes, Tensor
 from linnet.types import TensorType
 

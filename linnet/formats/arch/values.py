@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from linnet.display import shown
 from linnet.errors import FormatError, UnsupportedError
 
 _LARGEST = 1 << 31  # the core counts in int32
@@ -105,9 +106,3 @@ def refuse(table: Table, neutral: Mapping[str, tuple[Any, ...]]) -> None:
             raise UnsupportedError(
                 f"the model sets '{key}' to {shown(value)}, which is not supported; supported: {supported}"
             )
-
-
-def shown(value: Any) -> str:
-    """``value`` for one line of an error."""
-    line = " ".join(repr(value).split())  # an array is shown in several
-    return line if len(line) <= 60 else line[:57] + "..."
