@@ -19,9 +19,10 @@ import linnet
 from linnet.engine.tokenizer import Tokenizer
 from linnet.errors import MissingExtraError, UnsupportedError, UsageError
 from linnet.run import held_calls
-from linnet.run.answer import AnswerReader, Signs, Spelling
+from linnet.run.answer import AnswerReader, Signs
 from linnet.run.chat_format import ChatFormat
 from linnet.run.held_calls import CallGuide, HeldCalls, held_schemas
+from linnet.run.spelling import Spelling
 from linnet.run.structured import GuideTokenizer
 from linnet.run.template import ChatTemplate
 from linnet.run.tool_formats import FORMATS, ToolCall, ToolFormat
@@ -102,9 +103,8 @@ class Walk:
         self._special = {token: text for text, token in ids.items()}
 
     def spelling(self) -> Spelling:
-        return Spelling(
-            self.signs, self._special, lambda token: self.tokenizer.decode([token], at_start=False)
-        )
+        said = {token: text if self.signs.holds(text) else "" for token, text in self._special.items()}
+        return Spelling(self.tokenizer, said)
 
     def guide(self, required: bool = False) -> CallGuide:
         alone = self.calls.alone("", False, []) if required else None

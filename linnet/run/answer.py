@@ -7,8 +7,7 @@ is no call after all stays text.
 
 from __future__ import annotations
 
-import codecs
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from linnet.run.tool_formats import NotACall, ToolCall, ToolFormat
@@ -38,27 +37,6 @@ class Signs:
         """Is ``text``, that of a special token, a part of a sign?"""
         starts = (*self.tools.starts, *self.tools.inside) if self.tools else ()
         return any(text in sign for sign in (*sum(self.reasoning, ()), *starts, *self.stops))
-
-
-class Spelling:
-    """The text of tokens as they come: of the special ones those that are signs, no half characters."""
-
-    def __init__(self, signs: Signs, special: Mapping[int, str], decode: Callable[[int], bytes]) -> None:
-        self._signs, self._special, self._decode = signs, special, decode
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-
-    def feed(self, token: int) -> str:
-        """What is certain after ``token``."""
-        sign = self._special.get(token)
-        if sign is None:
-            return self._decoder.decode(self._decode(token))
-        return self.finish() + (sign if self._signs.holds(sign) else "")
-
-    def finish(self) -> str:
-        """What is left of a character that did not come."""
-        rest = self._decoder.decode(b"", final=True)
-        self._decoder.reset()
-        return rest
 
 
 @dataclass

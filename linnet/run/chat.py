@@ -17,12 +17,13 @@ from typing import Any, Unpack
 
 from linnet.engine.arguments import given, int32, wrong
 from linnet.errors import ContextFullError, LinnetError, UsageError
-from linnet.run.answer import AnswerReader, Delta, Signs, Spelling
+from linnet.run.answer import AnswerReader, Delta, Signs
 from linnet.run.chat_format import Prompt
 from linnet.run.choosing import FormOptions
 from linnet.run.context import drop_oldest_turns
 from linnet.run.generation import Generation, TextStream, stop_texts
 from linnet.run.model import LanguageModel, StreamOptions, load
+from linnet.run.spelling import Spelling
 from linnet.run.template import Message, prepared
 from linnet.run.tool_formats import ToolCall
 from linnet.run.tools import ToolChoice, Tools, choose

@@ -14,7 +14,6 @@ assistant said before, its signs for reasoning are left as they are: templates l
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,7 +25,8 @@ from linnet.engine.metadata import Metadata
 from linnet.engine.tokenizer import Tokenizer
 from linnet.errors import TemplateError, UsageError
 from linnet.formats.gguf_keys import END_IDS_KEY, EOM_KEY, EOT_KEY
-from linnet.run.answer import Signs, Spelling
+from linnet.run.answer import Signs
+from linnet.run.spelling import Spelling
 from linnet.run.template import MARK, ChatTemplate, Message, prepared
 from linnet.run.tool_formats import FORMATS, ToolCall, ToolFormat, format_of, generic
 from linnet.run.tool_formats.call import NotACall, call_from_json
@@ -126,8 +126,8 @@ class ChatFormat:
 
     def spelling(self, signs: Signs) -> Spelling:
         """What the tokens of an answer say, one after the other."""
-        decode = functools.partial(self._tokenizer.decode, at_start=False)
-        return Spelling(signs, self.special, lambda token: decode([token]))
+        said = {token: text if signs.holds(text) else "" for token, text in self.special.items()}
+        return Spelling(self._tokenizer, said)
 
     def _knows(self, word: str) -> bool:
         """Does the template look at this variable, or write this word?"""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,10 +9,10 @@ from typing import Any, Protocol, TypeVar
 
 from linnet.engine.arguments import int32, texts
 from linnet.engine.sampler import TokenLogProb
-from linnet.engine.tokenizer import Tokenizer
 from linnet.errors import UsageError
 from linnet.run.choosing import Chooser
 from linnet.run.speculate import Continuation, Drafter
+from linnet.run.spelling import Spelling
 from linnet.run.timeline import Timeline
 
 
@@ -84,7 +83,8 @@ class TextStream:
         last = (tokenizer.eos_id,) if ends is None else ends
         # Read these or the text.
         self.tokens = _drawn(made, timeline, prompt, chooser, max_tokens, drafter, last)
-        pieces = spelled(tokenizer, self.tokens, at_start=list(prompt) == [tokenizer.bos_id])
+        spelling = Spelling(tokenizer, at_start=list(prompt) == [tokenizer.bos_id])
+        pieces = _spelled(self.tokens, spelling)
         self._pieces = _cut(pieces, self.tokens, made, StopStrings(stop))
 
     def __iter__(self) -> Iterator[str]:
@@ -132,13 +132,10 @@ def _cut(
         yield rest
 
 
-def spelled(tokenizer: Tokenizer, tokens: Iterator[int], at_start: bool) -> Generator[str]:
-    """The texts of ``tokens``, of which the first begins a text where it is ``at_start``."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+def _spelled(tokens: Iterator[int], spelling: Spelling) -> Generator[str]:
     for token in tokens:
-        yield decoder.decode(tokenizer.decode([token], at_start=at_start))
-        at_start = False
-    yield decoder.decode(b"", final=True)
+        yield spelling.feed(token)
+    yield spelling.finish()
 
 
 def _drawn(

@@ -14,9 +14,10 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from linnet.errors import LinnetError, MissingExtraError, UnsupportedError, UsageError, warn
-from linnet.run.answer import AnswerReader, Signs, Spelling
+from linnet.run.answer import AnswerReader, Signs
 from linnet.run.chat_format import ChatFormat, Prompt
 from linnet.run.choosing import Guide
+from linnet.run.spelling import Spelling
 from linnet.run.structured import Constraint, GrammarGuide, GuideTokenizer, address_of, why_refused
 from linnet.run.tool_formats import NotACall, ToolCall, ToolFormat
 from linnet.run.tool_formats.call import Schemas
