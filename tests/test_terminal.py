@@ -94,6 +94,22 @@ def test_a_conversation_with_a_base_model_has_commands_and_long_texts(
     assert "there was" in (tmp_path / "linnet" / "history").read_text(encoding="utf-8")
 
 
+def test_what_is_wrong_with_a_text_is_said_and_the_next_is_asked_for(spawn: object) -> None:
+    child = spawn("-n", "4", "--n-ctx", "12")  # type: ignore[operator]
+    for text, expected in (
+        ("one two three four five six seven eight nine ten", "begin a new text"),
+        ("Once", "4 tokens"),
+        ("/set top_p 2", "give 0 to 1"),
+        ("", "4 tokens"),
+        ("/exit", pexpect.EOF),
+    ):
+        child.expect("> ")
+        child.sendline(text)
+        child.expect(expected)
+    child.close()
+    assert child.exitstatus == 0
+
+
 def test_ctrl_c_stops_the_text_and_asks_again(spawn: object) -> None:
     child = spawn(*LONG)  # type: ignore[operator]
     child.expect("> ")

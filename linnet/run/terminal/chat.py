@@ -61,27 +61,18 @@ def converse(
     chat = Chat(model, chosen, system)
     printer = open_printer(sys.stdout)
     printer.note(GREETING)
-    with line_input.history([*COMMANDS, "/regenerate", "/exit"]):
-        for message in filter(None, map(str.strip, line_input.messages())):
-            if not _follow(message, chat, printer, report):
-                break
-    return {"answers": chat.answers}
 
-
-def _follow(
-    message: str, chat: Chat, printer: AnswerPrinter, report: Callable[[ChatStream, Chat], None]
-) -> bool:
-    """Answers a message or carries out a command; False where it ends the chat."""
-    try:
+    def follow(message: str) -> bool:
+        message = message.strip()
         if message.startswith("/"):
             return _command(message, chat, printer, report)
-        chat.messages.append({"role": "user", "content": message})
-        _reply(chat, printer, report)
-    except LinnetError as error:
-        print(error, file=sys.stderr)
-    except KeyboardInterrupt:  # before there was an answer
-        print()
-    return True
+        if message:
+            chat.messages.append({"role": "user", "content": message})
+            _reply(chat, printer, report)
+        return True
+
+    line_input.converse([*COMMANDS, "/regenerate", "/exit"], follow)
+    return {"answers": chat.answers}
 
 
 def _reply(chat: Chat, printer: AnswerPrinter, report: Callable[[ChatStream, Chat], None]) -> None:

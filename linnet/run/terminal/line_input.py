@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+
+from linnet.errors import LinnetError
 
 MARGIN = '"""'
 HISTORY_LINES = 1000
 
 
-def read_message() -> str:
+def _read_message() -> str:
     """One message. Several lines are one where each but the last ends with a backslash, or between MARGINs.
 
     Raises EOFError, KeyboardInterrupt.
@@ -28,11 +31,11 @@ def read_message() -> str:
     return line
 
 
-def messages() -> Iterator[str]:
+def _messages() -> Iterator[str]:
     """One message after the other until end of file; an interrupt begins the one being typed again."""
     while True:
         try:
-            message = read_message()
+            message = _read_message()
         except EOFError:
             print()
             return
@@ -42,8 +45,24 @@ def messages() -> Iterator[str]:
         yield message
 
 
+def converse(commands: Sequence[str], follow: Callable[[str], bool]) -> None:
+    """Calls ``follow`` with one message after the other, until it returns False or the file ends.
+
+    What is wrong with a message is said, and an interrupt ends only what was made of it.
+    """
+    with _history(commands):
+        for message in _messages():
+            try:
+                if not follow(message):
+                    return
+            except LinnetError as error:
+                print(error, file=sys.stderr)
+            except KeyboardInterrupt:
+                print()
+
+
 @contextlib.contextmanager
-def history(commands: Sequence[str]) -> Iterator[None]:
+def _history(commands: Sequence[str]) -> Iterator[None]:
     """Line editing, earlier lines, and Tab for ``commands``; nothing where there is no readline."""
     try:
         import readline

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
@@ -37,44 +36,33 @@ def converse(
     model.stream([0], **options).close()  # what cannot be is said now
     note(GREETING)
     text, texts = "", 0
-    with line_input.history(COMMANDS):
-        for line in line_input.messages():
-            name = line.partition(" ")[0].lower()
-            if name == "/exit":
-                break
-            if name in COMMANDS:
-                _command(line, model, options, note)
-            elif line or text:
-                text = _continued(line or text, model, options, show)
-                texts += 1
+
+    def follow(line: str) -> bool:
+        nonlocal text, texts
+        name = line.partition(" ")[0].lower()
+        if name == "/exit":
+            return False
+        if name in COMMANDS:
+            note(HELP if name == "/help" else _set(line, model, options))
+        elif begun := line or text:
+            try:
+                text = begun + show(partial(model.stream, begun, **options))
+            except ContextFullError as error:
+                text = ""
+                raise ContextFullError(f"{error}; begin a new text") from None
+            texts += 1
+        return True
+
+    line_input.converse(COMMANDS, follow)
     return {"texts": texts}
 
 
-def _command(line: str, model: LanguageModel, chosen: StreamOptions, note: Callable[[str], None]) -> None:
-    command, name, text = [*line.split(maxsplit=2), "", ""][:3]
-    said, options = HELP, cast(dict[str, Any], chosen)
-    if command.lower() == "/set":
-        try:
-            if name and name not in settings.SETTINGS:
-                raise UsageError(f"there is nothing called {name} to set; /set shows what there is")
-            if text:
-                settings.change(model, options, name, text, in_chat=False)
-            said = settings.told(options, *filter(None, [name]))
-        except UsageError as error:
-            print(error, file=sys.stderr)
-            return
-    note(said)
-
-
-def _continued(
-    text: str,
-    model: LanguageModel,
-    options: StreamOptions,
-    show: Callable[[Callable[[], TextStream]], str],
-) -> str:
-    """``text`` and how it goes on, which is shown; nothing where it has become too long."""
-    try:
-        return text + show(partial(model.stream, text, **options))
-    except ContextFullError as error:
-        print(f"{error}; begin a new text", file=sys.stderr)
-        return ""
+def _set(line: str, model: LanguageModel, chosen: StreamOptions) -> str:
+    """What ``/set`` shows or has changed. Raises UsageError."""
+    _, name, text = [*line.split(maxsplit=2), "", ""][:3]
+    options = cast(dict[str, Any], chosen)
+    if name and name not in settings.SETTINGS:
+        raise UsageError(f"there is nothing called {name} to set; /set shows what there is")
+    if text:
+        settings.change(model, options, name, text, in_chat=False)
+    return settings.told(options, *filter(None, [name]))
