@@ -46,19 +46,22 @@ def _messages() -> Iterator[str]:
 
 
 def converse(commands: Sequence[str], follow: Callable[[str], bool]) -> None:
-    """Calls ``follow`` with one message after the other, until it returns False or the file ends.
-
-    What is wrong with a message is said, and an interrupt ends only what was made of it.
-    """
+    """Calls ``follow`` with one message after the other, until it returns False or the file ends."""
     with _history(commands):
         for message in _messages():
-            try:
-                if not follow(message):
-                    return
-            except LinnetError as error:
-                print(error, file=sys.stderr)
-            except KeyboardInterrupt:
-                print()
+            if not _followed(message, follow):
+                return
+
+
+def _followed(message: str, follow: Callable[[str], bool]) -> bool:
+    """What is wrong with a message is said, and an interrupt ends only what was made of it."""
+    try:
+        return follow(message)
+    except LinnetError as error:
+        print(error, file=sys.stderr)
+    except KeyboardInterrupt:
+        print()
+    return True
 
 
 @contextlib.contextmanager
