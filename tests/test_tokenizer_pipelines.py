@@ -19,7 +19,7 @@ from linnet.formats.parts import TokenizerParts
 from linnet.formats.pre_tokenizers import BY_NAME
 from linnet.formats.tokenizer_json import json_from_vocabulary, vocabulary_from_json
 from linnet.formats.vocabulary import VocabularyKind
-from linnet.run.generation import spelled
+from linnet.run.spelling import Spelling
 from linnet.types import SpecialTokens
 
 LETTERS = r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯΑ-ΡΣ-ϵЀ-ҁҊ-ԯԱ-Ֆ]+"
@@ -269,7 +269,8 @@ def test_what_is_refused(reason: str) -> None:
 
 def streamed(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
     """What a reader of the stream sees, token by token."""
-    return list(spelled(tokenizer, iter(ids), at_start=True))
+    spelling = Spelling(tokenizer, at_start=True)
+    return [*map(spelling.feed, ids), spelling.finish()]
 
 
 def cut_at_random(rng: random.Random, tokenizer: Tokenizer, data: bytes) -> list[int]:
