@@ -105,8 +105,14 @@ def test_an_unknown_name_is_refused(pairs: tuple[list[str], list[str]], tmp_path
         json_from_vocabulary(vocabulary, SpecialTokens())
 
 
+OTHERWISE_IN_LLAMA_CPP = {
+    "gpt2": "a name of old files, which it does not know",
+    "deepseek-llm": "it keeps numbers whole; no vocabulary of that name joins digits",
+}
+
+
 @pytest.mark.peers
-@pytest.mark.parametrize("name", BY_NAME)
+@pytest.mark.parametrize("name", sorted(BY_NAME.keys() - OTHERWISE_IN_LLAMA_CPP.keys()))
 def test_llama_cpp_cuts_alike(name: str, pairs: tuple[list[str], list[str]], tmp_path: Path) -> None:
     llama_cpp = pytest.importorskip(
         "llama_cpp", reason="llama.cpp is not installed; pip install 'linnet[peers]'"

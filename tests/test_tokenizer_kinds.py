@@ -53,7 +53,7 @@ def from_vocabulary(vocabulary: Vocabulary, folder: Path) -> Tokenizer:
     """The core's tokenizer from a GGUF file that holds nothing but the vocabulary."""
     gguf = pytest.importorskip("gguf")
     metadata = metadata_from_tokenizer(TokenizerParts(vocabulary), SpecialTokens(add_bos=False))
-    writer = gguf.GGUFWriter(str(folder / "vocabulary.gguf"), "none")
+    writer = gguf.GGUFWriter(str(folder / "vocabulary.gguf"), "llama")
     for key, value in metadata.items():
         if isinstance(value, bool):
             writer.add_bool(key, value)

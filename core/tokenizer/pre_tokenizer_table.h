@@ -15,7 +15,7 @@ typedef struct named_pre_tokenizer {
 
 static const named_pre_tokenizer TABLE[] = {
     {.names = "gpt-2 gpt2 phi-2 mpt jais trillion granite-docling jina-v1-en jina-v2-code jina-v2-de jina-de "
-              "jina-v2-es jina-es roberta-bpe exaone4 gigachat a.x-4.0 default",
+              "jina-v2-es jina-es roberta-bpe exaone4 mellum gigachat a.x-4.0 default",
      .patterns = {"'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"}},
     {.names = "olmo modern-bert",
      .patterns = {"'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"},
@@ -24,7 +24,7 @@ static const named_pre_tokenizer TABLE[] = {
      .patterns = {"[\\p{N}\\x{11DE0}-\\x{11DE9}\\x{16FF4}-\\x{16FF6}]",
                   "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"},
      .nfc = 1},
-    {.names = "smollm starcoder refact codeshell exaone minerva-7b mellum mellum2",
+    {.names = "smollm starcoder refact codeshell exaone minerva-7b mellum2",
      .patterns = {"[\\p{N}\\x{11DE0}-\\x{11DE9}\\x{16FF4}-\\x{16FF6}]",
                   "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"}},
     {.names = "llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral lfm2 midm-2.0 jina-v5-nano",
@@ -135,15 +135,6 @@ static const named_pre_tokenizer TABLE[] = {
                   "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}"
                   "\\p{M}]+| ?[\\p{P}\\p{S}]+|[\\r\\n]|\\s+(?!\\S)|\\s+",
                   "\\p{N}"}},
-    {.names = "youtu",
-     .patterns = {"[\\x{AC00}-\\x{D7A3}\\x{3131}-\\x{318E}]+|[\\x{FF01}\\x{2026}\\x{201C}\\x{201D}\\x{2018}\\"
-                  "x{2019}\\x{2014}\\x{FF1A}\\x{FF1B}\\x{FF0C}\\x{3001}-\\x{303F}\\x{FE30}-\\x{FE4F}]+|[\\x{3"
-                  "105}-\\x{312F}]+|[\\x{4E00}-\\x{9FA5}\\x{3040}-\\x{309F}\\x{30A0}-\\x{30FF}]+",
-                  "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+("
-                  "?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+["
-                  "\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\"
-                  "r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
-     .ignore_merges = 1},
     {.names = "poro-chat bloom gpt3-finnish",
      .patterns = {" ?[^(\\s|.,!?\\x{2026}\\x{3002}\\x{FF0C}\\x{3001}\\x{964}\\x{6D4}\\x{60C})]+"}},
     {.names = "viking",

@@ -80,10 +80,6 @@ _WORDS_WITH_MARKS = (
     r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
     r"| ?[\p{P}\p{S}]+"
 )
-_YOUTU = (
-    r"[\x{AC00}-\x{D7A3}\x{3131}-\x{318E}]+|[\x{FF01}\x{2026}\x{201C}\x{201D}\x{2018}\x{2019}\x{2014}"
-    r"\x{FF1A}\x{FF1B}\x{FF0C}\x{3001}-\x{303F}\x{FE30}-\x{FE4F}]+|[\x{3105}-\x{312F}]+|" + _HAN_KANA
-)
 
 
 def byte_level(use_regex: bool) -> dict[str, Any]:
@@ -133,12 +129,12 @@ def _row(names: str, *patterns: str, **more: bool) -> PreTokenizer:
 PRE_TOKENIZERS = (
     _row(
         "gpt-2 gpt2 phi-2 mpt jais trillion granite-docling jina-v1-en jina-v2-code jina-v2-de jina-de "
-        "jina-v2-es jina-es roberta-bpe exaone4 gigachat a.x-4.0 default",
+        "jina-v2-es jina-es roberta-bpe exaone4 mellum gigachat a.x-4.0 default",
         GPT2,
     ),
     _row("olmo modern-bert", GPT2, nfc=True),
     _row("command-r", DIGITS, GPT2, nfc=True),
-    _row("smollm starcoder refact codeshell exaone minerva-7b mellum mellum2", DIGITS, GPT2),
+    _row("smollm starcoder refact codeshell exaone minerva-7b mellum2", DIGITS, GPT2),
     _row(
         "llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral lfm2 midm-2.0 jina-v5-nano",
         _LLAMA3,
@@ -170,7 +166,6 @@ PRE_TOKENIZERS = (
         rf"{_WORDS_WITH_MARKS}[\r\n]*|{_SPACES}",
     ),
     _row("spark2_5", r"\p{N}{1,3}", _HAN_KANA, rf"{_WORDS_WITH_MARKS}|[\r\n]|\s+(?!\S)|\s+", r"\p{N}"),
-    _row("youtu", _YOUTU, _cased_words(r"\p{N}"), ignore_merges=True),
     _row("poro-chat bloom gpt3-finnish", _PORO),
     _row("viking", _PORO, r"\p{N}"),
     _row(
