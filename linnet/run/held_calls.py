@@ -17,6 +17,7 @@ from linnet.errors import LinnetError, MissingExtraError, UnsupportedError, Usag
 from linnet.run.answer import AnswerReader, Signs
 from linnet.run.chat_format import ChatFormat, Prompt
 from linnet.run.choosing import Guide
+from linnet.run.schema import without_own_formats
 from linnet.run.spelling import Spelling
 from linnet.run.structured import Constraint, GrammarGuide, GuideTokenizer, address_of, why_refused
 from linnet.run.tool_formats import NotACall, ToolCall, ToolFormat
@@ -285,7 +286,7 @@ def held_schemas(form: ToolFormat, functions: Sequence[Mapping[str, Any]]) -> di
 
 def _held(parameters: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """A schema that can be held, and why it is not the whole."""
-    closed = dict(parameters)
+    closed = without_own_formats(dict(parameters))
     if not any(key in closed for key in _COMBINED):
         closed.setdefault("additionalProperties", False)
     reason = why_refused(closed)

@@ -41,7 +41,6 @@ _MEANINGS = [
     (r"Expected (?:f64|positive integer) for '(.*)', got (.*)", r"'\1' is \2; it must be a number"),
     (r"Expected (\w+) for '(.*)', got (.*)", r"'\2' is \3; it must be an \1"),
     (r"Invalid type: (.*)", r"'type' is \1, which JSON Schema does not have"),
-    (r".* at line \d+ column \d+", r"it is not valid JSON: \g<0>"),
     (r"regex parse error:\s*(.*?)\n *\^+\nerror: (.*)", r"the regex \1 cannot be read: \2"),
     (
         r"lookarounds not supported.*in regex /(.*)/",

@@ -17,6 +17,7 @@ from linnet.engine.tokenizer import Tokenizer
 from linnet.errors import LinnetError, MissingExtraError, UnsupportedError, UsageError
 from linnet.run.choosing import FormOptions
 from linnet.run.refusals import readable
+from linnet.run.schema import without_own_formats
 
 if TYPE_CHECKING:
     import llguidance
@@ -158,14 +159,23 @@ def _from_schema(schema: Any) -> str:
 
     if hasattr(schema, "model_json_schema"):  # a pydantic model
         schema = schema.model_json_schema()
+    if isinstance(schema, str):
+        schema = _parsed(_bounded(schema))
     try:
-        text = schema if isinstance(schema, str) else json.dumps(schema, allow_nan=False)
+        text = json.dumps(without_own_formats(schema), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise UsageError(f"json_schema is no JSON: {error}") from None
     # At most one space between parts: a model that is unsure would go on with whitespace for ever.
     return llguidance.LLMatcher.grammar_from_json_schema(
         _bounded(text), overrides={"whitespace_pattern": " ?"}
     )
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is not valid JSON: {error}") from None
 
 
 def _from_regex(regex: str) -> str:
