@@ -63,6 +63,21 @@ BYTE_LEVEL: dict[str, tuple[Any, Any]] = {  # normalizer and pre-tokenizer
         None,
         byte_level(pre_tokenizers.Split(Regex(named("gpt-4o")), "removed", invert=True)),
     ),
+    "Falcon": (
+        None,
+        pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Punctuation("contiguous"),
+                GPT2,
+                pre_tokenizers.Digits(False),
+                *isolated("[0-9][0-9][0-9]"),
+            ]
+        ),
+    ),
+    "removed behind ByteLevel": (
+        None,
+        pre_tokenizers.Sequence([GPT2, pre_tokenizers.CharDelimiterSplit("\u0120"), DIGITS]),
+    ),
     "BLOOM": (None, byte_level(*isolated(r" ?[^(\s|[.,!?…。，、।۔،])]+"))),
     "DeepSeek LLM": (
         None,
@@ -242,11 +257,8 @@ REFUSED: dict[str, dict[str, Any]] = {
     "the normalizer 'ByteLevel'": {"normalizer": {"type": "ByteLevel"}},
     "the pre-tokenizer 'UnicodeScripts'": {"pre_tokenizer": {"type": "UnicodeScripts"}},
     "the pre-tokenizer 'FixedLength'": {"pre_tokenizer": {"type": "FixedLength", "length": 5}},
-    "follows ByteLevel": {  # Falcon
-        "pre_tokenizer": {
-            "type": "Sequence",
-            "pretokenizers": [{"type": "ByteLevel"}, {"type": "Digits", "individual_digits": False}],
-        }
+    "Metaspace behind ByteLevel": {
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "ByteLevel"}, {"type": "Metaspace"}]}
     },
     "the decoder 'CTC'": {"decoder": {"type": "CTC"}},
     "the decoder 'BPEDecoder'": {"decoder": {"type": "BPEDecoder", "suffix": "</w>"}},

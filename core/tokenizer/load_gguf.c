@@ -371,7 +371,7 @@ static ln_status load_wordpiece(gguf_loader *l) {
     t->model = LN_MODEL_WORDPIECE;
     t->max_word_characters = 100;
     ln_status status = ln_add_bert_normalizer(t, options, l->err);
-    status = status == LN_OK ? ln_add_bert_pre_tokenizer(t, l->err) : status;
+    status = status == LN_OK ? ln_add_pre_step(t, LN_PRE_BERT, l->err) : status;
     status = status == LN_OK ? load_unknown_id(l) : status;
     status = status == LN_OK ? ln_finish_trie(t, l->err) : status;
     status = status == LN_OK ? ln_decode_wordpiece(t, (ln_string){"##", 2}, 1, l->err) : status;

@@ -14,6 +14,7 @@ typedef struct ln_json_loader {
     ln_buffer joined;
     int byte_fallback;
     int n_steps; /* of the section that is read */
+    int spelled; /* pre-tokenizers read the byte-level alphabet from here on */
     int fused;   /* a decoder has joined the pieces */
     ln_error *err;
 } ln_json_loader;

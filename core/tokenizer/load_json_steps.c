@@ -237,7 +237,7 @@ static ln_status load_byte_level(ln_json_loader *l, uint32_t node) {
     ln_tokenizer *t = l->tokenizer;
     ln_status status = LN_OK;
     if (ln_json_flag(l, node, "add_prefix_space", 1)) {
-        status = ln_add_prefix_space(t, l->err);
+        status = ln_add_pre_step(t, LN_PRE_SPACE, l->err);
     }
     if (status == LN_OK && ln_json_flag(l, node, "use_regex", 1)) {
         status = ln_add_split_pattern(t, LN_GPT2_PATTERN, LN_ISOLATED, 0, l->err);
@@ -268,21 +268,10 @@ static ln_status load_metaspace(ln_json_loader *l, uint32_t node) {
     return status == LN_OK ? ln_add_split(l->tokenizer, regex, LN_MERGED_WITH_NEXT, 0, l->err) : status;
 }
 
-static ln_status load_pre(ln_json_loader *l, uint32_t node) {
+static ln_status load_split_step(ln_json_loader *l, uint32_t node) {
     ln_tokenizer *t = l->tokenizer;
-    if (t->byte_level) {
-        return ln_fail(l->err, LN_UNSUPPORTED, "tokenizer.json: a pre-tokenizer follows ByteLevel");
-    }
-    if (is_type(l, node, "ByteLevel")) {
-        return t->model == LN_MODEL_BPE
-                   ? load_byte_level(l, node)
-                   : ln_fail(l->err, LN_UNSUPPORTED, "tokenizer.json: ByteLevel with a model that is not BPE");
-    }
     if (is_type(l, node, "Split")) {
         return load_split(l, node);
-    }
-    if (is_type(l, node, "Metaspace")) {
-        return load_metaspace(l, node);
     }
     if (is_type(l, node, "Digits")) {
         int individual = ln_json_flag(l, node, "individual_digits", 0);
@@ -295,7 +284,7 @@ static ln_status load_pre(ln_json_loader *l, uint32_t node) {
         return ln_add_split_pattern(t, "\\s", LN_REMOVED, 0, l->err);
     }
     if (is_type(l, node, "BertPreTokenizer")) {
-        return ln_add_bert_pre_tokenizer(t, l->err);
+        return ln_add_pre_step(t, LN_PRE_BERT, l->err);
     }
     if (is_type(l, node, "CharDelimiterSplit")) {
         ln_string delimiter;
@@ -312,8 +301,32 @@ static ln_status load_pre(ln_json_loader *l, uint32_t node) {
     return unsupported(l, "pre-tokenizer", node);
 }
 
+static ln_status load_pre(ln_json_loader *l, uint32_t node) {
+    ln_tokenizer *t = l->tokenizer;
+    const int is_byte_level = is_type(l, node, "ByteLevel");
+    const int is_metaspace = is_type(l, node, "Metaspace");
+    if (is_byte_level && t->model != LN_MODEL_BPE) {
+        return ln_fail(l->err, LN_UNSUPPORTED, "tokenizer.json: ByteLevel with a model that is not BPE");
+    }
+    if (t->byte_level && (is_byte_level || is_metaspace)) {
+        return ln_fail(l->err, LN_UNSUPPORTED, "tokenizer.json: ByteLevel or Metaspace behind ByteLevel");
+    }
+    ln_status status = LN_OK;
+    if (t->byte_level && !l->spelled) { /* what follows ByteLevel reads the characters that stand for bytes */
+        status = ln_add_pre_step(t, LN_PRE_SPELL, l->err);
+        l->spelled = 1;
+    }
+    if (status != LN_OK) {
+        return status;
+    }
+    return is_byte_level ? load_byte_level(l, node) : is_metaspace ? load_metaspace(l, node) : load_split_step(l, node);
+}
+
 ln_status ln_load_json_pre_tokenizer(ln_json_loader *l) {
     ln_status status = load_section(l, "pre_tokenizer", "pretokenizers", load_pre);
+    if (status == LN_OK && l->spelled) {
+        status = ln_add_pre_step(l->tokenizer, LN_PRE_UNSPELL, l->err);
+    }
     if (status != LN_OK) {
         return status;
     }

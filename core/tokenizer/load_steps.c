@@ -59,11 +59,11 @@ ln_status ln_add_bert_normalizer(ln_tokenizer *t, ln_bert_options options, ln_er
     return status;
 }
 
-ln_status ln_add_bert_pre_tokenizer(ln_tokenizer *t, ln_error *err) {
+ln_status ln_add_pre_step(ln_tokenizer *t, ln_pre_kind kind, ln_error *err) {
     if (t->n_pre == LN_MAX_STEPS) {
         return too_many("pre-tokenizer", err);
     }
-    t->pre[t->n_pre++] = (ln_pre_step){.kind = LN_PRE_BERT};
+    t->pre[t->n_pre++] = (ln_pre_step){.kind = kind};
     return LN_OK;
 }
 
@@ -74,14 +74,6 @@ ln_status ln_add_metaspace(ln_tokenizer *t, ln_string replacement, ln_prepend pr
     ln_pre_step *step = &t->pre[t->n_pre++];
     *step = (ln_pre_step){.kind = LN_PRE_METASPACE, .prepend = prepend};
     return ln_buffer_append(&step->text, replacement.data, replacement.length, err);
-}
-
-ln_status ln_add_prefix_space(ln_tokenizer *t, ln_error *err) {
-    if (t->n_pre == LN_MAX_STEPS) {
-        return too_many("pre-tokenizer", err);
-    }
-    t->pre[t->n_pre++] = (ln_pre_step){.kind = LN_PRE_SPACE};
-    return LN_OK;
 }
 
 ln_status ln_add_split(ln_tokenizer *t, ln_regex *regex, ln_split_behavior behavior, int invert, ln_error *err) {

@@ -130,6 +130,28 @@ static ln_status prefix_space(ln_encoder *e, size_t index, ln_string text, int a
     return status == LN_OK ? run_steps(e, index + 1, (ln_string){out->data, out->length}, at_start) : status;
 }
 
+/* What follows reads characters instead of bytes, or bytes again instead of characters. */
+static ln_status respell(ln_encoder *e, size_t index, ln_string text, int at_start) {
+    const int to_bytes = e->tokenizer->pre[index].kind == LN_PRE_UNSPELL;
+    ln_buffer *out = &e->pre[index];
+    out->length = 0;
+    ln_status status = LN_OK;
+    for (size_t i = 0; i < text.length && status == LN_OK;) {
+        char spelled[4];
+        size_t length = 1;
+        if (to_bytes) {
+            spelled[0] = (char)ln_byte_level_byte(ln_utf8_get(text.data + i));
+            i += ln_utf8_length(text.data[i]);
+        } else {
+            length = ln_utf8_put(ln_byte_level_character((unsigned char)text.data[i]), spelled);
+            i++;
+        }
+        status = ln_buffer_append(out, spelled, length, e->err);
+    }
+    status = status == LN_OK ? ln_check_length(e, out->length) : status;
+    return status == LN_OK ? run_steps(e, index + 1, (ln_string){out->data, out->length}, at_start) : status;
+}
+
 static int is_bert_punctuation(const char *text) {
     unsigned char c = (unsigned char)text[0];
     if (c < 0x80) {
@@ -182,6 +204,9 @@ static ln_status run_steps(ln_encoder *e, size_t index, ln_string text, int at_s
         return metaspace(e, index, text, at_start);
     case LN_PRE_BERT:
         return bert(e, index, text, at_start);
+    case LN_PRE_SPELL:
+    case LN_PRE_UNSPELL:
+        return respell(e, index, text, at_start);
     default:
         return prefix_space(e, index, text, at_start);
     }

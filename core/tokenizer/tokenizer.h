@@ -63,6 +63,8 @@ typedef enum ln_pre_kind {
     LN_PRE_METASPACE, /* ' ' becomes text; text in front as prepend says */
     LN_PRE_SPACE,     /* ' ' in front, where there is none */
     LN_PRE_BERT,      /* at white space, which goes, and around every punctuation character */
+    LN_PRE_SPELL,     /* bytes become characters of the byte-level alphabet */
+    LN_PRE_UNSPELL,   /* and bytes again */
 } ln_pre_kind;
 
 typedef enum ln_prepend { LN_PREPEND_NEVER, LN_PREPEND_FIRST, LN_PREPEND_ALWAYS } ln_prepend;
@@ -240,9 +242,8 @@ typedef struct ln_bert_options {
 } ln_bert_options;
 
 ln_status ln_add_bert_normalizer(ln_tokenizer *tokenizer, ln_bert_options options, ln_error *err);
-ln_status ln_add_bert_pre_tokenizer(ln_tokenizer *tokenizer, ln_error *err);
+ln_status ln_add_pre_step(ln_tokenizer *tokenizer, ln_pre_kind kind, ln_error *err); /* one without settings */
 ln_status ln_add_metaspace(ln_tokenizer *tokenizer, ln_string replacement, ln_prepend prepend, ln_error *err);
-ln_status ln_add_prefix_space(ln_tokenizer *tokenizer, ln_error *err);
 ln_status ln_add_split(ln_tokenizer *tokenizer, ln_regex *regex, ln_split_behavior behavior, int invert,
                        ln_error *err);
 ln_status ln_add_split_pattern(ln_tokenizer *tokenizer, const char *pattern, ln_split_behavior behavior,
