@@ -26,13 +26,22 @@ static const ln_tensor_rule embedding[] = {
     {0},
 };
 
+/* What an encoder reads: tokens, their positions and their type. */
+static const ln_tensor_rule encoder_input[] = {
+    {GLOBAL("token_embd", embedding, LN_FIELD_TABLE, LN_EXTENT_VOCAB, LN_EXTENT_DIM)},
+    {GLOBAL("position_embd", positions, LN_FIELD_TABLE, LN_EXTENT_POSITIONS, LN_EXTENT_DIM)},
+    {GLOBAL("token_types", token_types, LN_FIELD_TABLE, LN_EXTENT_TOKEN_TYPES, LN_EXTENT_DIM), .when = LN_IF_TYPED},
+    {GLOBAL("token_embd_norm", embedding_norm, LN_FIELD_NORM, LN_EXTENT_ONE, LN_EXTENT_DIM)},
+    {0},
+};
+
 static const ln_tensor_rule output_norm[] = {
     {GLOBAL("output_norm", output_norm, LN_FIELD_NORM, LN_EXTENT_ONE, LN_EXTENT_DIM)},
     {0},
 };
 
 /* The name is misleading: it comes after the last layer. */
-static const ln_tensor_rule embedding_norm[] = {
+static const ln_tensor_rule lfm2_output_norm[] = {
     {GLOBAL("token_embd_norm", output_norm, LN_FIELD_NORM, LN_EXTENT_ONE, LN_EXTENT_DIM)},
     {0},
 };
@@ -74,6 +83,12 @@ static const ln_tensor_rule sub_norms[] = {
 static const ln_tensor_rule post_norms[] = {
     {NORM("post_attention_norm", attn_post_norm, ONE, DIM)},
     {NORM("post_ffw_norm", ffn_post_norm, ONE, DIM)},
+    {0},
+};
+
+static const ln_tensor_rule sum_norms[] = {
+    {NORM("attn_output_norm", attn_sum_norm, ONE, DIM)},
+    {NORM("layer_output_norm", ffn_sum_norm, ONE, DIM)},
     {0},
 };
 
@@ -175,7 +190,7 @@ static const ln_arch archs[] = {
      {.rope_pairs = LN_ROPE_NEIGHBOURS, .rope_interval = 4}},
     {"mobilellm", {embedding, output_norm, rope_factors}, {pre_norms, attention, gated_ffn},
      {.rope_pairs = LN_ROPE_NEIGHBOURS}},
-    {"lfm2", {embedding, embedding_norm, rope_factors}, {pre_norms, attention, head_norms, convolution, gated_ffn},
+    {"lfm2", {embedding, lfm2_output_norm, rope_factors}, {pre_norms, attention, head_norms, convolution, gated_ffn},
      {.rope_pairs = LN_ROPE_HALVES}},
     {"bitnet", {embedding, output_norm, rope_factors}, {pre_norms, attention, sub_norms, gated_ffn},
      {.rope_pairs = LN_ROPE_HALVES}},
@@ -190,6 +205,8 @@ static const ln_arch archs[] = {
      {.norm = LN_NORM_LAYER, .activation = LN_GELU_ERF, .rope_pairs = LN_ROPE_HALVES}},
     {"phi2", {embedding, output_norm}, {attn_norm, attention, plain_ffn},
      {.norm = LN_NORM_LAYER, .activation = LN_GELU_TANH, .rope_pairs = LN_ROPE_HALVES, .parallel = LN_PARALLEL}},
+    {"bert", {encoder_input}, {attention, sum_norms, plain_ffn},
+     {.norm = LN_NORM_LAYER, .activation = LN_GELU_ERF, .looks_both_ways = 1}},
 };
 
 #define N_ARCHS (sizeof archs / sizeof archs[0])
@@ -213,6 +230,7 @@ int64_t ln_extent_of(const ln_facts *f, ln_extent extent) {
     case LN_EXTENT_HEAD_DIM: return f->head_dim;
     case LN_EXTENT_VOCAB: return f->vocab_size;
     case LN_EXTENT_POSITIONS: return f->max_seq_len;
+    case LN_EXTENT_TOKEN_TYPES: return f->n_token_types;
     case LN_EXTENT_ROPE_PAIRS: return f->rope_dims / 2;
     case LN_EXTENT_EXPERTS: return f->n_experts;
     case LN_EXTENT_EXPERT_FFN: return f->expert_ffn_dim;

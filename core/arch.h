@@ -36,6 +36,8 @@ typedef struct ln_facts {
     ln_activation activation;
     int parallel_residual;  /* attention and feed-forward read the same stream (Wang & Komatsuzaki 2021, GPT-J) */
 
+    int causal;             /* a token attends to those before it; 0: to all of its text (an encoder), so that it can
+                             * neither be continued nor has a head */
     int32_t sliding_window; /* a token attends to itself and those before it, this many in all; 0 = to all */
     int32_t lookback;       /* the same of the layer that looks back farthest */
     float attention_scale;
@@ -61,6 +63,7 @@ typedef struct ln_facts {
     int32_t n_experts_used; /* of each token */
     int32_t expert_ffn_dim;
     int expert_norm;        /* the weights of the chosen experts are made to sum up to 1 */
+    int32_t n_token_types;  /* kinds of text, of which all here is the first; 0 = they are not told apart */
     int32_t conv_len;       /* taps of a short convolution; 0 = none */
     int32_t n_conv;         /* layers with one instead of attention */
 } ln_facts;
@@ -82,6 +85,7 @@ typedef enum ln_extent {
     LN_EXTENT_HEAD_DIM,
     LN_EXTENT_VOCAB,
     LN_EXTENT_POSITIONS, /* max_seq_len */
+    LN_EXTENT_TOKEN_TYPES,
     LN_EXTENT_ROPE_PAIRS, /* rope_dims / 2 */
     LN_EXTENT_EXPERTS,
     LN_EXTENT_EXPERT_FFN,
@@ -110,6 +114,7 @@ typedef struct ln_layer {
     ln_norm k_norm;
     ln_norm attn_sub_norm;  /* of what o reads */
     ln_norm attn_post_norm; /* of what attention adds to the stream */
+    ln_norm attn_sum_norm;  /* of the stream once that is added */
     ln_linear conv_in;      /* [3 * dim][dim], of a layer that has a short convolution instead of attention */
     ln_linear conv_out;     /* [dim][dim] */
     float *conv_taps;       /* [dim][conv_len] */
@@ -119,6 +124,7 @@ typedef struct ln_layer {
     ln_linear down;         /* [dim][ffn_dim] */
     ln_norm ffn_sub_norm;   /* of what down reads */
     ln_norm ffn_post_norm;  /* of what the block adds to the stream */
+    ln_norm ffn_sum_norm;   /* of the stream once that is added */
     ln_linear router;       /* [n_experts][dim] */
     ln_linear *gate_experts; /* [n_experts] of [expert_ffn_dim][dim] */
     ln_linear *up_experts;
@@ -131,15 +137,17 @@ typedef struct ln_layer_kind {
     int rotates;
     int is_local;   /* rotates with rope_base_local */
     int is_conv;
-    int32_t index;  /* among the layers with attention, or among those with a convolution */
+    int32_t index;  /* of its place in a page, among the layers with attention or among those with a convolution */
 } ln_layer_kind;
 
 /* The weights outside the layers. */
 typedef struct ln_globals {
     ln_linear embedding;  /* [vocab_size][dim] */
     ln_linear positions;  /* [max_seq_len][dim], or without data */
+    ln_linear token_types; /* [n_token_types][dim], or without data */
+    ln_norm embedding_norm; /* of the sum of these, which the layers read */
     ln_norm output_norm;
-    ln_linear output;     /* [vocab_size][dim]; without data where the embedding is the head too */
+    ln_linear output;     /* [vocab_size][dim]; without data where the embedding is the head too, or there is none */
     float *rope_divisors; /* [rope_dims / 2], one more divisor per frequency, or NULL */
     float *rope_short;    /* the same, of sessions up to rope_trained_len, */
     float *rope_long;     /* and of longer ones (Ding et al. 2024, "LongRoPE") */
@@ -153,8 +161,8 @@ typedef enum ln_field_kind {
     LN_FIELD_EXPERTS  /* ln_linear *: name.weight [n_experts][rows][cols] */
 } ln_field_kind;
 
-/* Which layers a rule is about. */
-typedef enum ln_when { LN_ALWAYS, LN_IF_ATTENTION, LN_IF_CONV, LN_IF_DENSE, LN_IF_EXPERTS } ln_when;
+/* Which layers or models a rule is about. */
+typedef enum ln_when { LN_ALWAYS, LN_IF_ATTENTION, LN_IF_CONV, LN_IF_DENSE, LN_IF_EXPERTS, LN_IF_TYPED } ln_when;
 
 /* A tensor of the file and the field of ln_layer or ln_globals it fills. */
 typedef struct ln_tensor_rule {
@@ -181,6 +189,7 @@ typedef struct ln_style {
     ln_rope_pairs rope_pairs;
     ln_activation activation;
     ln_parallel parallel;
+    int looks_both_ways;       /* not causal */
     int scales_embedding;      /* by sqrt(dim) */
     int divides_logits;        /* by logit_scale, rather than multiplying */
     int32_t global_interval;   /* layers global_interval - 1, 2 global_interval - 1 ... have no window; 0 = all have */

@@ -145,6 +145,12 @@ static int32_t position_of(const tile *t, int32_t row) {
     return t->segment->position + (t->first_row + row) / (f->n_heads / f->n_kv_heads);
 }
 
+/* Where what a row attends to ends. */
+static int32_t end_of(const tile *t, int32_t row) {
+    const int causal = t->workspace->model->facts.causal;
+    return causal ? position_of(t, row) + 1 : t->segment->position + t->segment->n;
+}
+
 static int32_t window_of(const tile *t) {
     return t->workspace->model->kinds[t->layer].window;
 }
@@ -197,9 +203,8 @@ static void attend_chunk(const tile *t, const scratch *own, int32_t chunk, float
         .partial_stride = partial_stride,
     };
     for (int32_t r = 0; r < t->n; r++) {
-        const int32_t position = position_of(t, r);
-        own->begin[r] = within_chunk(ln_attention_begin(window, position), chunk);
-        own->end[r] = within_chunk(position + 1, chunk);
+        own->begin[r] = within_chunk(ln_attention_begin(window, position_of(t, r)), chunk);
+        own->end[r] = within_chunk(end_of(t, r), chunk);
     }
     for (int32_t i = 0; i < LN_CHUNK_PAGES; i++) {
         const int32_t page = chunk * LN_CHUNK_PAGES + i;
@@ -277,7 +282,7 @@ static void tile_item(const void *job, int32_t item, int32_t worker) {
         begin_total(f, own.totals + (size_t)r * stride);
     }
     chunk = ln_attention_begin(window_of(&t), position_of(&t, 0)) / LN_CHUNK;
-    for (; chunk * LN_CHUNK <= position_of(&t, t.n - 1); chunk++) {
+    for (; chunk * LN_CHUNK < end_of(&t, t.n - 1); chunk++) {
         attend_chunk(&t, &own, chunk, own.partials, stride);
         for (int32_t r = 0; r < t.n; r++) {
             add_partial(j->workspace, own.partials + (size_t)r * stride, own.totals + (size_t)r * stride);

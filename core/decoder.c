@@ -43,14 +43,15 @@ static void normalise(const ln_workspace *w, const ln_norm *norm, const float *x
 
 /* ---- work on one token each ---------------------------------------------------- */
 
-/* What happens to each token before a matrix: x += add, then y = normalised x, then y quantised. Steps
- * without their operand are left out. */
+/* What happens to each token before a matrix: x += add, x normalised where it is a norm of sums, then y = normalised
+ * x, then y quantised. Steps without their operand are left out. */
 typedef struct token_job {
     const ln_workspace *workspace;
     int32_t n;               /* tokens */
     int64_t cols;
     float *add;              /* [n][cols] or NULL */
     const ln_norm *add_norm; /* normalises what is added, or NULL */
+    const ln_norm *sum_norm; /* normalises x once that is added, or NULL */
     int adds_late;           /* x += add comes after y was made */
     const ln_norm *norm;     /* or NULL: y is what it is */
     const int32_t *rows;     /* [n], of x, or NULL: token i is row i */
@@ -72,6 +73,9 @@ static void token_item(const void *job, int32_t item, int32_t worker) {
     }
     if (add != NULL && !j->adds_late) {
         kernels->add(x, add, j->cols);
+    }
+    if (add != NULL && j->sum_norm != NULL && j->sum_norm->weight != NULL) {
+        normalise(j->workspace, j->sum_norm, x, j->cols, x);
     }
     if (j->norm != NULL) {
         normalise(j->workspace, j->norm, x, j->cols, y);
@@ -185,6 +189,14 @@ static void run_ffn(ln_workspace *w, const ln_layer *layer, int32_t index) {
 
 /* ---- the pass -------------------------------------------------------------------- */
 
+/* x += a row of a table that may not be there; scratch[dim]. */
+static void add_row(const ln_workspace *w, const ln_linear *table, int32_t row, float *scratch, float *x) {
+    if (table->w.data != NULL) {
+        ln_matrix_row(&table->w, row, scratch);
+        w->compute.kernels->add(x, scratch, w->model->facts.dim);
+    }
+}
+
 /* Looks up the embeddings and the angles of one token. */
 static void input_item(const void *job, int32_t item, int32_t worker) {
     (void)worker;
@@ -197,11 +209,10 @@ static void input_item(const void *job, int32_t item, int32_t worker) {
     for (int32_t i = 0; f->embedding_scale != 1.0f && i < f->dim; i++) {
         x[i] *= f->embedding_scale;
     }
-    if (g->positions.w.data != NULL) {
-        float *position = w->h + (int64_t)item * f->dim;
-        ln_matrix_row(&g->positions.w, w->positions[item], position);
-        w->compute.kernels->add(x, position, f->dim);
-    }
+    float *scratch = w->h + (int64_t)item * f->dim;
+    add_row(w, &g->token_types, 0, scratch, x);
+    add_row(w, &g->positions, w->positions[item], scratch, x);
+    normalise(w, &g->embedding_norm, x, f->dim, x);
     ln_rotary_place(&w->rotary, w->model, item, w->positions[item]);
 }
 
@@ -217,6 +228,7 @@ static void run_layer(ln_workspace *w, const ln_layer *below, const layer_job *j
     token_job before = {.workspace = w, .n = w->n_tokens, .cols = f->dim, .x = w->x, .y = w->h};
     before.add = below != NULL ? w->h : NULL;
     before.add_norm = below != NULL ? &below->ffn_post_norm : NULL;
+    before.sum_norm = below != NULL ? &below->ffn_sum_norm : NULL;
     before.norm = &layer->attn_norm;
     before.q8 = wants_q8(&layer->q, &layer->k, &layer->v) || ln_wants_q8(&layer->conv_in.w) ? w->q8 : NULL;
     run_tokens(&before);
@@ -227,6 +239,7 @@ static void run_layer(ln_workspace *w, const ln_layer *below, const layer_job *j
     }
     before.add = attended;
     before.add_norm = &layer->attn_post_norm;
+    before.sum_norm = &layer->attn_sum_norm;
     before.adds_late = f->parallel_residual;
     before.norm = f->parallel_residual && layer->ffn_norm.weight == NULL ? &layer->attn_norm : &layer->ffn_norm;
     before.q8 = wants_q8(&layer->gate, &layer->up, &layer->router) ? w->q8 : NULL;
@@ -249,7 +262,8 @@ void ln_decoder_run(ln_workspace *w) {
         below = ln_model_layer(w->model, job.layer);
     }
     run_tokens(&(token_job){.workspace = w, .n = w->n_tokens, .cols = f->dim, .add = w->h,
-                            .add_norm = &below->ffn_post_norm, .x = w->x, .y = w->h});
+                            .add_norm = &below->ffn_post_norm, .sum_norm = &below->ffn_sum_norm, .x = w->x,
+                            .y = w->h});
 }
 
 static token_job last_norm(ln_workspace *w, const int32_t *tokens, int32_t n, float *y) {

@@ -115,7 +115,6 @@ static const struct {
 } neutral[] = {
     {"attention.clamp_kqv", 0, 0},
     {"attention.max_alibi_bias", 0, 0},
-    {"attention.causal", 1, 1},
     {"attention.temperature_length", 0, 0},
     {"attention.temperature_scale", 0, 0},
     {"expert_shared_count", 0, 0},
@@ -142,6 +141,20 @@ static ln_status check_neutral(const ln_gguf *gguf, const ln_arch *arch, ln_erro
         }
     }
     return LN_OK;
+}
+
+/* Whether a model looks both ways is known of its architecture: the weights of one are no good for the other. */
+static ln_status read_direction(const ln_gguf *gguf, const ln_arch *arch, ln_facts *f, ln_error *err) {
+    key_text key = key_of(arch, "attention.causal");
+    const ln_gguf_pair *pair = ln_gguf_find(gguf, key.text);
+    f->causal = !arch->style.looks_both_ways;
+    double causal = f->causal;
+    ln_status status = pair == NULL ? LN_OK : read_number(gguf, pair, key.text, &causal, err);
+    if (status == LN_OK && causal != (double)f->causal) {
+        return ln_fail(err, LN_UNSUPPORTED, "the model sets '%s' to %g; this core runs %s models with %d", key.text,
+                       causal, arch->name, f->causal);
+    }
+    return status;
 }
 
 /* ---- attention ------------------------------------------------------------------- */
@@ -213,8 +226,15 @@ static ln_status read_attention(const ln_gguf *gguf, const ln_arch *arch, ln_fac
     if (status == LN_OK) {
         status = read_float(gguf, arch, "attn_logit_softcapping", &f->attention_cap, err);
     }
-    return status == LN_OK ? read_optional_count(gguf, arch, "attention.sliding_window", &f->sliding_window, err)
-                           : status;
+    if (status == LN_OK) {
+        status = read_optional_count(gguf, arch, "attention.sliding_window", &f->sliding_window, err);
+    }
+    if (status == LN_OK && !f->causal && f->sliding_window > 0) {
+        return ln_fail(err, LN_UNSUPPORTED, "the model has a sliding window of %d and looks both ways; this core runs "
+                       "such models without it",
+                       (int)f->sliding_window);
+    }
+    return status;
 }
 
 /* ---- rotary positions --------------------------------------------------------------- */
@@ -329,6 +349,24 @@ static ln_status read_vocab(const ln_gguf *gguf, const ln_arch *arch, ln_facts *
                        "the tokenizer has %.0f tokens and the embedding only %d; convert the model again with its own "
                        "tokenizer",
                        (double)tokens.length, (int)rows);
+    }
+    return status;
+}
+
+/* An encoder's table of token types may be missing where there is one type: files of those without a table say 1. */
+static ln_status read_token_types(const ln_gguf *gguf, const ln_arch *arch, ln_facts *f, ln_error *err) {
+    const char *key = "tokenizer.ggml.token_type_count";
+    if (!arch->style.looks_both_ways) {
+        return LN_OK;
+    }
+    const int has_table = ln_gguf_find_tensor(gguf, "token_types.weight") != NULL;
+    ln_status status = ln_gguf_i32(gguf, key, &f->n_token_types, err);
+    if (!has_table && f->n_token_types == 1) {
+        f->n_token_types = 0;
+    }
+    if (status == LN_OK && (f->n_token_types < 0 || has_table != (f->n_token_types > 0))) {
+        return ln_fail(err, LN_BAD_FILE, "'%s' is %d and tensor 'token_types.weight' is %s; convert the model again",
+                       key, (int)f->n_token_types, has_table ? "there" : "missing");
     }
     return status;
 }
@@ -452,8 +490,9 @@ static ln_status read_experts(const ln_gguf *gguf, const ln_arch *arch, ln_facts
 
 ln_status ln_facts_read(const ln_gguf *gguf, const ln_arch *arch, ln_facts *out, ln_error *err) {
     typedef ln_status step(const ln_gguf *, const ln_arch *, ln_facts *, ln_error *);
-    step *const steps[] = {read_shape,  read_norm,       read_heads,   read_attention, read_rope,
-                           read_stream, read_activation, read_experts, read_vocab};
+    step *const steps[] = {read_shape, read_norm,   read_heads,      read_direction, read_attention,
+                           read_rope,  read_stream, read_activation, read_experts,   read_vocab,
+                           read_token_types};
     memset(out, 0, sizeof *out);
     snprintf(out->arch, sizeof out->arch, "%s", arch->name);
     ln_status status = check_whole(gguf, err);
@@ -510,7 +549,7 @@ ln_status ln_layer_kinds_read(const ln_gguf *gguf, const ln_arch *arch, ln_facts
         kinds[i].rotates = facts->rope_pairs != LN_ROPE_NONE &&
                            (facts->rope_interval == 0 || (i + 1) % facts->rope_interval != 0);
         facts->lookback = kinds[i].window == 0 && !kinds[i].is_conv ? 0 : facts->lookback;
-        kinds[i].index = kinds[i].is_conv ? facts->n_conv : i - facts->n_conv;
+        kinds[i].index = kinds[i].is_conv ? facts->n_conv : facts->causal ? i - facts->n_conv : 0;
         facts->n_conv += kinds[i].is_conv;
     }
     if (facts->lookback > 0 && facts->lookback < facts->conv_len) {

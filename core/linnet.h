@@ -174,6 +174,7 @@ typedef struct ln_model_info {
     int32_t vocab_size;
     int32_t max_seq_len;
     int32_t tied_embeddings;
+    int32_t causal;       /* 0: an encoder, of which a token sees the whole text; it makes hidden states, no logits */
     int64_t n_params;
     int64_t weight_bytes;          /* all tensors */
     int64_t bytes_per_token;       /* weight bytes read to decode one token */
@@ -218,7 +219,8 @@ typedef struct ln_workspace ln_workspace;
 
 typedef struct ln_workspace_options {
     int32_t n_threads; /* 0 = one per available processor */
-    int32_t n_batch;   /* tokens evaluated in one pass over the weights; 0 = 256 */
+    int32_t n_batch;   /* tokens evaluated in one pass over the weights; 0 = 256, and of an encoder, which sees a
+                        * whole text at once, its max_seq_len where that is more */
     int32_t kv_tokens; /* tokens all sessions together can hold, in whole pages; 0 = the model's max_seq_len */
     int32_t kv_type;   /* keys and values: LN_TYPE_F32, LN_TYPE_F16, LN_TYPE_Q8_0 or LN_TYPE_Q4_0 */
     char isa[16];      /* "" = the best this processor has; else a name of ln_isa_list */
@@ -275,7 +277,8 @@ typedef struct ln_span {
     const int32_t *ids; /* [n] */
     float *logits;      /* [n][vocab_size], of every token; NULL: only those of the last are computed */
     int32_t n;
-    float *hidden;      /* [n][dim], of every token what the head reads; then it is left out. Or NULL */
+    float *hidden;      /* [n][dim], of every token what the head reads; then it is left out. Or NULL, though not of
+                         * an encoder, which has no head, and whose spans are whole texts of at most n_batch tokens */
 } ln_span;
 
 /* Appends every span to its session and evaluates all of them together: each pass over the

@@ -248,6 +248,7 @@ static int concerns(const ln_model *model, const ln_tensor_rule *rule, int32_t b
     case LN_IF_CONV: return is_conv;
     case LN_IF_DENSE: return model->facts.n_experts == 0;
     case LN_IF_EXPERTS: return model->facts.n_experts > 0;
+    case LN_IF_TYPED: return model->facts.n_token_types > 0;
     }
     return 0;
 }
@@ -337,7 +338,7 @@ static ln_status check_rope_divisors(const ln_model *model, ln_error *err) {
 }
 
 /* Parameters are what training sets: everything but the rotary divisors. A token reads one row of an embedding that
- * is not the head too and of learned positions, and of all experts those it chooses. */
+ * is not the head too, of learned positions and of token types, and of all experts those it chooses. */
 static void measure(const ln_gguf *gguf, ln_model *model) {
     const ln_facts *f = &model->facts;
     for (uint64_t i = 0; i < gguf->n_tensors; i++) {
@@ -349,9 +350,9 @@ static void measure(const ln_gguf *gguf, ln_model *model) {
             model->n_params += t->dims[0] * t->dims[1] * t->dims[2] * t->dims[3];
         }
     }
-    const ln_matrix *tables[] = {model->tied_embeddings ? NULL : &model->globals.embedding.w,
-                                 &model->globals.positions.w};
-    for (int i = 0; i < 2; i++) {
+    const ln_matrix *tables[] = {model->tied_embeddings && f->causal ? NULL : &model->globals.embedding.w,
+                                 &model->globals.positions.w, &model->globals.token_types.w};
+    for (int i = 0; i < 3; i++) {
         if (tables[i] != NULL && tables[i]->data != NULL) {
             model->bytes_per_token -= (int64_t)(tables[i]->stride * (size_t)(tables[i]->rows - 1));
         }
@@ -710,6 +711,7 @@ int32_t ln_model_describe(const ln_model *model, ln_model_info *out) {
         .vocab_size = f->vocab_size,
         .max_seq_len = f->max_seq_len,
         .tied_embeddings = model->tied_embeddings,
+        .causal = f->causal,
         .n_params = model->n_params,
         .weight_bytes = model->weight_bytes,
         .bytes_per_token = model->bytes_per_token,

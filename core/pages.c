@@ -37,9 +37,10 @@ ln_status ln_pages_measure(ln_pages *p, const ln_facts *f, int32_t kv_type, ln_e
     p->head_bytes = p->key_bytes + aligned(p->value_stride * LN_PAGE);
     p->conv_type = p->type == LN_TYPE_F32 ? LN_TYPE_F32 : LN_TYPE_F16;
     p->conv_stride = (size_t)f->dim * (size_t)ln_type_traits_of(p->conv_type)->block_bytes;
+    const int32_t n_layers = f->causal ? f->n_layers - f->n_conv : 1;
     size_t heads;
     size_t conv;
-    if (!ln_size_mul((size_t)(f->n_layers - f->n_conv), (size_t)f->n_kv_heads, &heads) ||
+    if (!ln_size_mul((size_t)n_layers, (size_t)f->n_kv_heads, &heads) ||
         !ln_size_mul(heads, p->head_bytes, &p->conv_at) ||
         !ln_size_mul((size_t)f->n_conv, aligned(p->conv_stride * LN_PAGE), &conv) ||
         !ln_size_add(p->conv_at, conv, &p->page_bytes)) {

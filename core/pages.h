@@ -2,7 +2,8 @@
  * that timelines with the same beginning hold it once (Kwon et al. 2023, "PagedAttention").
  *
  * A page is [layers with attention][n_kv_heads]{keys, values}; kernels.h says how both lie inside. Then come
- * [layers with a convolution][LN_PAGE][dim] of what they convolve, in f32 or f16.
+ * [layers with a convolution][LN_PAGE][dim] of what they convolve, in f32 or f16. The layers of a model that is not
+ * causal, which reads a text in one pass, use the same place one after the other.
  */
 #ifndef LINNET_PAGES_H
 #define LINNET_PAGES_H

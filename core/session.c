@@ -43,7 +43,8 @@ static ln_status allocate(ln_workspace *workspace, int32_t n_ctx, ln_session **o
 static int32_t default_n_ctx(const ln_workspace *w) {
     const int64_t room = (int64_t)w->pages.n_pages * LN_PAGE;
     const int32_t trained = w->model->facts.max_seq_len;
-    return trained < room ? trained : (int32_t)room;
+    const int32_t most = w->model->facts.causal || trained < w->n_batch ? trained : w->n_batch;
+    return most < room ? most : (int32_t)room;
 }
 
 int32_t ln_session_open(ln_workspace *workspace, int32_t n_ctx, ln_session **out, ln_error *err) {
@@ -58,6 +59,11 @@ int32_t ln_session_open(ln_workspace *workspace, int32_t n_ctx, ln_session **out
     if (workspace->model->globals.positions.w.data != NULL && n_ctx > workspace->model->facts.max_seq_len) {
         return ln_fail(err, LN_BAD_ARGUMENT, "n_ctx is %d and the model has learned only %d positions; give %d or less",
                        (int)n_ctx, (int)workspace->model->facts.max_seq_len, (int)workspace->model->facts.max_seq_len);
+    }
+    if (!workspace->model->facts.causal && n_ctx > workspace->n_batch) {
+        return ln_fail(err, LN_BAD_ARGUMENT, "n_ctx is %d and a %s model sees a whole text at once, of which a pass takes "
+                       "%d tokens; give that or less",
+                       (int)n_ctx, workspace->model->facts.arch, (int)workspace->n_batch);
     }
     return allocate(workspace, n_ctx != 0 ? n_ctx : default_n_ctx(workspace), out, err);
 }

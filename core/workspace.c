@@ -170,8 +170,14 @@ static ln_status allocate(ln_workspace *w, ln_error *err) {
     return LN_OK;
 }
 
+/* A model that is not causal reads a text in one pass, so by default the longest it was made for has to fit. */
+static int32_t default_batch(const ln_facts *f) {
+    const int32_t text = f->causal ? 0 : f->max_seq_len < MAX_BATCH ? f->max_seq_len : MAX_BATCH;
+    return text > DEFAULT_BATCH ? text : DEFAULT_BATCH;
+}
+
 static int32_t batch_of(const ln_facts *f, const ln_workspace_options *o) {
-    const int32_t wanted = o->n_batch != 0 ? o->n_batch : DEFAULT_BATCH;
+    const int32_t wanted = o->n_batch != 0 ? o->n_batch : default_batch(f);
     const int32_t items = f->n_experts_used > f->n_heads ? f->n_experts_used : f->n_heads;
     const int32_t most = INT32_MAX / items; /* one job has up to n_batch * items of them */
     return wanted < most ? wanted : most;
@@ -344,12 +350,39 @@ void ln_workspace_run(ln_workspace *workspace) {
 
 /* ---- spans --------------------------------------------------------------------- */
 
+/* What a model that looks both ways can do with a span. */
+static ln_status check_encoding(const ln_workspace *w, const ln_span *span, ln_error *err) {
+    const char *arch = w->model->facts.arch;
+    if (span->hidden == NULL) {
+        return ln_fail(err, LN_UNSUPPORTED, "a %s model is an encoder: it reads texts and writes none; ask for their "
+                       "hidden states, as linnet embed does",
+                       arch);
+    }
+    if (span->session->length > 0) {
+        return ln_fail(err, LN_BAD_ARGUMENT, "a %s model sees a whole text at once, and nothing can be added to one of "
+                       "%d tokens; open another session",
+                       arch, (int)span->session->length);
+    }
+    if (span->n > w->n_batch) {
+        return ln_fail(err, LN_CONTEXT_FULL, "a %s model sees a whole text at once; this one has %d tokens and a pass "
+                       "takes %d: shorten it or open the workspace with a larger n_batch",
+                       arch, (int)span->n, (int)w->n_batch);
+    }
+    return LN_OK;
+}
+
 static ln_status check_span(const ln_workspace *w, const ln_span *span, int32_t *n_pages, ln_error *err) {
     if (span->session == NULL || span->session->workspace != w) {
         return ln_fail(err, LN_BAD_ARGUMENT, "a span's session must be one of this workspace");
     }
     if (span->session->in_call) {
         return ln_fail(err, LN_BAD_ARGUMENT, "a session appears in two spans; give all its tokens in one");
+    }
+    if (!w->model->facts.causal) {
+        ln_status status = check_encoding(w, span, err);
+        if (status != LN_OK) {
+            return status;
+        }
     }
     return ln_session_check(span->session, span->ids, span->n, n_pages, err);
 }
@@ -385,11 +418,15 @@ typedef struct cursor {
     int32_t done; /* tokens of it */
 } cursor;
 
-/* Fills a pass with what comes after the cursor; returns whether there was anything. */
+/* Fills a pass with what comes after the cursor; returns whether there was anything. Texts of which a token sees the
+ * whole are not cut. */
 static int fill_pass(ln_workspace *w, const ln_span *spans, int32_t n_spans, cursor *at) {
     ln_workspace_begin(w);
     while (at->span < n_spans && w->n_tokens < w->n_batch) {
         const ln_span *span = &spans[at->span];
+        if (!w->model->facts.causal && span->n > w->n_batch - w->n_tokens) {
+            break;
+        }
         if (at->done < span->n) {
             ln_segment *segment = &w->segments[w->n_segments];
             const int32_t n = ln_workspace_add(w, span->session, span->ids + at->done, span->n - at->done);

@@ -1,5 +1,5 @@
 /* fuzz_gguf.c - any bytes as a GGUF file: the reader, every accessor, and, where the bytes are a model
- * that opens, a session and two tokens. A seed: core/tests/test_gguf FILE. */
+ * that opens, a session and two tokens. Seeds: core/tests/test_gguf FILE, core/tests/test_encoders FILE. */
 #include <stdlib.h>
 
 #include "gguf.h"
@@ -53,6 +53,18 @@ static int load(ln_model *model) {
     return 1;
 }
 
+/* What an encoder does. */
+static void read_text(ln_workspace *workspace, ln_session *session, const ln_model *model) {
+    ln_model_info info;
+    ln_model_describe(model, &info);
+    float *hidden = info.dim < 1 << 20 ? malloc(2 * sizeof *hidden * (size_t)info.dim) : NULL;
+    const ln_span span = {.session = session, .ids = (int32_t[]){0, 0}, .n = 2, .hidden = hidden};
+    if (hidden != NULL) {
+        ln_workspace_eval(workspace, &span, 1, NULL);
+    }
+    free(hidden);
+}
+
 static void run_model(ln_model *model) {
     const ln_workspace_options options = {.kv_tokens = MAX_CONTEXT, .n_threads = 1, .n_batch = 2};
     ln_workspace *workspace;
@@ -60,10 +72,12 @@ static void run_model(ln_model *model) {
     if (!load(model) || ln_workspace_open(model, &options, &workspace, NULL) != LN_OK) {
         return;
     }
-    if (ln_session_open(workspace, MAX_CONTEXT, &session, NULL) == LN_OK) {
+    if (ln_session_open(workspace, 0, &session, NULL) == LN_OK) {
         float scores[2];
         ln_session_eval(session, (int32_t[]){0, 1}, 2, NULL, NULL);
         ln_session_score(session, (int32_t[]){0, 0}, 2, scores, NULL);
+        ln_session_truncate(session, 0, NULL);
+        read_text(workspace, session, model);
         ln_session_close(session);
     }
     ln_workspace_close(workspace);

@@ -239,39 +239,44 @@ static inline float next_weight(uint32_t *state) {
     return (float)(*state >> 8) * 0x1p-23f - 1.0f;
 }
 
+/* A file with these facts, of which there are n_pairs, and tensors of repeatable numbers. Takes the facts. */
+static inline image image_of(image *facts, uint64_t n_pairs, const tensor_list *list) {
+    image g = {0};
+    put_header(&g, (uint64_t)list->n, n_pairs);
+    put(&g, facts->bytes, facts->size);
+    image_free(facts);
+    uint64_t offset = 0;
+    for (int i = 0; i < list->n; i++) {
+        put_tensor_info(&g, list->all[i].name, list->all[i].said_type, list->all[i].cols, list->all[i].rows, offset);
+        offset = (offset + list->all[i].bytes + 31) / 32 * 32;
+    }
+    uint32_t state = 1;
+    for (int i = 0; i < list->n; i++) {
+        put_padding(&g, 32);
+        int64_t rows = list->all[i].rows;
+        int64_t n = list->all[i].cols * (rows > 0 ? rows : 1);
+        float *values = calloc((size_t)n, sizeof *values);
+        void *packed = calloc((size_t)list->all[i].bytes, 1);
+        CHECK(values != NULL && packed != NULL, "out of memory");
+        for (int64_t j = 0; j < n; j++) {
+            values[j] = rows > 0 ? 0.3f * next_weight(&state) : 1.25f + 0.5f * next_weight(&state);
+        }
+        CHECK(ln_pack(list->all[i].type, values, n, packed, NULL) == LN_OK, "pack");
+        put(&g, packed, (size_t)list->all[i].bytes);
+        free(values);
+        free(packed);
+    }
+    image_trim(&g);
+    return g;
+}
+
 static inline image tiny_llama_image(const tiny_llama *m) {
     tensor_list list = {.n = 0};
     list_tensors(&list, m);
     image facts = {0};
     uint64_t n_pairs;
     put_facts(&facts, m, &n_pairs);
-    image g = {0};
-    put_header(&g, (uint64_t)list.n, n_pairs);
-    put(&g, facts.bytes, facts.size);
-    image_free(&facts);
-    uint64_t offset = 0;
-    for (int i = 0; i < list.n; i++) {
-        put_tensor_info(&g, list.all[i].name, list.all[i].said_type, list.all[i].cols, list.all[i].rows, offset);
-        offset = (offset + list.all[i].bytes + 31) / 32 * 32;
-    }
-    uint32_t state = 1;
-    for (int i = 0; i < list.n; i++) {
-        put_padding(&g, 32);
-        int64_t rows = list.all[i].rows;
-        int64_t n = list.all[i].cols * (rows > 0 ? rows : 1);
-        float *values = calloc((size_t)n, sizeof *values);
-        void *packed = calloc((size_t)list.all[i].bytes, 1);
-        CHECK(values != NULL && packed != NULL, "out of memory");
-        for (int64_t j = 0; j < n; j++) {
-            values[j] = rows > 0 ? 0.3f * next_weight(&state) : 1.25f + 0.5f * next_weight(&state);
-        }
-        CHECK(ln_pack(list.all[i].type, values, n, packed, NULL) == LN_OK, "pack");
-        put(&g, packed, (size_t)list.all[i].bytes);
-        free(values);
-        free(packed);
-    }
-    image_trim(&g);
-    return g;
+    return image_of(&facts, n_pairs, &list);
 }
 
 #endif
