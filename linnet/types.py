@@ -143,6 +143,10 @@ class ModelFacts:
     pre_norm: bool = True  # a norm before each part of a layer
     post_norm: bool = False  # a norm of what each part adds to the stream
     qk_norm: str = ""  # of queries and keys: "head" (each head), "all" (all together), "heads" (each its own)
+    sum_norm: bool = (
+        False  # of the stream after each part is added (BERT), and then none after the last layer
+    )
+    embedding_norm: bool = False  # of what the layers read
     sub_norm: bool = False  # norms inside each part, before its last matrix (BitNet)
     activation: str = "silu"  # or gelu (erf), gelu_tanh, relu, relu2
     gated: bool = True
@@ -152,6 +156,8 @@ class ModelFacts:
     output_bias: bool = False  # of what attention adds to the stream
     ffn_bias: bool = False
     head_bias: bool = False
+    causal: bool = True  # a token attends to those before it; else to all of its text, and there is no head
+    n_token_types: int = 0  # rows of a table of kinds of text, of which the first is added to every embedding
     learned_positions: bool = False  # instead of rotary ones
     rope_dims: int = 0  # leading elements of a head that are rotated; 0 = all
     rope_interval: int = 0  # every n-th layer does not rotate
@@ -182,6 +188,11 @@ class ModelFacts:
     def kv_dim(self) -> int:
         """Elements of the keys (and of the values) of one token in one layer."""
         return self.n_kv_heads * self.head_dim
+
+    @property
+    def n_kv_layers(self) -> int:
+        """Layers whose keys and values are kept beside each other; an encoder's use one place in turn."""
+        return self.n_layers if self.causal else 1
 
     @property
     def query_dim(self) -> int:

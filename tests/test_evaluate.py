@@ -226,6 +226,7 @@ class Letters(Markov):
         super().__init__(128, n_ctx=16)
         self.tokenizer = SimpleNamespace(bos_id=bos_id)
         self.workspace = SimpleNamespace(isa="none", n_threads=1)
+        self.model = SimpleNamespace(check_writes=lambda: None)
 
     def tokenize(self, text: str, *, bos: bool) -> list[int]:
         assert self.tokenizer.bos_id is not None or not bos

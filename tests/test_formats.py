@@ -217,10 +217,9 @@ def test_vocabulary_files_of_llama_cpp(shared: Path) -> None:
         file = open_gguf(folder / f"ggml-vocab-{name}.gguf")
         assert len(file.metadata["tokenizer.ggml.tokens"]) == n
         assert file.tensors == ()
-    with pytest.raises(UnsupportedError, match="no weights"):
-        read_gguf(folder / "ggml-vocab-llama-spm.gguf")
-    with pytest.raises(UnsupportedError, match="bert"):
-        read_gguf(folder / "ggml-vocab-bert-bge.gguf")
+    for name in ("llama-spm", "bert-bge"):
+        with pytest.raises(UnsupportedError, match="no weights"):
+            read_gguf(folder / f"ggml-vocab-{name}.gguf")
 
 
 def test_truncated_and_altered_gguf_never_surprise(checkpoint: Path, tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ class Family:
     outside: Shapes = field(default_factory=lambda: EMBEDDING)
     type: str = "F32"  # of matrices
     llama_cpp: bool = True  # can llama.cpp run the same file?
+    whole_keys: dict[str, Any] = field(default_factory=dict)  # not after ``arch.``
 
 
 def _biased(shapes: Shapes, *names: str) -> Shapes:
@@ -87,6 +88,26 @@ MOE: Shapes = {
     "ffn_down_exps.weight": (EXPERTS, DIM, EXPERT_FFN),
 }
 GEMMA2: Shapes = {**LLAMA, **POST_NORMS}
+ENCODER_INPUT: Shapes = {
+    "token_embd.weight": (VOCAB, DIM),
+    "token_types.weight": (2, DIM),
+    "position_embd.weight": (CONTEXT, DIM),
+    "token_embd_norm.weight": (DIM,),
+    "token_embd_norm.bias": (DIM,),
+}
+BERT: Shapes = _all_biased(
+    {
+        **{f"attn_{name}.weight": (QUERY, DIM) for name in "qkv"},
+        **OUT,
+        "attn_output_norm.weight": (DIM,),
+        **PLAIN,
+        "layer_output_norm.weight": (DIM,),
+    }
+)
+ENCODER_KEYS: dict[str, Any] = {
+    **LAYER_NORM, "attention.causal": False, "attention.head_count_kv": HEADS, "pooling_type": 1,
+}  # fmt: skip
+TYPED: dict[str, Any] = {"tokenizer.ggml.token_type_count": 2}
 
 FAMILIES: dict[str, Family] = {
     "llama": Family("llama", RMS, lambda _: LLAMA),
@@ -233,7 +254,13 @@ FAMILIES: dict[str, Family] = {
         lambda _: _biased({"attn_norm.weight": (DIM,), **ATTENTION, **EACH_HEAD, **GATED}, "attn_norm"),
         LAYER_NORMED,
     ),
+    **{
+        name: Family("bert", ENCODER_KEYS, lambda _: BERT, ENCODER_INPUT, type=type, whole_keys=TYPED)
+        for name, type in (("bert", "F32"), ("bert_q8_0", "Q8_0"))
+    },
 }
+ENCODERS = [name for name, family in FAMILIES.items() if family.arch == "bert"]
+DECODERS = [name for name in FAMILIES if name not in ENCODERS]
 
 
 def _values(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
@@ -278,6 +305,8 @@ def write_family(family: Family, path: Path, *, widened: bool = False) -> Path:
     }  # fmt: skip
     for key, value in keys.items():
         _pair(writer, f"{family.arch}.{key}", value)
+    for key, value in family.whole_keys.items():
+        _pair(writer, key, value)
     _vocabulary(writer)
     shapes = dict(family.outside)
     for i in range(keys["block_count"]):

@@ -125,6 +125,8 @@ class ln_model_info(Structure):
         ("vocab_size", c_int32),
         ("max_seq_len", c_int32),
         ("tied_embeddings", c_int32),
+        # 0: an encoder, of which a token sees the whole text; it makes hidden states, no logits
+        ("causal", c_int32),
         ("n_params", c_int64),
         ("weight_bytes", c_int64),  # all tensors
         ("bytes_per_token", c_int64),  # weight bytes read to decode one token
@@ -150,7 +152,9 @@ class ln_workspace(Structure):
 class ln_workspace_options(Structure):
     _fields_ = (
         ("n_threads", c_int32),  # 0 = one per available processor
-        ("n_batch", c_int32),  # tokens evaluated in one pass over the weights; 0 = 256
+        # tokens evaluated in one pass over the weights; 0 = 256, and of an encoder, which sees a whole text
+        # at once, its max_seq_len where that is more
+        ("n_batch", c_int32),
         # tokens all sessions together can hold, in whole pages; 0 = the model's max_seq_len
         ("kv_tokens", c_int32),
         ("kv_type", c_int32),  # keys and values: LN_TYPE_F32, LN_TYPE_F16, LN_TYPE_Q8_0 or LN_TYPE_Q4_0
@@ -192,7 +196,9 @@ class ln_span(Structure):
         ("ids", c_void_p),  # [n]
         ("logits", c_void_p),  # [n][vocab_size], of every token; NULL: only those of the last are computed
         ("n", c_int32),
-        ("hidden", c_void_p),  # [n][dim], of every token what the head reads; then it is left out. Or NULL
+        # [n][dim], of every token what the head reads; then it is left out. Or NULL, though not of an
+        # encoder, which has no head, and whose spans are whole texts of at most n_batch tokens
+        ("hidden", c_void_p),
     )
 
 

@@ -46,7 +46,7 @@ class Model:
     """Weights, tokenizer and metadata of one model.
 
     The attributes ``arch, n_layers, n_heads, n_kv_heads, head_dim, dim, ffn_dim,
-    vocab_size, max_seq_len, tied_embeddings, n_params, weight_bytes, bytes_per_token``
+    vocab_size, max_seq_len, tied_embeddings, causal, n_params, weight_bytes, bytes_per_token``
     are those of ``ln_model_info``.
     """
 
@@ -60,6 +60,7 @@ class Model:
     vocab_size: int
     max_seq_len: int
     tied_embeddings: bool
+    causal: bool
     n_params: int
     weight_bytes: int
     bytes_per_token: int
@@ -78,6 +79,16 @@ class Model:
             setattr(self, name, getattr(info, name))
         self.arch = info.arch.decode()
         self.tied_embeddings = bool(info.tied_embeddings)
+        self.causal = bool(info.causal)
+
+    def check_writes(self) -> None:
+        """Raises UnsupportedError for an encoder, which reads texts and writes none."""
+        if not self.causal:
+            which = f"{self.path}: " if self.path is not None else ""
+            raise UnsupportedError(
+                f"{which}a {self.arch} model is an encoder: it reads texts and writes none, and has no "
+                "probabilities of tokens; linnet embed makes vectors with it"
+            )
 
     @cached_property
     def digest(self) -> int:

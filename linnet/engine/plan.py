@@ -14,6 +14,7 @@ from linnet.engine.library import Handle, call, describe
 from linnet.engine.memory import Image
 from linnet.engine.processors import available_processors
 from linnet.engine.session import pages_of
+from linnet.formats.gguf_keys import MAX_TEXT_KEY
 from linnet.formats.parts import ModelParts, RawBytes, Tensor
 from linnet.types import TensorType
 
@@ -62,11 +63,15 @@ class Outline:
         image = Image.of_parts(replace(parts, tensors=tuple(map(_blank, parts.tensors))))
         self._model = Handle("ln_model", "ln_model_open", image.address, image.size, uses=image)
         self.info = describe("ln_model", self._model)
+        self.longest = int(parts.extra.get(MAX_TEXT_KEY, 0)) or int(
+            self.info.max_seq_len
+        )  # text that was meant
         self._as_it_is = as_it_is
         self._header_bytes = header_bytes
         self._n_tokens = len(parts.tokenizer.vocabulary)
         embedding = next(tensor for tensor in parts.tensors if tensor.name == "token_embd.weight")
-        looked_up = embedding.type in _ONES and not self.info.tied_embeddings
+        is_head = self.info.tied_embeddings and self.info.causal
+        looked_up = embedding.type in _ONES and not is_head
         self._untouched = embedding.n_bytes if looked_up else 0  # rows of it are read, not all
         self._is_packed = any(tensor.type not in _ONES for tensor in parts.tensors)
 

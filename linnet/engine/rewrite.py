@@ -83,10 +83,15 @@ def report(target: ModelParts, output: Path, comparison: Comparison, fallbacks: 
         out.print(f"{n} tensors became {type_label}: {reason}", markup=False)
     out.print(
         f"verified: {comparison.n_tensors} tensors, same token ids; largest change of a weight "
-        f"{comparison.max_weight_error:.3g}, of a logit {comparison.max_logit_delta:.3g}; "
-        f"KL divergence {comparison.kl_divergence:.3g} nats over {comparison.n_tokens} tokens",
+        f"{comparison.max_weight_error:.3g}, {_change(comparison)} over {comparison.n_tokens} tokens",
         markup=False,
     )
+
+
+def _change(comparison: Comparison) -> str:
+    if comparison.least_cosine is not None:
+        return f"least cosine of a hidden state {comparison.least_cosine:.6f}"
+    return f"of a logit {comparison.max_logit_delta:.3g}; KL divergence {comparison.kl_divergence:.3g} nats"
 
 
 def _verified(source: ModelParts, written: Path, output: Path) -> Comparison:

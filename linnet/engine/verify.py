@@ -1,13 +1,13 @@
 """Is an artifact, reloaded, the model it was made from?
 
 Facts, special tokens and template have to be equal; every weight has to be within
-what its type can hold; the tokenizer has to give the same ids; the logits have to be
-finite, and their distance from those of the source is measured.
+what its type can hold; the tokenizer has to give the same ids; the logits, or the hidden
+states of an encoder, have to be finite, and their distance from those of the source is measured.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -52,14 +52,16 @@ class Comparison:
     """What a successful verification measured.
 
     ``max_weight_error`` over all weights, ``max_logit_delta`` over all logits of the
-    ``n_tokens`` probe tokens, ``kl_divergence`` from the source in nats, their mean.
+    ``n_tokens`` probe tokens, ``kl_divergence`` from the source in nats, their mean. An encoder
+    has ``least_cosine`` instead, of the hidden states of a token and those of the source.
     """
 
     n_tensors: int
     n_tokens: int
     max_weight_error: float
-    max_logit_delta: float
-    kl_divergence: float
+    max_logit_delta: float | None = None
+    kl_divergence: float | None = None
+    least_cosine: float | None = None
 
 
 def verify(source: ModelParts, target: Path) -> Comparison:
@@ -77,18 +79,17 @@ def verify(source: ModelParts, target: Path) -> Comparison:
     if source.special.bos_id is not None:
         ids = [source.special.bos_id, *ids]
     ids = ids[: min(_MAX_PROBE_TOKENS, source.facts.max_seq_len)]
-    expected = _logits(model, ids)
+    causal = model.causal
+    expected = _outputs(model, ids)
     del model
-    found = _logits(Model.open(target), ids)
+    found = _outputs(Model.open(target), ids)
     if not (np.isfinite(expected).all() and np.isfinite(found).all()):
-        raise VerificationError("the logits are not finite")
-    return Comparison(
-        n_tensors=len(reloaded.tensors),
-        n_tokens=len(ids),
-        max_weight_error=error,
-        max_logit_delta=float(np.abs(found - expected).max()),
-        kl_divergence=_mean_kl(expected, found),
-    )
+        raise VerificationError(f"the {'logits' if causal else 'hidden states'} are not finite")
+    measured = Comparison(n_tensors=len(reloaded.tensors), n_tokens=len(ids), max_weight_error=error)
+    if not causal:
+        return replace(measured, least_cosine=_least_cosine(expected, found))
+    delta = float(np.abs(found - expected).max())
+    return replace(measured, max_logit_delta=delta, kl_divergence=_mean_kl(expected, found))
 
 
 def _as_stored(facts: ModelFacts) -> dict[str, str]:
@@ -154,9 +155,19 @@ def _compare_token_ids(source: Tokenizer, target: Tokenizer) -> list[int]:
     return expected
 
 
-def _logits(model: Model, ids: list[int]) -> NDArray[np.float32]:
-    """Logits after each of ``ids``, [n, vocab_size]."""
-    return Session(Workspace(model, kv_tokens=len(ids), kv_type=TensorType.F32)).eval_all(ids)
+def _outputs(model: Model, ids: list[int]) -> NDArray[np.float32]:
+    """Logits after each of ``ids``, [n, vocab_size]; of an encoder the hidden states, [n, dim]."""
+    workspace = Workspace(model, kv_tokens=len(ids), kv_type=TensorType.F32)
+    if not model.causal:
+        return workspace.eval_hidden([(Session(workspace), ids)])[0]
+    return Session(workspace).eval_all(ids)
+
+
+def _least_cosine(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
+    """The least over rows of the cosine between both."""
+    a, b = expected.astype(np.float64), found.astype(np.float64)
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return float((np.sum(a * b, axis=1) / np.where(lengths > 0, lengths, 1)).min())
 
 
 def _mean_kl(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:

@@ -32,6 +32,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, object]:
     """
     texts = read_texts(options.text, options.field)
     model = load(options.model, n_ctx=options.n_ctx, threads=options.threads, kv_type=KV_TYPE)
+    model.model.check_writes()
     stride = options.stride if options.stride is not None else max(1, model.n_ctx // 2)
     if not 1 <= stride < model.n_ctx:
         raise UsageError(

@@ -28,10 +28,12 @@ from linnet.formats.gguf_keys import END_IDS_KEY, EOM_KEY, EOT_KEY, LEFT_OUT_KEY
 from linnet.formats.inputs import read_bytes, read_json
 from linnet.formats.parts import ModelParts, Tensor, TokenizerParts
 from linnet.formats.safetensors_file import StoredTensor, read_safetensors, write_safetensors
+from linnet.formats.sentence_transformers import embedding_files, embedding_metadata
 from linnet.formats.sentencepiece import parse_sentencepiece
 from linnet.formats.tiktoken import is_tiktoken, parse_ranks
 from linnet.formats.tokenizer_json import (
     adds_bos,
+    frame_of,
     json_from_vocabulary,
     parse_tokenizer_json,
     token_id,
@@ -47,6 +49,8 @@ CHECKPOINT_FILES = (
     "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
     "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt",
     "chat_template.jinja", "chat_template.json", "additional_chat_templates",
+    "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json",
+    "1_Pooling", "2_Normalize",
 )  # fmt: skip
 
 TEMPLATE_FOLDER = "additional_chat_templates"  # NAME.jinja
@@ -54,6 +58,7 @@ TRAINING_STATE = "state"  # where a training that can be resumed keeps what it n
 
 _DTYPES = {"F32": TensorType.F32, "F16": TensorType.F16, "BF16": TensorType.BF16}
 _PACKED = "U8"
+_FILLERS = ("[PAD]", "<pad>")
 _DTYPE_NAMES = {TensorType.F32: "float32", TensorType.F16: "float16", TensorType.BF16: "bfloat16"}
 
 
@@ -75,14 +80,14 @@ def read_checkpoint(path: Path, tokenizer: TokenizerParts | None = None) -> Mode
     except FormatError as error:
         raise FormatError(f"{directory / 'config.json'}: {error}") from None
     stored = _stored_tensors(directory, path)
-    stored, left_out = text_tensors(stored) if is_part else (stored, [])
+    stored, left_out = text_tensors(stored) if is_part else family.as_run(stored)
     sources = _Sources(stored, read_ternary(config), directory)
     tensors = _read_tensors(sources, family, facts)
     settings = read_json(directory / "tokenizer_config.json", optional=True)
     generation = read_json(directory / "generation_config.json", optional=True)
     if tokenizer is None:
         tokenizer = read_tokenizer(directory, facts.vocab_size)
-    special = _special_tokens(tokenizer, settings, {**generation, **config})
+    special = _special_tokens(tokenizer, settings, {**generation, **config}, frames=not facts.causal)
     templates = _chat_templates(directory, settings)
     ends = _end_ids(special, facts.vocab_size, generation, config)
     return ModelParts(
@@ -95,6 +100,7 @@ def read_checkpoint(path: Path, tokenizer: TokenizerParts | None = None) -> Mode
         extra={
             **_named_templates(templates),
             **_end_keys(ends),
+            **embedding_metadata(directory, facts),
             **({LEFT_OUT_KEY: ", ".join(left_out)} if left_out else {}),
         },
     )
@@ -197,11 +203,12 @@ class _Sources:
     directory: Path
 
     def take(self, name: str, shape: tuple[int, ...], prefix: str) -> Tensor:
-        """The tensor ``name``, which may lack ``prefix``. Raises FormatError, UnsupportedError."""
-        own = name if name in self.stored else name.removeprefix(prefix)
-        entry = self.stored.pop(own, None)
-        if entry is None:
+        """The tensor ``name``, with or without ``prefix``. Raises FormatError, UnsupportedError."""
+        known = (name, name.removeprefix(prefix), prefix + name)
+        own = next((variant for variant in known if variant in self.stored), None)
+        if own is None:
             raise FormatError(f"{self.directory}: the tensor '{name}' is missing")
+        entry = self.stored.pop(own)
         if self.ternary is None:
             return _tensor(name, shape, entry)
         if entry.dtype == _PACKED:
@@ -262,12 +269,14 @@ def _shards(index: Path) -> list[str]:
 
 
 def _special_tokens(
-    tokenizer: TokenizerParts, settings: Mapping[str, Any], config: Mapping[str, Any]
+    tokenizer: TokenizerParts, settings: Mapping[str, Any], config: Mapping[str, Any], *, frames: bool
 ) -> SpecialTokens:
+    """``frames``: CLS and SEP, which an encoder has around every text, are its BOS and EOS."""
     document = parse_tokenizer_json(tokenizer.json) if tokenizer.json is not None else None
     ids, n_tokens = {}, len(tokenizer.vocabulary)
-    for key in ("bos", "eos"):
-        text = token_text(settings.get(f"{key}_token"))
+    around = frame_of(document) if frames and document is not None else (None, None)
+    for key, framing in zip(("bos", "eos"), around, strict=True):
+        text = framing if framing is not None else token_text(settings.get(f"{key}_token"))
         named = token_id(document, text) if document is not None and text is not None else None
         found = _first_id(named, n_tokens)
         ids[key] = found if found is not None else _first_id(config.get(f"{key}_token_id"), n_tokens)
@@ -357,6 +366,7 @@ class _Document:
     dtype: TensorType
     chat_templates: Mapping[str, str] = field(default_factory=dict)
     end_ids: Sequence[int] = ()
+    embedding: Mapping[str, bytes] = field(default_factory=dict)  # files that say how vectors are made
     extra: Mapping[str, Any] | None = None
 
 
@@ -374,6 +384,7 @@ def write_checkpoint(parts: ModelParts, directory: Path) -> None:
         dtype=max(parts.tensors, key=lambda tensor: tensor.n_elements).type,
         chat_templates=_templates_of(parts),
         end_ids=_end_ids_of(parts),
+        embedding=embedding_files(parts.facts, parts.extra),
         extra={"_name_or_path": parts.name} if parts.name else None,
     )
     _write(document, named, directory)
@@ -440,9 +451,9 @@ def _write(document: _Document, tensors: Iterable[Tensor], directory: Path) -> N
     for name, template in document.chat_templates.items():
         path = "chat_template.jinja" if name == "default" else f"{TEMPLATE_FOLDER}/{name}.jinja"
         files[path] = template.encode("utf-8", "surrogateescape")
-    if any("/" in name for name in files):
-        make_folder(directory / TEMPLATE_FOLDER)
+    files.update(document.embedding)
     for name, content in files.items():
+        make_folder((directory / name).parent)
         with atomic_file(directory / name) as file:
             file.write(content)
     with atomic_file(directory / "model.safetensors") as file:
@@ -473,7 +484,10 @@ def _generation_config(document: _Document) -> dict[str, Any]:
 
 def _tokenizer_config(document: _Document) -> dict[str, Any]:
     vocabulary = vocabulary_from_json(document.tokenizer_json, document.facts.vocab_size)
-    ids = {"bos": document.special.bos_id, "eos": document.special.eos_id, "unk": vocabulary.unk_id}
+    first, last = ("bos", "eos") if document.facts.causal else ("cls", "sep")
+    ids = {first: document.special.bos_id, last: document.special.eos_id, "unk": vocabulary.unk_id}
+    if not document.facts.causal:  # several texts in one pass of transformers need a filler
+        ids["pad"] = next((i for i, token in enumerate(vocabulary.tokens) if token in _FILLERS), None)
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "add_bos_token": document.special.add_bos,

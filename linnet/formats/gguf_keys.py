@@ -8,3 +8,8 @@ EOT_KEY, EOM_KEY = "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"
 END_IDS_KEY = "linnet.end_token_ids"
 TEMPLATE_KEY = "tokenizer.chat_template"  # others are TEMPLATE_KEY.NAME
 LEFT_OUT_KEY = "linnet.left_out"  # the parts of a model that its text does without, by name
+
+# How hidden states become one vector: the key (after the architecture's name) that other readers know,
+# a way that is not known here, whether vectors have length 1, and the longest text that was meant.
+POOLING_KEY, POOLING_MODE_KEY = "pooling_type", "linnet.pooling_mode"
+NORMALIZE_KEY, MAX_TEXT_KEY = "linnet.normalize", "linnet.max_text_tokens"

@@ -43,6 +43,8 @@ def metadata_from_tokenizer(tokenizer: TokenizerParts, special: SpecialTokens) -
         keys["merges"] = list(vocabulary.merges)
     ids = {"bos": special.bos_id, "eos": special.eos_id, "unknown": vocabulary.unk_id}
     keys |= {f"{name}_token_id": value for name, value in ids.items() if value is not None}
+    if vocabulary.kind is VocabularyKind.WORDPIECE and special.eos_id is not None:
+        keys["seperator_token_id"] = special.eos_id  # spelled like that
     keys["add_bos_token"] = special.add_bos
     if vocabulary.kind.is_scored:
         keys["add_space_prefix"] = vocabulary.add_space_prefix
@@ -80,10 +82,15 @@ def tokenizer_from_metadata(metadata: Mapping[str, Any]) -> tuple[TokenizerParts
         charsmap=charsmap.tobytes() if isinstance(charsmap, np.ndarray) and charsmap.itemsize == 1 else b"",
         squeezes_spaces=flag(keys, "remove_extra_whitespaces", kind is VocabularyKind.UNIGRAM),
     )
+    bos_id, eos_id = _token_id(keys, "bos", n), _token_id(keys, "eos", n)
+    framed = kind is VocabularyKind.WORDPIECE
+    if framed:  # files of others may name what is around a text by these words alone
+        bos_id = bos_id if bos_id is not None else _token_id(keys, "cls", n)
+        eos_id = eos_id if eos_id is not None else _token_id(keys, "seperator", n)
     special = SpecialTokens(
-        bos_id=_token_id(keys, "bos", n),
-        eos_id=_token_id(keys, "eos", n),
-        add_bos=flag(keys, "add_bos_token", kind is VocabularyKind.SPM),
+        bos_id=bos_id,
+        eos_id=eos_id,
+        add_bos=flag(keys, "add_bos_token", framed or kind is VocabularyKind.SPM),
     )
     json = metadata.get(_JSON)
     return TokenizerParts(

@@ -39,6 +39,7 @@ _CHECKPOINT_FILES = re.compile(
     r"config\.json|generation_config\.json|tokenizer\.json|tokenizer_config\.json|tokenizer\.model"
     r"|special_tokens_map\.json|added_tokens\.json|chat_template\.(jinja|json)|vocab\.(json|txt)|merges\.txt"
     r"|additional_chat_templates/[^/]+\.jinja"
+    r"|modules\.json|sentence_bert_config\.json|config_sentence_transformers\.json|1_Pooling/config\.json"
     r"|model\.safetensors(\.index\.json)?|model-\d+-of-\d+\.safetensors"
 )
 _PIECE = re.compile(r"-\d{5}-of-(\d{5})\.gguf$", re.IGNORECASE)

@@ -44,17 +44,29 @@ def read_bytes(path: Path) -> bytes:
 
 def read_json(path: Path, optional: bool = False) -> dict[str, Any]:
     """The object in a JSON file; {} for a missing ``optional`` one. Raises SourceError, FormatError."""
-    import json  # here: the loader of GGUF files does without
-
     if optional and not path.exists():
         return {}
-    try:
-        document = json.loads(read_bytes(path))
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path} is not valid JSON: {error}") from None
+    document = _parsed(path)
     if not isinstance(document, dict):
         raise FormatError(f"{path} does not hold a JSON object")
     return document
+
+
+def read_json_list(path: Path) -> list[dict[str, Any]]:
+    """The objects that a JSON file lists; [] where there is no such file. Raises SourceError, FormatError."""
+    document = _parsed(path) if path.exists() else []
+    if not isinstance(document, list) or not all(isinstance(entry, dict) for entry in document):
+        raise FormatError(f"{path} does not hold a list of JSON objects")
+    return document
+
+
+def _parsed(path: Path) -> Any:
+    import json  # here: the loader of GGUF files does without
+
+    try:
+        return json.loads(read_bytes(path))
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{path} is not valid JSON: {error}") from None
 
 
 def map_bytes(path: Path) -> RawBytes:

@@ -120,13 +120,30 @@ def token_id(document: Mapping[str, Any], token: str) -> int | None:
 
 def adds_bos(document: Mapping[str, Any], bos: str | None) -> bool:
     """Does the post-processor put ``bos`` in front of every text?"""
+    return bos is not None and frame_of(document)[0] == bos
+
+
+def frame_of(document: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """The first token that the post-processor puts in front of every text, and the last behind it."""
+    first = last = None
     for step in _steps(document.get("post_processor"), "processors"):
+        if step.get("type") in ("BertProcessing", "RobertaProcessing"):
+            first, last = _text_of(step.get("cls")), _text_of(step.get("sep"))
         parts = step.get("single") if step.get("type") == "TemplateProcessing" else None
-        first = parts[0] if isinstance(parts, list) and parts else None
-        token = first.get("SpecialToken") if isinstance(first, dict) else None
-        if bos is not None and isinstance(token, dict) and token.get("id") == bos:
-            return True
-    return False
+        if isinstance(parts, list) and parts:
+            first, last = _special_of(parts[0]), _special_of(parts[-1])
+    return first, last
+
+
+def _text_of(pair: Any) -> str | None:
+    text = pair[0] if isinstance(pair, list) and pair else None
+    return text if isinstance(text, str) else None
+
+
+def _special_of(part: Any) -> str | None:
+    token = part.get("SpecialToken") if isinstance(part, dict) else None
+    text = token.get("id") if isinstance(token, dict) else None
+    return text if isinstance(text, str) else None
 
 
 def _added_tokens(document: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -364,10 +381,24 @@ def _merges_by_score(vocabulary: Vocabulary) -> list[list[str]]:
     ]
 
 
+def framing(first: tuple[str, int], last: tuple[str, int]) -> dict[str, Any]:
+    """The post-processor that puts ``first`` in front of a text and ``last`` behind; tokens and their ids."""
+    begin, end = ({"SpecialToken": {"id": token, "type_id": 0}} for token, _ in (first, last))
+    texts = [{"Sequence": {"id": name, "type_id": index}} for index, name in enumerate("AB")]
+    return {
+        "type": "TemplateProcessing",
+        "single": [begin, texts[0], end],
+        "pair": [begin, texts[0], end, texts[1], end],
+        "special_tokens": {text: {"id": text, "ids": [i], "tokens": [text]} for text, i in (first, last)},
+    }
+
+
 def _post_processor(vocabulary: Vocabulary, special: SpecialTokens) -> dict[str, Any] | None:
-    """Puts BOS in front of a text, where the model was trained that way."""
+    """Puts BOS in front of a text, where the model was trained that way, and EOS behind one in WordPiece."""
     if special.bos_id is None or not special.add_bos:
         return None
+    if vocabulary.kind is VocabularyKind.WORDPIECE and special.eos_id is not None:
+        return framing(*((vocabulary.tokens[index], index) for index in (special.bos_id, special.eos_id)))
     bos = vocabulary.tokens[special.bos_id]
     begin = {"SpecialToken": {"id": bos, "type_id": 0}}
     first, second = ({"Sequence": {"id": name, "type_id": index}} for index, name in enumerate("AB"))

@@ -14,6 +14,7 @@ from typing import Any
 from linnet.errors import FormatError
 from linnet.formats.inputs import read_bytes, read_json
 from linnet.formats.pre_tokenizers import BY_NAME
+from linnet.formats.tokenizer_json import framing
 
 # tokenizer_class without "Tokenizer" and "Fast": how text is split before merging
 _CLASSES = {"Qwen2": "qwen2"}
@@ -114,14 +115,7 @@ def _wordpiece(directory: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
 def _frame(vocab: Mapping[str, Any], first: str, last: str) -> dict[str, Any] | None:
     if first not in vocab or last not in vocab:
         return None
-    begin, end = ({"SpecialToken": {"id": token, "type_id": 0}} for token in (first, last))
-    text = [{"Sequence": {"id": name, "type_id": index}} for index, name in enumerate("AB")]
-    return {
-        "type": "TemplateProcessing",
-        "single": [begin, text[0], end],
-        "pair": [begin, text[0], end, text[1], end],
-        "special_tokens": {t: {"id": t, "ids": [vocab[t]], "tokens": [t]} for t in (first, last)},
-    }
+    return framing((first, vocab[first]), (last, vocab[last]))
 
 
 def _lines(path: Path) -> list[str]:

@@ -17,7 +17,7 @@ from linnet.engine.session import PAGE_TOKENS, Session
 from linnet.errors import UsageError
 from linnet.options import BenchOptions
 from linnet.run.meter import Energy, EnergyMeter, peak_rss_bytes
-from linnet.run.model import LanguageModel, load
+from linnet.run.model import BUNDLED_MODEL, LanguageModel
 from linnet.run.timeline import Timeline
 
 BANDWIDTH_SECONDS = 0.5
@@ -62,7 +62,9 @@ def bench(options: BenchOptions) -> dict[str, object]:
     _check(options)
     started = time.perf_counter()
     n_ctx = options.prompt_tokens + options.decode_tokens + PAGE_TOKENS  # a fork copies the last page
-    model = load(options.model, n_ctx=n_ctx, threads=options.threads)
+    opened = Model.open(options.model if options.model is not None else BUNDLED_MODEL)
+    opened.check_writes()
+    model = LanguageModel(opened, n_ctx=n_ctx, threads=options.threads)
     load_s = time.perf_counter() - started
     counts = _thread_counts(available_processors()) if options.threads is None else [options.threads]
     speeds = [_measure(model, threads, options) for threads in counts]

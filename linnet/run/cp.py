@@ -15,6 +15,7 @@ from linnet.formats import store
 from linnet.formats.atomic import atomic_file, atomic_folder, folder_made
 from linnet.formats.checkpoint import CHECKPOINT_FILES, TEMPLATE_FOLDER
 from linnet.formats.inputs import check_regular
+from linnet.formats.sentence_transformers import POOLING_FOLDER
 from linnet.formats.source import source_kind
 from linnet.formats.store import ABOUT, CHECKPOINT, ModelName
 from linnet.options import CpOptions
@@ -75,8 +76,8 @@ def _files_of(folder: Path) -> list[str]:
         for path in folder.iterdir()
         if path.is_file() and any(fnmatch.fnmatchcase(path.name, pattern) for pattern in CHECKPOINT_FILES)
     ]
-    templates = (folder / TEMPLATE_FOLDER).glob("*.jinja")
-    return sorted([*names, *(f"{TEMPLATE_FOLDER}/{path.name}" for path in templates if path.is_file())])
+    below = [*(folder / TEMPLATE_FOLDER).glob("*.jinja"), *(folder / POOLING_FOLDER).glob("config.json")]
+    return sorted([*names, *(f"{path.parent.name}/{path.name}" for path in below if path.is_file())])
 
 
 def _store(source: Path, target: str) -> str:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from linnet.display import one_line
 from linnet.engine.session import pages_of
 from linnet.errors import UsageError
+from linnet.formats.gguf_keys import POOLING_KEY, POOLING_MODE_KEY
 from linnet.options import POOLINGS, EmbedOptions
 from linnet.run.context import check_prompt
 from linnet.run.meter import EnergyMeter
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from linnet.run.model import LanguageModel
 
 _POOLING_TYPES = dict(enumerate(POOLINGS, 1))  # of the GGUF key {arch}.pooling_type
-MOST_TOGETHER = 64  # texts of one call into the core
 
 
 def embed(options: EmbedOptions) -> dict[str, object]:
@@ -61,8 +62,15 @@ def embed(options: EmbedOptions) -> dict[str, object]:
 
 
 def default_pooling(model: LanguageModel) -> str:
-    """What the makers of the model named, else ``mean``."""
-    named = model.model.metadata.integers(f"{model.model.arch}.pooling_type")
+    """What the makers of the model named, else ``mean``. Raises UsageError for what is not known here."""
+    metadata = model.model.metadata
+    mode = metadata.text(POOLING_MODE_KEY)
+    if mode is not None:
+        raise UsageError(
+            f"the makers of this model pool by '{one_line(mode)[:60]}', which is not known here; choose from "
+            f"{', '.join(POOLINGS)}"
+        )
+    named = metadata.integers(f"{model.model.arch}.{POOLING_KEY}")
     return _POOLING_TYPES.get(named[0], "mean") if named else "mean"
 
 
@@ -74,15 +82,17 @@ def embed_texts(
     It is made of the hidden states after the last norm: their ``mean``, that of the first
     token (``cls``) or of the ``last`` one, by default as :func:`default_pooling` says.
     What the makers of the tokenizer put around every text (BOS, EOS, ...) are tokens like
-    the others. In a model that looks back only, which all are here, the first token has
-    seen nothing else. Raises UsageError, ContextFullError for a text that does not fit.
+    the others. In a model that looks back only, the first token has seen nothing else.
+    Raises UsageError, ContextFullError for a text that does not fit.
     """
+    from linnet.run.model import TEXTS_TOGETHER
+
     pooling = pooling or default_pooling(model)
     if pooling not in POOLINGS:
         raise UsageError(f"pooling is '{pooling}'; choose from {', '.join(POOLINGS)}")
     prompts = [_ids(model, text) for text in texts]
     vectors = np.empty((len(texts), model.model.dim), dtype=np.float32)
-    for group in _groups(prompts, model.n_ctx):
+    for group in _groups(prompts, TEXTS_TOGETHER, model.pages_together):
         with ExitStack() as stack:
             spans = [(stack.enter_context(model.open_session()), prompts[i]) for i in group]
             for i, hidden in zip(group, model.workspace.eval_hidden(spans), strict=True):
@@ -101,12 +111,12 @@ def _ids(model: LanguageModel, text: str) -> list[int]:
     return ids
 
 
-def _groups(prompts: Sequence[Sequence[int]], n_ctx: int) -> Iterator[list[int]]:
-    """Texts that are evaluated together: together they take no more pages than one of n_ctx tokens."""
-    room, group, taken = pages_of(n_ctx), list[int](), 0
+def _groups(prompts: Sequence[Sequence[int]], most: int, room: int) -> Iterator[list[int]]:
+    """At most ``most`` texts that are evaluated together, and together take no more than ``room`` pages."""
+    group, taken = list[int](), 0
     for i, ids in enumerate(prompts):
         pages = pages_of(len(ids))
-        if group and (taken + pages > room or len(group) == MOST_TOGETHER):
+        if group and (taken + pages > room or len(group) == most):
             yield group
             group, taken = [], 0
         group.append(i)

@@ -16,7 +16,7 @@ from linnet.engine.model import Model
 from linnet.engine.sampler import Sampler, SamplingOptions
 from linnet.engine.session import PAGE_TOKENS, Session, Workspace, pages_of
 from linnet.errors import UsageError, warn
-from linnet.formats.gguf_keys import TEMPLATE_KEY
+from linnet.formats.gguf_keys import MAX_TEXT_KEY, TEMPLATE_KEY
 from linnet.options import DEFAULT_N_CTX, MAX_TOKENS, OVERFLOWS
 from linnet.run import generation
 from linnet.run.choosing import Chooser, FormOptions, Guide
@@ -43,6 +43,7 @@ BUNDLED_MODEL = Path(__file__).parent.parent / "models" / "linnet-stories.gguf"
 
 MOST_LOGPROBS = 100  # of other tokens, per token
 TIMELINES = 4  # contexts that fit into memory at once, long ones as far as they are used
+TEXTS_TOGETHER = 64  # that are embedded in one call into the core
 
 
 class HoldingOptions(TypedDict, total=False):
@@ -150,12 +151,13 @@ class LanguageModel:
     ) -> None:
         self.model = model
         self.tokenizer = model.tokenizer
-        self._n_ctx = int32(
-            "n_ctx", n_ctx if n_ctx is not None else min(model.max_seq_len, DEFAULT_N_CTX), least=1
-        )
+        self._n_ctx = int32("n_ctx", n_ctx if n_ctx is not None else usual_n_ctx(model), least=1)
+        # An encoder keeps nothing of a text, so that many of them cost little more than one.
+        together = 1 if model.causal or timelines == 1 else TEXTS_TOGETHER
+        self.pages_together = max(pages_of(self._n_ctx), together)
         self.workspace = Workspace(
             model,
-            kv_tokens=_room_for(self._n_ctx, timelines),
+            kv_tokens=_room_for(self.pages_together * PAGE_TOKENS, timelines),
             n_threads=threads,
             kv_type=TensorType.parse(kv_type if kv_type is not None else "f16"),
             isa=isa,
@@ -220,6 +222,7 @@ class LanguageModel:
         their scales. Raises UsageError for an empty prompt without BOS or an impossible
         option, ContextFullError when the prompt does not fit.
         """
+        self.model.check_writes()
         named = given(options)
         own: StreamOptions = {**_STREAM_DEFAULTS}
         own.update({name: value for name, value in named.items() if name in own})  # type: ignore[typeddict-item]
@@ -263,6 +266,7 @@ class LanguageModel:
 
         Returns how many tokens are in it: all, where ``cache_bytes`` allow. Raises UsageError, TargetError.
         """
+        self.model.check_writes()
         ids = self._prompt_ids(prompt)
         check_prompt(len(ids), self.n_ctx)
         timeline = Timeline(self.cache.open(ids, self.chosen_adapters(adapter)), self.cache)
@@ -413,6 +417,7 @@ class LanguageModel:
         a text, as :func:`linnet.run.rank.score_continuations` says. Raises ContextFullError
         when they do not fit into the context.
         """
+        self.model.check_writes()
         if continuations is not None:
             from linnet.run.rank import score_continuations
 
@@ -435,6 +440,12 @@ class LanguageModel:
         from linnet.run.rank import rerank
 
         return rerank(self, query, documents, method=method)
+
+
+def usual_n_ctx(model: Model) -> int:
+    """Tokens of context where none were asked for: what the makers meant, within reason."""
+    meant = [n for n in model.metadata.integers(MAX_TEXT_KEY)[:1] if n > 0]
+    return min(model.max_seq_len, DEFAULT_N_CTX, *meant)
 
 
 def _room_for(n_ctx: int, timelines: int) -> int:

@@ -108,6 +108,7 @@ def rerank(
 
 def _answers(model: LanguageModel, query: str, documents: Sequence[str]) -> NDArray[np.float64]:
     """The share of yes in yes and no, of each document; what all questions share is evaluated once."""
+    model.model.check_writes()
     prompts = [_question(model, query, document) for document in documents]
     for ids in prompts:
         check_prompt(len(ids), model.n_ctx)

@@ -61,7 +61,7 @@ def _describe_model(parts: ModelParts) -> dict[str, object]:
         **facts.described(),
         "n_params": parts.n_params,
         **_describe_tensors((t.type.label, t.n_elements, t.n_bytes) for t in parts.tensors),
-        "kv_bytes_per_token": 2 * facts.n_layers * KV_TYPE.bytes_for(facts.kv_dim),
+        "kv_bytes_per_token": 2 * facts.n_kv_layers * KV_TYPE.bytes_for(facts.kv_dim),
         "tokenizer": {
             "kind": str(vocabulary.kind),
             "tokens": len(vocabulary),

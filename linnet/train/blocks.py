@@ -27,7 +27,8 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class View(NamedTuple):
     """What a layer sees of the positions: its angles [2, length, 1, rotated], and what is added to scores.
 
-    Without angles nothing is rotated; without a mask each row is one document and attention is causal.
+    Without angles nothing is rotated; without a mask each row is one document, of which a token sees those
+    before it or, where the model is not causal, all.
     """
 
     rotary: Tensor | None
@@ -91,6 +92,7 @@ class Attention(nn.Module):
         super().__init__()
         self.n_heads, self.n_kv_heads, self.head_dim = facts.n_heads, facts.n_kv_heads, facts.head_dim
         self.scale, self.cap = facts.attention_scale or None, facts.attention_cap
+        self.causal = facts.causal
         query_dim, bias = facts.query_dim, facts.attention_bias
         self.q_proj = nn.Linear(facts.dim, query_dim, bias=bias)
         self.k_proj = nn.Linear(facts.dim, facts.kv_dim, bias=bias)
@@ -132,7 +134,7 @@ class Attention(nn.Module):
             keys.transpose(1, 2),
             values.transpose(1, 2),
             attn_mask=mask if mask is None else mask.to(queries.dtype),
-            is_causal=mask is None,
+            is_causal=mask is None and self.causal,
             scale=self.scale,
             enable_gqa=queries.shape[2] != keys.shape[2],
         )
@@ -142,7 +144,10 @@ class Attention(nn.Module):
         scale = self.scale or self.head_dim**-0.5
         scores = queries.transpose(1, 2) @ keys.permute(0, 2, 3, 1) * scale
         scores = self.cap * torch.tanh(scores / self.cap)
-        scores = scores + (window_mask(scores, 0) if mask is None else mask.to(scores.dtype))
+        if mask is not None:
+            scores = scores + mask.to(scores.dtype)
+        elif self.causal:
+            scores = scores + window_mask(scores, 0)
         return scores.softmax(dim=-1) @ values.transpose(1, 2)
 
 

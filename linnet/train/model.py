@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from linnet.errors import UnsupportedError
 from linnet.train.blocks import (
     Attention,
     Experts,
@@ -44,6 +45,8 @@ class Layer(nn.Module):
         self.mlp = Experts(facts) if facts.n_experts else FeedForward(facts)
         self.attention_post_norm = norm_of(facts, facts.dim) if facts.post_norm else nn.Identity()
         self.mlp_post_norm = norm_of(facts, facts.dim) if facts.post_norm else nn.Identity()
+        self.attention_sum_norm = norm_of(facts, facts.dim) if facts.sum_norm else nn.Identity()
+        self.mlp_sum_norm = norm_of(facts, facts.dim) if facts.sum_norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.mixes = "self_attn" if attends else "conv"
         self.one_norm = facts.one_norm
@@ -52,10 +55,10 @@ class Layer(nn.Module):
         """``x`` [rows, length, dim] -> the same shape."""
         first = self.input_layernorm(x)
         added = self._added(self.attention_post_norm(getattr(self, self.mixes)(first, view)))
-        read = x if self.parallel else x + added
+        read = x if self.parallel else self.attention_sum_norm(x + added)
         second = first if self.one_norm else self.post_attention_layernorm(read)
         x = x + added if self.parallel else read
-        return x + self._added(self.mlp_post_norm(self.mlp(second, view)))
+        return self.mlp_sum_norm(x + self._added(self.mlp_post_norm(self.mlp(second, view))))
 
     def _added(self, part: Tensor) -> Tensor:
         part = self.dropout(part)
@@ -70,8 +73,11 @@ class Trunk(nn.Module):
         self.embed_tokens = nn.Embedding(facts.vocab_size, facts.dim)
         if facts.learned_positions:
             self.embed_positions = nn.Embedding(facts.max_seq_len, facts.dim)
+        if facts.n_token_types:
+            self.embed_token_types = nn.Embedding(facts.n_token_types, facts.dim)
+        self.embed_norm = norm_of(facts, facts.dim) if facts.embedding_norm else nn.Identity()
         self.layers = nn.ModuleList(Layer(facts, index, dropout) for index in range(facts.n_layers))
-        self.norm = norm_of(facts, facts.dim)
+        self.norm = nn.Identity() if facts.sum_norm else norm_of(facts, facts.dim)
         self.dropout = nn.Dropout(dropout)
 
 
@@ -109,15 +115,17 @@ class Decoder(nn.Module):
         """Hidden states [rows, length, dim] of ``tokens`` [rows, length], after the last norm.
 
         ``mask`` is added to the attention scores (see :func:`document_mask`); None means each
-        row is one document and attention is causal.
+        row is one document.
         """
         facts = self.facts
         x = self.model.embed_tokens(tokens)
         if facts.embedding_scale != 1:
             x = x * facts.embedding_scale
+        if facts.n_token_types:
+            x = x + self.model.embed_token_types.weight[0]
         if facts.learned_positions:
             x = x + self.model.embed_positions.weight[: tokens.shape[1]]
-        x = self.model.dropout(x)
+        x = self.model.dropout(self.model.embed_norm(x))
         everywhere, nearby = self._views(tokens, mask)
         plain = everywhere._replace(rotary=None)
         repeat = facts.block_repeat
@@ -145,8 +153,10 @@ class Decoder(nn.Module):
         return everywhere, View(local, near if mask is None else near + mask, product)
 
     def logits(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Logits [rows, length, vocab_size] of ``tokens`` [rows, length]."""
+        """Logits [rows, length, vocab_size] of ``tokens`` [rows, length]; of an encoder there are none."""
         facts = self.facts
+        if not facts.causal:
+            raise UnsupportedError(f"a {facts.arch} model is an encoder and makes hidden states, no logits")
         scores = F.linear(self(tokens, mask), self.head_weight)
         if facts.head_bias:
             scores = scores + self.lm_head.bias

@@ -19,8 +19,8 @@ from linnet.types import ModelFacts
 _OUTSIDE = {
     "token_embd": "model.embed_tokens",
     "position_embd": "model.embed_positions",
+    "token_types": "model.embed_token_types",
     "output_norm": "model.norm",
-    "token_embd_norm": "model.norm",  # what LFM2's files call the last norm
     "output": "lm_head",
 }
 _LAYER = {
@@ -43,6 +43,8 @@ _LAYER = {
     "ffn_sub_norm": "mlp.sub_norm",
     "ffn_gate_inp": "mlp.router",
     "post_ffw_norm": "mlp_post_norm",
+    "attn_output_norm": "attention_sum_norm",
+    "layer_output_norm": "mlp_sum_norm",
 }
 _EXPERTS = {
     "ffn_gate_exps.weight": "mlp.gate_proj",
@@ -85,6 +87,9 @@ def _values(tensor: parts.Tensor) -> Tensor:
 
 def _split(name: str, values: Tensor, facts: ModelFacts) -> Iterator[tuple[str, Tensor]]:
     stem, _, kind = name.rpartition(".")
+    if stem == "token_embd_norm":  # which is what LFM2's files call the last norm
+        yield f"model.{'embed_norm' if facts.embedding_norm else 'norm'}.{kind}", values
+        return
     if not name.startswith("blk."):
         yield f"{_OUTSIDE[stem]}.{kind}", values
         return

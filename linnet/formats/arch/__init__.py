@@ -7,6 +7,7 @@ from typing import Any
 
 from linnet.errors import FormatError, UnsupportedError
 from linnet.formats.arch import (
+    bert,
     bitnet,
     gemma,
     gpt2,
@@ -32,6 +33,7 @@ FAMILIES = (
     llama.FAMILY, mistral.FAMILY, mixtral.FAMILY, smollm3.FAMILY, mobilellm.FAMILY, granite.FAMILY,
     qwen.QWEN2, qwen.QWEN3, qwen.QWEN3_MOE, gemma.GEMMA, gemma.GEMMA2, gemma.GEMMA3, phi.PHI2, phi.PHI3,
     olmo2.FAMILY, stablelm.FAMILY, gpt2.FAMILY, gpt_neox.FAMILY, opt.FAMILY, lfm2.FAMILY, bitnet.FAMILY,
+    bert.BERT,
 )  # fmt: skip
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from linnet.errors import FormatError
+from linnet.errors import FormatError, UnsupportedError
 from linnet.formats.arch.layouts import AS_IS, Layout
-from linnet.formats.arch.metadata import base_metadata, facts_in, told_metadata
+from linnet.formats.arch.metadata import TOKEN_TYPES_KEY, base_metadata, facts_in, told_metadata
 from linnet.formats.arch.rope import derived_divisors
 from linnet.formats.arch.ternary import read_ternary
 from linnet.formats.arch.values import listed
@@ -20,6 +20,7 @@ from linnet.types import ModelFacts, TensorType
 
 Shape = tuple[int, ...]
 Condition = Callable[[ModelFacts, int], bool]  # of a layer
+Stored = TypeVar("Stored")
 
 _DIMENSIONS: dict[str, Callable[[ModelFacts], int]] = {
     "dim": lambda f: f.dim,
@@ -34,6 +35,7 @@ _DIMENSIONS: dict[str, Callable[[ModelFacts], int]] = {
     "kv heads": lambda f: f.n_kv_heads,
     "vocab": lambda f: f.vocab_size,
     "positions": lambda f: f.max_seq_len,
+    "token types": lambda f: f.n_token_types,
     "experts": lambda f: f.n_experts,
     "expert ffn": lambda f: f.expert_ffn_dim,
     "conv": lambda f: f.conv_len,
@@ -147,7 +149,8 @@ class Family:
     readers know from the name alone, ``implied`` the names of others that are not written and that
     ``complete`` finds out, given the names of all tensors. ``read`` makes facts of a
     ``config.json``, ``write`` the other way round. ``prefix`` begins names in a checkpoint that was
-    saved with a head; without one it is missing.
+    saved with a head; without one it is missing. ``unused`` begins those of parts that such models are
+    trained with and run without, ``older`` has ends of names that were once others.
     """
 
     arch: str
@@ -163,6 +166,8 @@ class Family:
     complete: Callable[[ModelFacts, Collection[str]], ModelFacts] = lambda facts, names: facts
     fits: Callable[[ModelFacts], bool] = lambda facts: True
     prefix: str = ""
+    unused: tuple[str, ...] = ()
+    older: Mapping[str, str] = field(default_factory=dict)
     buffers: tuple[str, ...] = (".rotary_emb.inv_freq",)  # ends of names of what is no weight
 
     # ---- facts -------------------------------------------------------------------------
@@ -208,9 +213,22 @@ class Family:
     def metadata_from_facts(self, facts: ModelFacts) -> dict[str, Any]:
         """The GGUF metadata of a model's shape."""
         keys = {**base_metadata(facts), **told_metadata(facts, self.style, self.implied)}
-        return {f"{self.arch}.{key}": value for key, value in keys.items()}
+        types = {TOKEN_TYPES_KEY: facts.n_token_types} if facts.n_token_types else {}
+        return {**{f"{self.arch}.{key}": value for key, value in keys.items()}, **types}
 
     # ---- tensors -----------------------------------------------------------------------
+
+    def as_run(self, stored: Mapping[str, Stored]) -> tuple[dict[str, Stored], list[str]]:
+        """The tensors of a checkpoint by the names they have today, and the names of unused parts."""
+        kept: dict[str, Stored] = {}
+        unused: dict[str, None] = {}
+        for name, tensor in stored.items():
+            if name.removeprefix(self.prefix).startswith(self.unused):
+                unused[name.removeprefix(self.prefix).split(".")[0]] = None
+                continue
+            end = next((end for end in self.older if name.endswith(end)), "")
+            kept[name.removesuffix(end) + self.older.get(end, "")] = tensor
+        return kept, list(unused)
 
     def tensors(self, facts: ModelFacts) -> Iterator[PlannedTensor]:
         """Every tensor of a model in the order of writing."""
@@ -268,7 +286,7 @@ _MOST_REPEATS = 64
 
 
 def checked(facts: ModelFacts) -> ModelFacts:
-    """``facts``, if a model of that shape can exist. Raises FormatError."""
+    """``facts``, if a model of that shape can exist. Raises FormatError, UnsupportedError."""
     if not (0 < facts.head_dim <= _LARGEST_HEAD and facts.n_heads <= _MOST_HEADS):
         raise FormatError(f"{facts.n_heads} heads of {facts.head_dim} elements are no model's")
     if facts.n_heads % facts.n_kv_heads:
@@ -279,6 +297,8 @@ def checked(facts: ModelFacts) -> ModelFacts:
         raise FormatError(f"{facts.n_experts} experts are no model's; at most {_MOST_EXPERTS} are read")
     if facts.n_experts_used > facts.n_experts or (facts.n_experts and not facts.n_experts_used):
         raise FormatError(f"{facts.n_experts_used} of {facts.n_experts} experts cannot be used")
+    if not facts.causal and facts.sliding_window:
+        raise UnsupportedError("a model that looks both ways through a sliding window is not supported")
     if not 0 < facts.block_repeat <= _MOST_REPEATS:
         raise FormatError(f"layers used {facts.block_repeat} times in succession are no model's")
     if facts.conv_layers and not facts.conv_len:

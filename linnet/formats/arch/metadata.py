@@ -54,7 +54,6 @@ _TOLD = (
 NEUTRAL: dict[str, tuple[float, ...]] = {
     "attention.clamp_kqv": (0,),
     "attention.max_alibi_bias": (0,),
-    "attention.causal": (1,),
     "attention.temperature_length": (0,),
     "attention.temperature_scale": (0,),
     "expert_shared_count": (0,),
@@ -65,6 +64,9 @@ NEUTRAL: dict[str, tuple[float, ...]] = {
     "rescale_every_n_layers": (0,),
     "router_logit_softcapping": (0,),
 }
+
+# Not after the architecture's name. Files of encoders without a table say 1.
+TOKEN_TYPES_KEY = "tokenizer.ggml.token_type_count"
 
 _DEFAULTS = {
     field.name: field.default
@@ -89,6 +91,7 @@ def base_metadata(facts: ModelFacts) -> dict[str, Any]:
         "attention.head_count_kv": kv_heads,
         "attention.key_length": facts.head_dim,
         "attention.value_length": facts.head_dim,
+        **({} if facts.causal else {"attention.causal": False}),
         kind: float(facts.norm_eps),
         **rope_metadata(facts),
         "vocab_size": facts.vocab_size,
@@ -112,8 +115,8 @@ def facts_in(
     arch: str, keys: Table, style: Table, n_tokens: int, divisors: Mapping[str, NDArray[np.float32]]
 ) -> ModelFacts:
     """The facts that metadata ``keys`` (no prefix) tell. Raises FormatError, UnsupportedError."""
-    refuse(keys, NEUTRAL)
     usual = {**_DEFAULTS, **style}
+    refuse(keys, {**NEUTRAL, "attention.causal": (int(usual["causal"]),)})
     dim, n_heads = count(keys, "embedding_length"), count(keys, "attention.head_count")
     n_layers = count(keys, "block_count")
     head_dim = count(keys, "attention.key_length", dim // n_heads)
@@ -125,6 +128,7 @@ def facts_in(
     if told["n_experts"] and not told["expert_ffn_dim"]:
         told["expert_ffn_dim"] = count(keys, "feed_forward_length")
     rope = {} if usual["learned_positions"] else rope_from_metadata(keys, head_dim, divisors)
+    types = 0 if usual["causal"] else count(keys, TOKEN_TYPES_KEY, 0, least=0)
     activation = choice(keys, "hidden_act", ACTIVATION_NAMES[usual["activation"]], ACTIVATIONS)
     return ModelFacts(
         arch=arch,
@@ -137,6 +141,7 @@ def facts_in(
         vocab_size=count(keys, "vocab_size", n_tokens),
         max_seq_len=count(keys, "context_length"),
         norm_eps=number(keys, f"attention.layer_norm_{'' if layer_norm else 'rms_'}epsilon", 1e-5),
+        n_token_types=types,
         **{**style, **told, **rope, "activation": activation, "conv_layers": conv_layers},
     )
 

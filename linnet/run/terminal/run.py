@@ -78,6 +78,7 @@ def _load(options: RunOptions) -> LanguageModel:
         ram=options.ram,
         cache_bytes=options.prompt_cache_limit,
     )
+    model.model.check_writes()
     left_out = model.model.metadata.text(LEFT_OUT_KEY)
     if left_out:
         note = one_line(f"only the language model is used, without {left_out}")

@@ -1,0 +1,91 @@
+"""What a folder of sentence-transformers says beside its model: how hidden states become one vector.
+
+``modules.json`` lists what a text goes through: the model, ``Pooling`` and perhaps ``Normalize``. It
+travels as metadata of GGUF, of which other readers know ``{arch}.pooling_type``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from linnet.errors import FormatError, UnsupportedError
+from linnet.formats.arch.values import count, text
+from linnet.formats.gguf_keys import MAX_TEXT_KEY, NORMALIZE_KEY, POOLING_KEY, POOLING_MODE_KEY
+from linnet.formats.inputs import read_json, read_json_list
+from linnet.types import ModelFacts
+
+MODULES, LIMITS, POOLING_FOLDER = "modules.json", "sentence_bert_config.json", "1_Pooling"
+
+_TYPES = {"mean": 1, "cls": 2, "last": 3}  # of the key that other readers of GGUF know
+_FLAG = "pooling_mode_"
+# The ways of pooling by their names in the folder: flags of earlier versions, a text in later ones.
+_MODES = {"cls_token": "cls", "mean_tokens": "mean", "lasttoken": "last"}
+
+
+def embedding_metadata(directory: Path, facts: ModelFacts) -> dict[str, Any]:
+    """What a folder says about its vectors, as metadata of GGUF; {} where it says nothing.
+
+    Raises FormatError, UnsupportedError for a module that would make other vectors.
+    """
+    keys: dict[str, Any] = {}
+    for module in read_json_list(directory / MODULES):
+        kind = text(module, "type", "").rpartition(".")[2]
+        if kind == "Pooling":
+            keys |= _pooling(_inside(directory, text(module, "path", "")), facts.arch)
+        elif kind == "Normalize":
+            keys[NORMALIZE_KEY] = True
+        elif kind != "Transformer":
+            raise UnsupportedError(
+                f"{directory}: its texts go through a module '{kind[:60]}', which is not supported; "
+                "supported: Transformer, Pooling, Normalize"
+            )
+    limit = read_json(directory / LIMITS, optional=True).get("max_seq_length")
+    if limit is not None and count({"max_seq_length": limit}, "max_seq_length") < facts.max_seq_len:
+        keys[MAX_TEXT_KEY] = limit
+    return keys
+
+
+def _inside(directory: Path, name: str) -> Path:
+    """The folder of a module, which must not point out of that of the model."""
+    if name in ("", "..") or Path(name).name != name:
+        raise FormatError(f"{directory / MODULES} names the folder '{name[:60]}', which is not in it")
+    return directory / name
+
+
+def _pooling(folder: Path, arch: str) -> dict[str, Any]:
+    config = read_json(folder / "config.json")
+    named = config.get("pooling_mode")
+    if named is None:
+        named = [key.removeprefix(_FLAG) for key, value in config.items() if key.startswith(_FLAG) and value]
+    modes = named if isinstance(named, list) else [named]
+    if not modes or not all(isinstance(mode, str) for mode in modes):
+        raise FormatError(f"{folder / 'config.json'} does not say how hidden states become one vector")
+    mode = "+".join(_MODES.get(mode, mode) for mode in modes)
+    return {f"{arch}.{POOLING_KEY}": _TYPES[mode]} if mode in _TYPES else {POOLING_MODE_KEY: mode}
+
+
+def embedding_files(facts: ModelFacts, metadata: Mapping[str, Any]) -> dict[str, bytes]:
+    """The files of a folder that say the same, by their names in it."""
+    kind = metadata.get(f"{facts.arch}.{POOLING_KEY}")
+    mode = next((name for name, number in _TYPES.items() if number == kind), None)
+    if mode is None:
+        return {}
+    known = {name: flag for flag, name in _MODES.items()}
+    modules = [("Transformer", ""), ("Pooling", POOLING_FOLDER)]
+    modules += [("Normalize", "2_Normalize")] if metadata.get(NORMALIZE_KEY) is True else []
+    limit = metadata.get(MAX_TEXT_KEY)
+    documents: dict[str, Any] = {
+        MODULES: [
+            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+            for i, (kind, path) in enumerate(modules)
+        ],
+        f"{POOLING_FOLDER}/config.json": {
+            "word_embedding_dimension": facts.dim,
+            **{_FLAG + flag: name == mode for name, flag in known.items()},
+        },
+        LIMITS: {"max_seq_length": limit if isinstance(limit, int) else facts.max_seq_len},
+    }
+    return {name: (json.dumps(document, indent=2) + "\n").encode() for name, document in documents.items()}
