@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,15 @@ def test_the_end_is_allowed_where_the_form_is_complete(model: linnet.LanguageMod
     assert not guide.complete and model.tokenizer.eos_id is not None
     guide.accept(a)
     assert guide.complete and not guide.finished
+
+
+def test_what_llguidance_holds_goes_with_the_model() -> None:
+    model = linnet.load(threads=1)
+    model.generate("A bird:", regex="[a-z]", max_tokens=2)
+    held = weakref.ref(model.guide_tokenizer().encode)
+    del model
+    gc.collect()
+    assert held() is None
 
 
 def test_a_pydantic_model_is_a_schema(model: linnet.LanguageModel) -> None:

@@ -25,16 +25,11 @@ if TYPE_CHECKING:
 MOST_BYTES = 1 << 20  # of a schema or grammar; llguidance bounds what compiling it takes
 
 
-class GuideTokenizer:
-    """The vocabulary of a model as llguidance takes it: what each token spells, and which ones end a text."""
+class _Spelled:
+    """A vocabulary as llguidance asks for it. It must not lead back to what llguidance made of it:
+    a circle through foreign memory is never freed."""
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, ends: Collection[int]) -> None:
-        try:
-            import llguidance
-        except ImportError:
-            raise MissingExtraError("llguidance", "structured") from None
-        if not ends:
-            raise UnsupportedError("this model has no token that ends a text, which structured output needs")
         self._tokenizer = tokenizer
         ids = range(min(tokenizer.vocab_size, vocab_size))
         spelled = tokenizer.spellings(ids)
@@ -46,11 +41,29 @@ class GuideTokenizer:
         self.special_token_ids = [token for token, text in enumerate(spelled) if not text]
         self.special_token_ids += range(len(spelled), vocab_size)
         self.eos_token_id, self.bos_token_id = next(iter(ends)), tokenizer.bos_id
-        wrapper = llguidance.TokenizerWrapper(self)
-        self.native = llguidance.LLTokenizer(wrapper, n_vocab=vocab_size, eos_token=list(ends))
 
     def __call__(self, text: bytes) -> list[int]:
         return self._tokenizer.encode(text, at_start=False)
+
+
+class GuideTokenizer:
+    """The vocabulary of a model for llguidance: what each token spells, and which ones end a text."""
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, ends: Collection[int]) -> None:
+        try:
+            import llguidance
+        except ImportError:
+            raise MissingExtraError("llguidance", "structured") from None
+        if not ends:
+            raise UnsupportedError("this model has no token that ends a text, which structured output needs")
+        self.encode = _Spelled(tokenizer, vocab_size, ends)
+        wrapper = llguidance.TokenizerWrapper(self.encode)
+        self.native = llguidance.LLTokenizer(wrapper, n_vocab=vocab_size, eos_token=list(ends))
+
+    @property
+    def tokens(self) -> list[bytes]:
+        """What each token spells."""
+        return self.encode.tokens
 
 
 class Constraint:
@@ -76,13 +89,13 @@ class Constraint:
     def guide(self, begun: bytes = b"") -> GrammarGuide:
         """The state of a new text, or of one that has ``begun``. Raises LinnetError where it cannot."""
         guide = GrammarGuide(self._matcher.deep_copy())
-        for token in self._tokenizer(begun) if begun else ():
+        for token in self._tokenizer.encode(begun) if begun else ():
             guide.accept(token)
         return guide
 
     def allows(self, begun: bytes) -> bool:
         """Can a text of this form begin so?"""
-        ids = self._tokenizer(begun)
+        ids = self._tokenizer.encode(begun)
         spelled = b"".join(self._tokenizer.tokens[token] for token in ids)  # half characters have no ids
         return spelled == begun and self._matcher.validate_tokens(ids) == len(ids)
 
