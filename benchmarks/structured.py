@@ -21,7 +21,7 @@ import jsonschema
 
 import linnet
 from linnet.errors import LinnetError, UnsupportedError
-from linnet.run.structured import GrammarGuide
+from linnet.run.text.structured import GrammarGuide
 
 SCHEMAS = Path(__file__).parents[2] / "shared/data/eval/jsonschemabench/schemas_with_tests.jsonl"
 

@@ -15,8 +15,8 @@ TYPE_CHECKING = False  # as in typing, whose import takes longer than this whole
 if TYPE_CHECKING:
     from typing import Any
 
-    from linnet.run.chat import chat
     from linnet.run.model import LanguageModel, load
+    from linnet.run.tool_loop import chat
 
 __version__ = "0.1.0"
 __all__ = ["LanguageModel", "__version__", "chat", "load"]
@@ -32,7 +32,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(model, name)
     if name == "chat":
-        from linnet.run.chat import chat
+        from linnet.run.tool_loop import chat
 
         return chat
     raise AttributeError(f"module 'linnet' has no attribute '{name}'")

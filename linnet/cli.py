@@ -28,10 +28,10 @@ VERBS: dict[str, tuple[type, str]] = {  # verb: (its options, "module:function")
     "show": (options.ShowOptions, "linnet.run.show:show"),
     "bench": (options.BenchOptions, "linnet.run.bench:bench"),
     "fit": (options.FitOptions, "linnet.run.fit:fit"),
-    "pull": (options.PullOptions, "linnet.run.pull:pull"),
-    "list": (options.ListOptions, "linnet.run.list:list_models"),
-    "rm": (options.RmOptions, "linnet.run.rm:rm"),
-    "cp": (options.CpOptions, "linnet.run.cp:cp"),
+    "pull": (options.PullOptions, "linnet.store.pull:pull"),
+    "list": (options.ListOptions, "linnet.store.list:list_models"),
+    "rm": (options.RmOptions, "linnet.store.rm:rm"),
+    "cp": (options.CpOptions, "linnet.store.cp:cp"),
     "completion": (options.CompletionOptions, "linnet.completion:completion"),
 }
 

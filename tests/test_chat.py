@@ -11,9 +11,9 @@ from chat_models import CHATML, write_chat_model
 import linnet
 from linnet.engine.tokenizer import Tokenizer
 from linnet.errors import ContextFullError, TemplateError, UsageError
-from linnet.run.answer import AnswerReader, Signs
-from linnet.run.chat_format import ChatFormat
-from linnet.run.template import MARK, ChatTemplate
+from linnet.run.chat.answer import AnswerReader, Signs
+from linnet.run.chat.format import ChatFormat
+from linnet.run.chat.template import MARK, ChatTemplate
 
 USER = {"role": "user", "content": "Tell me a story"}
 

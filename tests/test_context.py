@@ -13,7 +13,7 @@ import linnet
 from linnet.engine.sampler import Sampler
 from linnet.engine.session import PAGE_TOKENS
 from linnet.errors import ContextFullError, UsageError
-from linnet.run.context import cut_middle, drop_oldest_turns
+from linnet.run.text.context import cut_middle, drop_oldest_turns
 
 STORY = "Once upon a time there was a little girl named Lily. She had a red ball and a small dog called Max. "
 LONG = STORY * 5

@@ -15,7 +15,7 @@ from linnet.display import one_line, shown, shown_on, visible, visible_json
 from linnet.engine.arguments import wrong
 from linnet.errors import FormatError, MissingExtraError
 from linnet.options import ShowOptions
-from linnet.run.answer import Delta
+from linnet.run.chat.answer import Delta
 from linnet.run.model import BUNDLED_MODEL
 from linnet.run.show import show
 from linnet.run.terminal import run

@@ -18,15 +18,15 @@ from conftest import ROOT
 import linnet
 from linnet.engine.tokenizer import Tokenizer
 from linnet.errors import MissingExtraError, UnsupportedError, UsageError
-from linnet.run import held_calls
-from linnet.run.answer import AnswerReader, Signs
-from linnet.run.chat_format import ChatFormat
-from linnet.run.held_calls import CallGuide, HeldCalls, held_schemas
-from linnet.run.spelling import Spelling
-from linnet.run.structured import GuideTokenizer
-from linnet.run.template import ChatTemplate
-from linnet.run.tool_formats import FORMATS, ToolCall, ToolFormat
-from linnet.run.tools import Tools
+from linnet.run.chat import held_calls
+from linnet.run.chat.answer import AnswerReader, Signs
+from linnet.run.chat.format import ChatFormat
+from linnet.run.chat.held_calls import CallGuide, HeldCalls, held_schemas
+from linnet.run.chat.template import ChatTemplate
+from linnet.run.chat.tool_formats import FORMATS, ToolCall, ToolFormat
+from linnet.run.chat.tools import Tools
+from linnet.run.text.spelling import Spelling
+from linnet.run.text.structured import GuideTokenizer
 
 pytest.importorskip("llguidance", reason="needs the [structured] extra")
 jsonschema = pytest.importorskip("jsonschema")

@@ -19,7 +19,7 @@ from linnet.formats.store import ABOUT, ModelName, StoredModel
 from linnet.options import FitOptions, PullOptions
 from linnet.run import fit as fit_verb
 from linnet.run.fit import fit
-from linnet.run.pull import pull
+from linnet.store.pull import pull
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
 

@@ -22,7 +22,7 @@ from linnet.formats.adapter import AdapterParts, LowRank, plain_tensor, write_ad
 from linnet.options import QuantizeOptions
 from linnet.quantize.quantize import quantize
 from linnet.run.model import BUNDLED_MODEL
-from linnet.run.prompt_cache import prompt_kept_in
+from linnet.run.text.prompt_cache import prompt_kept_in
 from tests.tiny_families import FAMILIES, VOCAB, write_family
 
 STORY = "Once upon a time there was a little girl named Lily. She had a red ball and a small dog called Max. "

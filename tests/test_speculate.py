@@ -21,11 +21,11 @@ from linnet.errors import ContextFullError, UsageError
 from linnet.formats.gguf import read_gguf, write_gguf
 from linnet.formats.parts import ModelParts, TokenizerParts
 from linnet.formats.source import read_model
-from linnet.run.choosing import Chooser
-from linnet.run.generation import Generation, TextStream
 from linnet.run.model import BUNDLED_MODEL
-from linnet.run.speculate import MOST_GUESSES, SIZES, Drafter, ModelDrafter, Pace, TextDrafter
-from linnet.run.timeline import Timeline
+from linnet.run.text.choosing import Chooser
+from linnet.run.text.generation import Generation, TextStream
+from linnet.run.text.speculate import MOST_GUESSES, SIZES, Drafter, ModelDrafter, Pace, TextDrafter
+from linnet.run.text.timeline import Timeline
 
 STORY = "Once upon a time there was a cat. The cat had a red hat. Tom saw the cat. The cat had a red"
 

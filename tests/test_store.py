@@ -14,10 +14,10 @@ from linnet.errors import SourceError, TargetError, UsageError
 from linnet.formats import atomic, leftovers
 from linnet.formats.store import ABOUT, ModelName, find_stored, folder_of, locate, stored_models
 from linnet.options import CpOptions, ListOptions, RmOptions
-from linnet.run.cp import cp
-from linnet.run.list import list_models
 from linnet.run.model import BUNDLED_MODEL
-from linnet.run.rm import rm
+from linnet.store.cp import cp
+from linnet.store.list import list_models
+from linnet.store.rm import rm
 
 MODEL = BUNDLED_MODEL.read_bytes()
 
@@ -115,7 +115,7 @@ def test_list_lives_with_models_that_vanish(monkeypatch: pytest.MonkeyPatch) -> 
     put("a/b:q4_0")
     models = list(stored_models())
     remove("a/b")
-    monkeypatch.setattr("linnet.run.list.stored_models", lambda: models)
+    monkeypatch.setattr("linnet.store.list.stored_models", lambda: models)
     assert list_models(ListOptions(json=True))["models"][0]["bytes"] == 0  # type: ignore[index]
 
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 
 from linnet.errors import LinnetError, TemplateError, UsageError
-from linnet.run.template import PLAIN_FORM, ChatTemplate, render
+from linnet.run.chat.template import PLAIN_FORM, ChatTemplate, render
 
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
 TOOL = {
@@ -196,7 +196,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_templates_end_soon_with_one_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("linnet.run.bounded_jinja.MOST_SECONDS", 0.1)
+    monkeypatch.setattr("linnet.run.chat.bounded_jinja.MOST_SECONDS", 0.1)
     began = time.monotonic()
     with pytest.raises(TemplateError) as raised:
         render(HOSTILE[name], {})

@@ -14,7 +14,7 @@ import pytest
 from chat_models import write_chat_model
 
 from linnet.cli import main
-from linnet.run.answer import Delta
+from linnet.run.chat.answer import Delta
 from linnet.run.terminal.markdown import PlainPrinter, finished
 
 pexpect = pytest.importorskip("pexpect")

@@ -19,7 +19,7 @@ from linnet.formats.parts import TokenizerParts
 from linnet.formats.pre_tokenizers import BY_NAME
 from linnet.formats.tokenizer_json import json_from_vocabulary, vocabulary_from_json
 from linnet.formats.vocabulary import VocabularyKind
-from linnet.run.spelling import Spelling
+from linnet.run.text.spelling import Spelling
 from linnet.types import SpecialTokens
 
 LETTERS = r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯΑ-ΡΣ-ϵЀ-ҁҊ-ԯԱ-Ֆ]+"

@@ -17,11 +17,11 @@ from chat_models import write_chat_model
 
 import linnet
 from linnet.errors import ContextFullError, LinnetError, UsageError
-from linnet.run import chat as chatting
-from linnet.run.answer import AnswerReader, Signs
-from linnet.run.context import check_prompt
-from linnet.run.tool_formats import FORMATS, ToolCall, ToolFormat, format_of
-from linnet.run.tools import Tools, schema_of
+from linnet.run.chat.answer import AnswerReader, Signs
+from linnet.run.chat.tool_formats import FORMATS, ToolCall, ToolFormat, format_of
+from linnet.run.chat.tools import Tools, schema_of
+from linnet.run.text.context import check_prompt
+from linnet.run.text.generation import Generation
 
 STRING = {"type": "string"}
 SCHEMAS = {
@@ -295,7 +295,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, model: linnet.LanguageModel, texts
         check_prompt(len(prompt), model.n_ctx)
         prompts.append(model.detokenize(prompt, special=True))
         ids = model.tokenize(texts.pop(0), bos=False, special=True)
-        made = chatting.Generation(prompt_tokens=len(prompt), ids=ids, finish_reason="stop")
+        made = Generation(prompt_tokens=len(prompt), ids=ids, finish_reason="stop")
 
         class Scripted:
             generation, tokens, seed = made, iter(ids), 0

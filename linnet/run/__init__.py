@@ -1,1 +1,1 @@
-"""Using a model: generating text, and measuring what that costs."""
+"""Using a model: texts, conversations, vectors, and what they cost; ``model.py`` ties it together."""

@@ -18,7 +18,7 @@ from linnet.errors import UsageError
 from linnet.options import BenchOptions
 from linnet.run.meter import Energy, EnergyMeter, peak_rss_bytes
 from linnet.run.model import BUNDLED_MODEL, LanguageModel
-from linnet.run.timeline import Timeline
+from linnet.run.text.timeline import Timeline
 
 BANDWIDTH_SECONDS = 0.5
 

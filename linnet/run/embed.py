@@ -14,8 +14,8 @@ from linnet.engine.session import pages_of
 from linnet.errors import UsageError
 from linnet.formats.gguf_keys import POOLING_KEY, POOLING_MODE_KEY
 from linnet.options import POOLINGS, EmbedOptions
-from linnet.run.context import check_prompt
 from linnet.run.meter import EnergyMeter
+from linnet.run.text.context import check_prompt
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -17,14 +17,15 @@ from linnet.engine.sampler import Sampler, SamplingOptions
 from linnet.engine.session import PAGE_TOKENS, Session, Workspace, pages_of
 from linnet.errors import UsageError, warn
 from linnet.formats.gguf_keys import MAX_TEXT_KEY, TEMPLATE_KEY
-from linnet.options import DEFAULT_N_CTX, MAX_TOKENS, OVERFLOWS
-from linnet.run import generation
-from linnet.run.choosing import Chooser, FormOptions, Guide
-from linnet.run.context import check_prompt, cut_middle
-from linnet.run.generation import Generation, TextStream
-from linnet.run.prompt_cache import PromptCache
-from linnet.run.speculate import Drafter, ModelDrafter, TextDrafter, check_same_tokenizer
-from linnet.run.timeline import Timeline
+from linnet.options import DEFAULT_N_CTX, OVERFLOWS
+from linnet.run.text import generation
+from linnet.run.text.choosing import Chooser, FormOptions, Guide
+from linnet.run.text.context import check_prompt, cut_middle
+from linnet.run.text.generation import Generation, TextStream
+from linnet.run.text.options import STREAM_DEFAULTS, StreamOptions
+from linnet.run.text.prompt_cache import PromptCache
+from linnet.run.text.speculate import Drafter, ModelDrafter, TextDrafter, check_same_tokenizer
+from linnet.run.text.timeline import Timeline
 from linnet.types import TensorType
 
 if TYPE_CHECKING:
@@ -33,11 +34,11 @@ if TYPE_CHECKING:
 
     from linnet.engine.adapter import Adapter
     from linnet.engine.session import Adapters
-    from linnet.run.chat import Answer, ChatOptions, ChatStream
-    from linnet.run.chat_format import ChatFormat
+    from linnet.run.chat.conversation import Answer, ChatOptions, ChatStream
+    from linnet.run.chat.format import ChatFormat
+    from linnet.run.chat.template import Message
     from linnet.run.rank import Ranked, Score
-    from linnet.run.structured import Constraint, GuideTokenizer
-    from linnet.run.template import Message
+    from linnet.run.text.structured import Constraint, GuideTokenizer
 
 BUNDLED_MODEL = Path(__file__).parent.parent / "models" / "linnet-stories.gguf"
 
@@ -104,28 +105,6 @@ def _within(ram: int, source: Path, type: str | None, options: HoldingOptions) -
 
 # Where these differ from a sampler's own defaults, which leave the probabilities as they are.
 DEFAULT_SAMPLING: SamplingOptions = {"temperature": 0.8, "top_p": 0.95, "min_p": 0.05}
-
-
-class StreamOptions(SamplingOptions, FormOptions, total=False):
-    """The options of :meth:`LanguageModel.stream`, which has their meaning and defaults."""
-
-    max_tokens: int | None
-    speculate: bool
-    timeline: Timeline | None
-    ends: Collection[int] | None
-    overflow: str
-    n_keep: int
-    adapter: str | Mapping[str, float] | None
-    stop: str | Sequence[str]
-    guide: Guide | None
-    logprobs: int | None
-
-
-_STREAM_DEFAULTS: StreamOptions = {
-    "max_tokens": MAX_TOKENS, "speculate": True, "timeline": None, "ends": None, "overflow": "error",
-    "n_keep": 0, "adapter": None, "stop": (), "guide": None, "logprobs": None,
-    "json_schema": None, "regex": None, "choices": None, "grammar": None,
-}  # fmt: skip
 
 
 class LanguageModel:
@@ -206,27 +185,27 @@ class LanguageModel:
         Draws with temperature 0.8, top-p 0.95 and min-p 0.05 unless the
         :class:`~linnet.engine.sampler.SamplingOptions` say otherwise; ``temperature`` 0 always takes the
         most probable token. None stands for the default of any option. The same seed gives the same text,
-        with ``speculate`` (several tokens per pass where that is faster, see :mod:`linnet.run.speculate`,
-        on by default) and without. At most ``max_tokens`` (256) are made. What a ``timeline`` of this model
+        with :mod:`~linnet.run.text.speculate` (several tokens per pass where that is faster, the default)
+        and without. At most ``max_tokens`` (256) are made. What a ``timeline`` of this model
         (default: one that goes on from an earlier call which began alike) holds of the prompt is not
         evaluated again. The text ends with one of the tokens ``ends`` (default: the end of a text), and
         before the first of the strings ``stop``.
         ``json_schema``, ``regex``, ``choices`` or ``grammar`` says what it has to be (see
-        :class:`~linnet.run.choosing.FormOptions`), a ``guide`` which tokens may come; ``logprobs`` asks for
-        the log-probability of each token and of so many others.
+        :class:`~linnet.run.text.choosing.FormOptions`), a ``guide`` which tokens may come; ``logprobs`` asks
+        for the log-probability of each token and of so many others.
 
         A text longer than the context is an error if it is the prompt, and otherwise
         ends there. With ``overflow="slide"`` its middle is left out instead, as
-        :func:`linnet.run.context.cut_middle` says, but never the first ``n_keep`` tokens
+        :func:`linnet.run.text.context.cut_middle` says, but never the first ``n_keep`` tokens
         and BOS. ``adapter`` is one of those the model was loaded with, or several with
         their scales. Raises UsageError for an empty prompt without BOS or an impossible
         option, ContextFullError when the prompt does not fit.
         """
         self.model.check_writes()
         named = given(options)
-        own: StreamOptions = {**_STREAM_DEFAULTS}
+        own: StreamOptions = {**STREAM_DEFAULTS}
         own.update({name: value for name, value in named.items() if name in own})  # type: ignore[typeddict-item]
-        sampling = {name: value for name, value in named.items() if name not in _STREAM_DEFAULTS}
+        sampling = {name: value for name, value in named.items() if name not in STREAM_DEFAULTS}
         max_tokens, logprobs = int32("max_tokens", own["max_tokens"], least=1), own["logprobs"]
         own["ends"] = None if own["ends"] is None else token_ids("ends", own["ends"])
         if logprobs is not None:
@@ -287,13 +266,13 @@ class LanguageModel:
 
         Raises UnsupportedError, with the reason, for a form that cannot be held.
         """
-        from linnet.run.structured import Constraint
+        from linnet.run.text.structured import Constraint
 
         return Constraint(self.guide_tokenizer(ends), **form)
 
     def guide_tokenizer(self, ends: Collection[int] | None = None) -> GuideTokenizer:
         """The vocabulary of this model for texts that end with ``ends``, as guides need it."""
-        from linnet.run.structured import GuideTokenizer
+        from linnet.run.text.structured import GuideTokenizer
 
         own = [self.tokenizer.eos_id] if ends is None else ends
         chosen = tuple(sorted(token for token in own if token is not None))
@@ -366,22 +345,22 @@ class LanguageModel:
     def chat(
         self, messages: Sequence[Message], *, best_of: int = 1, **options: Unpack[ChatOptions]
     ) -> Answer:
-        """The answer to a conversation; see :func:`linnet.run.chat.stream_chat`, and :meth:`generate` of
-        ``best_of``."""
+        """The answer to a conversation; see :func:`~linnet.run.chat.conversation.stream_chat`, and
+        :meth:`generate` of ``best_of``."""
         begin = partial(self.stream_chat, messages)
         return generation.best_of(best_of, options, begin, lambda stream: stream.answer()).answer()
 
     def stream_chat(self, messages: Sequence[Message], **options: Unpack[ChatOptions]) -> ChatStream:
         """As :meth:`chat`, piece by piece."""
-        from linnet.run.chat import stream_chat
+        from linnet.run.chat.conversation import stream_chat
 
         return stream_chat(self, messages, **options)
 
     @cached_property
     def chat_format(self) -> ChatFormat:
         """How this model writes conversations."""
-        from linnet.run.chat_format import ChatFormat
-        from linnet.run.template import ChatTemplate
+        from linnet.run.chat.format import ChatFormat
+        from linnet.run.chat.template import ChatTemplate
 
         template = ChatTemplate.of(self.model.metadata, self.tokenizer)
         if template.plain:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from linnet.errors import UsageError
-from linnet.run.context import check_prompt
 from linnet.run.embed import embed_texts
+from linnet.run.text.context import check_prompt
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

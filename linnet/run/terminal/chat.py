@@ -14,11 +14,12 @@ from typing import Any
 from linnet.errors import ContextFullError, LinnetError, SourceError, UsageError
 from linnet.formats.atomic import atomic_file
 from linnet.formats.inputs import read_bytes
-from linnet.run.chat import ChatOptions, ChatStream, stream_chat
-from linnet.run.model import LanguageModel, StreamOptions
-from linnet.run.template import prepared
+from linnet.run.chat.conversation import ChatOptions, ChatStream, stream_chat
+from linnet.run.chat.template import prepared
+from linnet.run.model import LanguageModel
 from linnet.run.terminal import line_input, settings
 from linnet.run.terminal.markdown import AnswerPrinter, open_printer
+from linnet.run.text.options import StreamOptions
 
 GREETING = "Write a message. /help shows what else there is; Ctrl-C stops an answer, Ctrl-D leaves."
 HELP = """\

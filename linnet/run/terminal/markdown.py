@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol, TextIO
 
 from linnet.display import visible
-from linnet.run.answer import Delta
+from linnet.run.chat.answer import Delta
 
 REDRAWS = 12  # per second, at most
 _FENCES = ("```", "~~~")

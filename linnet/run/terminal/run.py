@@ -15,14 +15,15 @@ from linnet.engine.sampler import NEUTRAL, SamplingOptions, check_name
 from linnet.errors import LinnetError, UsageError
 from linnet.formats.gguf_keys import LEFT_OUT_KEY
 from linnet.options import RunOptions, read_text
-from linnet.run.generation import Generation, TextStream, best_of
 from linnet.run.meter import Energy, EnergyMeter, peak_rss_bytes, process_age
-from linnet.run.model import LanguageModel, StreamOptions, load
-from linnet.run.prompt_cache import prompt_kept_in
+from linnet.run.model import LanguageModel, load
+from linnet.run.text.generation import Generation, TextStream, best_of
+from linnet.run.text.options import StreamOptions
+from linnet.run.text.prompt_cache import prompt_kept_in
 
 if TYPE_CHECKING:
-    from linnet.run.answer import Delta
-    from linnet.run.chat import ChatStream
+    from linnet.run.chat.answer import Delta
+    from linnet.run.chat.conversation import ChatStream
 
 _OWN_FLAGS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
 _DIM, _BOLD, _PLAIN = "\x1b[2m", "\x1b[1m", "\x1b[0m"
@@ -251,7 +252,7 @@ def _print(stream: TextStream | ChatStream, meter: EnergyMeter, quiet: bool = Fa
 
 def _whole(stream: TextStream | ChatStream) -> list[str | Delta]:
     """The pieces of a text that was read."""
-    from linnet.run.answer import Delta
+    from linnet.run.chat.answer import Delta
 
     if isinstance(stream, TextStream):
         return [stream.generation.text]

@@ -7,9 +7,10 @@ from functools import partial
 from typing import Any, cast
 
 from linnet.errors import ContextFullError, UsageError
-from linnet.run.generation import TextStream
-from linnet.run.model import LanguageModel, StreamOptions
+from linnet.run.model import LanguageModel
 from linnet.run.terminal import line_input, settings
+from linnet.run.text.generation import TextStream
+from linnet.run.text.options import StreamOptions
 
 GREETING = "Write the beginning of a text. Enter alone goes on, Ctrl-C stops, Ctrl-D leaves; /help says more."
 HELP = """\

@@ -1,0 +1,1 @@
+"""The verbs of the store: getting models, naming them, copying and removing them."""
