@@ -215,8 +215,12 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """The ids that begin and end a document; they may be one and the same token."""
+    """The ids that begin and end a document, and which of them are put around every text.
+
+    They may be one and the same token.
+    """
 
     bos_id: int | None = None
     eos_id: int | None = None
     add_bos: bool = True
+    add_eos: bool = False

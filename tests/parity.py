@@ -66,6 +66,7 @@ _SHAPE: dict[str, Any] = {
 _HEADS = {"head_dim": 32}  # not hidden_size / num_attention_heads
 _GPT2 = {"vocab_size": VOCAB, "n_positions": CONTEXT, "n_embd": 64, "n_layer": 4, "n_head": 4, "n_inner": 96}
 _ENCODER = {k: v for k, v in _SHAPE.items() if "key" not in k}
+_ROBERTA = {**_ENCODER, "max_position_embeddings": CONTEXT + 2, "pad_token_id": 1, "type_vocab_size": 1}
 _FACTORS = {"short_factor": [1 + 0.1 * i for i in range(8)], "long_factor": [1.5 + 0.5 * i for i in range(8)]}
 _VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2,
            "image_size": 32, "patch_size": 8}  # fmt: skip
@@ -161,7 +162,16 @@ CASES = {
     "lfm2": Case("LFM2", "Lfm2Config", {**_SHAPE, "block_auto_adjust_ff_dim": False,
                                         "layer_types": ["conv", "full_attention", "conv", "full_attention"]}),
     "bitnet": Case("BitNet b1.58", "BitNetConfig", _SHAPE, "llama.cpp knows SiLU only"),
-    "bert": Case("BERT", "BertConfig", {**_ENCODER, "max_position_embeddings": CONTEXT}, encodes=True),
+    "bert": Case("BERT", "BertConfig", _ENCODER, encodes=True),
+    "roberta": Case("RoBERTa", "RobertaConfig", _ROBERTA, encodes=True),
+    "xlm-roberta": Case("XLM-RoBERTa", "XLMRobertaConfig", _ROBERTA, encodes=True),
+    "camembert": Case("CamemBERT", "CamembertConfig", _ROBERTA, encodes=True),
+    "distilbert": Case(
+        "DistilBERT", "DistilBertConfig",
+        {"vocab_size": VOCAB, "dim": 64, "hidden_dim": 96, "n_layers": 4, "n_heads": 4,
+         "max_position_embeddings": CONTEXT},
+        encodes=True,
+    ),
 }  # fmt: skip
 
 COLUMNS = {
@@ -181,7 +191,7 @@ def make_model(case: Case, folder: Path) -> Any:
     """Writes the checkpoint of a case into ``folder``; returns the model of transformers."""
     transformers, torch = importlib.import_module("transformers"), importlib.import_module("torch")
     tokens = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    config = getattr(transformers, case.config)(**{**case.settings, **tokens})
+    config = getattr(transformers, case.config)(**{**tokens, **case.settings})
     kind = "" if case.encodes else "ForImageTextToText" if is_part(case) else "ForCausalLM"
     of_config = getattr(transformers, f"AutoModel{kind}").from_config
     model = of_config(config, attn_implementation="eager").float().eval()

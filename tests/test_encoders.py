@@ -21,7 +21,8 @@ from linnet.errors import ContextFullError, FormatError, LinnetError, Unsupporte
 from linnet.evaluate.evaluate import evaluate
 from linnet.export.convert import convert
 from linnet.formats.checkpoint import read_checkpoint
-from linnet.formats.gguf import read_gguf
+from linnet.formats.gguf import open_gguf, read_gguf
+from linnet.formats.tokenizer_json import framing
 from linnet.options import (
     BenchOptions,
     ConvertOptions,
@@ -308,6 +309,48 @@ def test_word_pieces_of_a_file_by_others_are_those_of_the_folder(folder: Path, t
         found, expected = Tokenizer.open(path), Tokenizer.open(folder)
         for text in [*SENTENCES, "Unbelievables ~ mat", "[SEP] on"]:
             assert found.encode(text, framed=True) == expected.encode(text, framed=True)
+
+
+@pytest.mark.parametrize("kind", ["RobertaProcessing", "TemplateProcessing"])
+def test_what_is_around_a_text_goes_along(tmp_path: Path, kind: str) -> None:
+    """RoBERTa's byte-level BPE in a folder, in GGUF and in a folder made of that."""
+    pytest.importorskip("transformers", reason="transformers makes the models; pip install 'linnet[test]'")
+    source = tmp_path / "source"
+    parity.make_model(parity.CASES["roberta"], source)
+    document = json.loads((source / "tokenizer.json").read_bytes())
+    document["model"]["vocab"] = {"<s>": 0, "<pad>": 1, "</s>": 2, **{chr(97 + i): 3 + i for i in range(26)}}
+    document["added_tokens"] = [
+        {"id": i, "content": text, "special": True, "single_word": False, "lstrip": False, "rstrip": False,
+         "normalized": False}
+        for i, text in enumerate(("<s>", "<pad>", "</s>"))
+    ]  # fmt: skip
+    document["post_processor"] = {"type": kind, "cls": ["<s>", 0], "sep": ["</s>", 2], "trim_offsets": True,
+                                  "add_prefix_space": False}  # fmt: skip
+    if kind == "TemplateProcessing":
+        document["post_processor"] = framing(("<s>", 0), ("</s>", 2))
+    (source / "tokenizer.json").write_text(json.dumps(document))
+    convert(ConvertOptions(source=source, output=tmp_path / "m.gguf", json=True))
+    assert open_gguf(tmp_path / "m.gguf").metadata["tokenizer.ggml.add_eos_token"] is True
+    convert(ConvertOptions(source=tmp_path / "m.gguf", output=tmp_path / "back", json=True))
+    expected = linnet.load(source).embed(["abc", "z"])
+    for path in (source, tmp_path / "m.gguf", tmp_path / "back"):
+        model = linnet.load(path)
+        assert model.tokenizer.encode("abc", framed=True) == [0, 3, 4, 5, 2]
+        np.testing.assert_array_equal(model.embed(["abc", "z"]), expected)
+
+
+def test_positions_of_roberta_begin_after_the_filler(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="transformers makes the models; pip install 'linnet[test]'")
+    parity.make_model(parity.CASES["roberta"], tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "config.json").read_bytes())
+    assert read_checkpoint(tmp_path / "m").facts.max_seq_len == parity.CONTEXT
+    for change, message in (
+        ({"pad_token_id": 5}, "'pad_token_id' to 5"),
+        ({"max_position_embeddings": 2}, "is 2"),
+    ):
+        (tmp_path / "m" / "config.json").write_text(json.dumps({**config, **change}))
+        with pytest.raises((FormatError, UnsupportedError), match=message):
+            read_checkpoint(tmp_path / "m")
 
 
 # ---- what they refuse ------------------------------------------------------------------------------

@@ -274,9 +274,9 @@ def _special_tokens(
     """``frames``: CLS and SEP, which an encoder has around every text, are its BOS and EOS."""
     document = parse_tokenizer_json(tokenizer.json) if tokenizer.json is not None else None
     ids, n_tokens = {}, len(tokenizer.vocabulary)
-    around = frame_of(document) if frames and document is not None else (None, None)
+    around = frame_of(document) if document is not None else (None, None)
     for key, framing in zip(("bos", "eos"), around, strict=True):
-        text = framing if framing is not None else token_text(settings.get(f"{key}_token"))
+        text = framing if frames and framing is not None else token_text(settings.get(f"{key}_token"))
         named = token_id(document, text) if document is not None and text is not None else None
         found = _first_id(named, n_tokens)
         ids[key] = found if found is not None else _first_id(config.get(f"{key}_token_id"), n_tokens)
@@ -284,7 +284,8 @@ def _special_tokens(
     if not isinstance(add_bos, bool):
         bos = tokenizer.vocabulary.tokens[ids["bos"]] if ids["bos"] is not None else None
         add_bos = adds_bos(document, bos) if document is not None else True
-    return SpecialTokens(bos_id=ids["bos"], eos_id=ids["eos"], add_bos=add_bos)
+    add_eos = ids["eos"] is not None and tokenizer.vocabulary.tokens[ids["eos"]] == around[1]
+    return SpecialTokens(bos_id=ids["bos"], eos_id=ids["eos"], add_bos=add_bos, add_eos=add_eos)
 
 
 def token_text(value: Any) -> str | None:
@@ -491,7 +492,7 @@ def _tokenizer_config(document: _Document) -> dict[str, Any]:
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "add_bos_token": document.special.add_bos,
-        "add_eos_token": False,
+        "add_eos_token": document.special.add_eos,
         "clean_up_tokenization_spaces": False,
         "model_max_length": document.facts.max_seq_len,
         **{f"{name}_token": vocabulary.tokens[index] for name, index in ids.items() if index is not None},

@@ -46,6 +46,8 @@ def metadata_from_tokenizer(tokenizer: TokenizerParts, special: SpecialTokens) -
     if vocabulary.kind is VocabularyKind.WORDPIECE and special.eos_id is not None:
         keys["seperator_token_id"] = special.eos_id  # spelled like that
     keys["add_bos_token"] = special.add_bos
+    if special.add_eos or vocabulary.kind is VocabularyKind.WORDPIECE:  # of which readers expect it
+        keys["add_eos_token"] = special.add_eos
     if vocabulary.kind.is_scored:
         keys["add_space_prefix"] = vocabulary.add_space_prefix
         keys["remove_extra_whitespaces"] = vocabulary.squeezes_spaces
@@ -91,6 +93,7 @@ def tokenizer_from_metadata(metadata: Mapping[str, Any]) -> tuple[TokenizerParts
         bos_id=bos_id,
         eos_id=eos_id,
         add_bos=flag(keys, "add_bos_token", framed or kind is VocabularyKind.SPM),
+        add_eos=flag(keys, "add_eos_token", framed),
     )
     json = metadata.get(_JSON)
     return TokenizerParts(

@@ -381,30 +381,28 @@ def _merges_by_score(vocabulary: Vocabulary) -> list[list[str]]:
     ]
 
 
-def framing(first: tuple[str, int], last: tuple[str, int]) -> dict[str, Any]:
-    """The post-processor that puts ``first`` in front of a text and ``last`` behind; tokens and their ids."""
-    begin, end = ({"SpecialToken": {"id": token, "type_id": 0}} for token, _ in (first, last))
+def framing(first: tuple[str, int] | None, last: tuple[str, int] | None) -> dict[str, Any] | None:
+    """The post-processor that puts ``first`` in front of a text, ``last`` behind: tokens and their ids."""
+    around = [token for token in (first, last) if token is not None]
+    if not around:
+        return None
+
+    def part(token: tuple[str, int] | None, type_id: int) -> list[dict[str, Any]]:
+        return [] if token is None else [{"SpecialToken": {"id": token[0], "type_id": type_id}}]
+
     texts = [{"Sequence": {"id": name, "type_id": index}} for index, name in enumerate("AB")]
+    single = [*part(first, 0), texts[0], *part(last, 0)]
+    # Where nothing is between the texts of a pair, the second begins as the first does.
+    between = [] if last is not None else part(first, 1)
     return {
         "type": "TemplateProcessing",
-        "single": [begin, texts[0], end],
-        "pair": [begin, texts[0], end, texts[1], end],
-        "special_tokens": {text: {"id": text, "ids": [i], "tokens": [text]} for text, i in (first, last)},
+        "single": single,
+        "pair": [*single, *between, texts[1], *part(last, 1)],
+        "special_tokens": {text: {"id": text, "ids": [index], "tokens": [text]} for text, index in around},
     }
 
 
 def _post_processor(vocabulary: Vocabulary, special: SpecialTokens) -> dict[str, Any] | None:
-    """Puts BOS in front of a text, where the model was trained that way, and EOS behind one in WordPiece."""
-    if special.bos_id is None or not special.add_bos:
-        return None
-    if vocabulary.kind is VocabularyKind.WORDPIECE and special.eos_id is not None:
-        return framing(*((vocabulary.tokens[index], index) for index in (special.bos_id, special.eos_id)))
-    bos = vocabulary.tokens[special.bos_id]
-    begin = {"SpecialToken": {"id": bos, "type_id": 0}}
-    first, second = ({"Sequence": {"id": name, "type_id": index}} for index, name in enumerate("AB"))
-    return {
-        "type": "TemplateProcessing",
-        "single": [begin, first],
-        "pair": [begin, first, {"SpecialToken": {"id": bos, "type_id": 1}}, second],
-        "special_tokens": {bos: {"id": bos, "ids": [special.bos_id], "tokens": [bos]}},
-    }
+    """Puts BOS in front of a text and EOS behind it, where the model was trained that way."""
+    wanted = ((special.bos_id, special.add_bos), (special.eos_id, special.add_eos))
+    return framing(*((vocabulary.tokens[i], i) if i is not None and added else None for i, added in wanted))

@@ -33,7 +33,7 @@ FAMILIES = (
     llama.FAMILY, mistral.FAMILY, mixtral.FAMILY, smollm3.FAMILY, mobilellm.FAMILY, granite.FAMILY,
     qwen.QWEN2, qwen.QWEN3, qwen.QWEN3_MOE, gemma.GEMMA, gemma.GEMMA2, gemma.GEMMA3, phi.PHI2, phi.PHI3,
     olmo2.FAMILY, stablelm.FAMILY, gpt2.FAMILY, gpt_neox.FAMILY, opt.FAMILY, lfm2.FAMILY, bitnet.FAMILY,
-    bert.BERT,
+    bert.BERT, bert.ROBERTA, bert.XLM_ROBERTA, bert.CAMEMBERT, bert.DISTILBERT,
 )  # fmt: skip
 
 

@@ -1,4 +1,9 @@
-"""BERT: an encoder, with norms of sums and learned positions (Devlin et al. 2018)."""
+"""BERT and its kin: encoders with norms of sums and learned positions.
+
+Devlin et al. 2018; RoBERTa (Liu et al. 2019), XLM-RoBERTa (Conneau et al. 2019) and CamemBERT (Martin et
+al. 2019), which differ in their tokenizers and in rows in front of the positions; DistilBERT (Sanh et al.
+2019), which has other names and no types of tokens. GGUF has one name for all.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +13,12 @@ from typing import Any
 
 from linnet.errors import FormatError
 from linnet.formats.arch.family import Family, Rule, linear, norm
+from linnet.formats.arch.layouts import AS_IS, Layout, Tail
 from linnet.formats.arch.metadata import ACTIVATION_NAMES, ACTIVATIONS, TOKEN_TYPES_KEY
 from linnet.formats.arch.values import choice, count, number, refuse
 from linnet.types import ModelFacts
 
 _E = "embeddings."
-_L = "encoder.layer.{i}."
 _STYLE: dict[str, Any] = {
     "norm": "layer",
     "pre_norm": False,
@@ -26,35 +31,69 @@ _STYLE: dict[str, Any] = {
 }
 _BIASES: dict[str, Any] = {"attention_bias": True, "output_bias": True, "ffn_bias": True}
 _TABLE = "token_types.weight"
+_OFFSET = 2
+_NAMES = {
+    "dim": "hidden_size",
+    "n_layers": "num_hidden_layers",
+    "n_heads": "num_attention_heads",
+    "ffn_dim": "intermediate_size",
+    "activation": "hidden_act",
+}
+_DISTILBERT_NAMES = {
+    "dim": "dim",
+    "n_layers": "n_layers",
+    "n_heads": "n_heads",
+    "ffn_dim": "hidden_dim",
+    "activation": "activation",
+}
 
 
 def _typed(facts: ModelFacts, layer: int) -> bool:
     return facts.n_token_types > 0
 
 
-def _read(config: Mapping[str, Any]) -> ModelFacts:
+def _facts(
+    config: Mapping[str, Any], names: Mapping[str, str], positions: int, types: int, eps: float
+) -> ModelFacts:
+    """``names``: what a config of the family calls things that others call otherwise."""
     refuse(
         config,
         {"is_decoder": (False,), "add_cross_attention": (False,), "position_embedding_type": ("absolute",)},
     )
-    dim, n_heads = count(config, "hidden_size"), count(config, "num_attention_heads")
+    dim, n_heads = count(config, names["dim"]), count(config, names["n_heads"])
     if dim % n_heads:
         raise FormatError(f"an embedding of {dim} cannot be cut into {n_heads} heads")
     return ModelFacts(
         arch="bert",
         dim=dim,
-        n_layers=count(config, "num_hidden_layers"),
+        n_layers=count(config, names["n_layers"]),
         n_heads=n_heads,
         n_kv_heads=n_heads,
         head_dim=dim // n_heads,
-        ffn_dim=count(config, "intermediate_size"),
+        ffn_dim=count(config, names["ffn_dim"]),
         vocab_size=count(config, "vocab_size"),
-        max_seq_len=count(config, "max_position_embeddings", 512),
-        norm_eps=number(config, "layer_norm_eps", 1e-12),
-        n_token_types=count(config, "type_vocab_size", 2),
-        **{**_STYLE, "activation": choice(config, "hidden_act", "gelu", ACTIVATIONS)},
+        max_seq_len=positions,
+        norm_eps=eps,
+        n_token_types=types,
+        **{**_STYLE, "activation": choice(config, names["activation"], "gelu", ACTIVATIONS)},
         **_BIASES,
     )
+
+
+def _read(config: Mapping[str, Any], offset: int = 0) -> ModelFacts:
+    """``offset``: rows in front of the positions that no token looks up."""
+    positions = count(config, "max_position_embeddings", 512, least=offset + 1)
+    types, eps = count(config, "type_vocab_size", 2), number(config, "layer_norm_eps", 1e-12)
+    return _facts(config, _NAMES, positions - offset, types, eps)
+
+
+def _read_roberta(config: Mapping[str, Any]) -> ModelFacts:
+    refuse(config, {"pad_token_id": (_OFFSET - 1,)})  # the positions begin after that of the filler
+    return _read(config, _OFFSET)
+
+
+def _read_distilbert(config: Mapping[str, Any]) -> ModelFacts:
+    return _facts(config, _DISTILBERT_NAMES, count(config, "max_position_embeddings", 512), 0, 1e-12)
 
 
 def _write(facts: ModelFacts) -> dict[str, Any]:
@@ -83,36 +122,102 @@ def _complete(facts: ModelFacts, names: Collection[str]) -> ModelFacts:
     return facts
 
 
-BERT = Family(
-    arch="bert",
-    model_type="bert",
-    architecture="BertModel",
-    outside=(
+def _untyped(facts: ModelFacts) -> bool:
+    return not facts.n_token_types
+
+
+def _write_distilbert(facts: ModelFacts) -> dict[str, Any]:
+    return {
+        **{name: getattr(facts, fact) for fact, name in _DISTILBERT_NAMES.items()},
+        "activation": ACTIVATION_NAMES[facts.activation],
+        "max_position_embeddings": facts.max_seq_len,
+        "sinusoidal_pos_embds": False,
+        "vocab_size": facts.vocab_size,
+    }
+
+
+def _input(positions: Layout = AS_IS) -> tuple[Rule, ...]:
+    """Tables that are not multiplied with, but for that of tokens, are small and stay plain."""
+    shape = ("positions", "dim")
+    return (
         Rule("token_embd.weight", _E + "word_embeddings.weight", ("vocab", "dim")),
         Rule(
             _TABLE, _E + "token_type_embeddings.weight", ("token types", "dim"), when=_typed, by_element=True
         ),
-        Rule(
-            "position_embd.weight", _E + "position_embeddings.weight", ("positions", "dim"), by_element=True
-        ),
+        Rule("position_embd.weight", _E + "position_embeddings.weight", shape, positions, by_element=True),
         *norm("token_embd_norm", _E + "LayerNorm"),
-    ),
-    layer=(
-        *linear("attn_q", _L + "attention.self.query", ("query", "dim"), bias=True),
-        *linear("attn_k", _L + "attention.self.key", ("key", "dim"), bias=True),
-        *linear("attn_v", _L + "attention.self.value", ("key", "dim"), bias=True),
-        *linear("attn_output", _L + "attention.output.dense", ("dim", "query"), bias=True),
-        *norm("attn_output_norm", _L + "attention.output.LayerNorm"),
-        *linear("ffn_up", _L + "intermediate.dense", ("ffn", "dim"), bias=True),
-        *linear("ffn_down", _L + "output.dense", ("dim", "ffn"), bias=True),
-        *norm("layer_output_norm", _L + "output.LayerNorm"),
+    )
+
+
+def _layer(
+    query: str, key: str, value: str, out: str, sum_norm: str, up: str, down: str, last_norm: str
+) -> tuple[Rule, ...]:
+    """The tensors of a layer, by their names in a checkpoint."""
+    return (
+        *linear("attn_q", query, ("query", "dim"), bias=True),
+        *linear("attn_k", key, ("key", "dim"), bias=True),
+        *linear("attn_v", value, ("key", "dim"), bias=True),
+        *linear("attn_output", out, ("dim", "query"), bias=True),
+        *norm("attn_output_norm", sum_norm),
+        *linear("ffn_up", up, ("ffn", "dim"), bias=True),
+        *linear("ffn_down", down, ("dim", "ffn"), bias=True),
+        *norm("layer_output_norm", last_norm),
+    )
+
+
+def _named_as(layers: str, *names: str) -> tuple[Rule, ...]:
+    return _layer(*(f"{layers}.{{i}}.{name}" for name in names))
+
+
+BERT = Family(
+    arch="bert",
+    model_type="bert",
+    architecture="BertModel",
+    outside=_input(),
+    layer=_named_as(
+        "encoder.layer", "attention.self.query", "attention.self.key", "attention.self.value",
+        "attention.output.dense", "attention.output.LayerNorm", "intermediate.dense", "output.dense",
+        "output.LayerNorm",
     ),
     read=_read,
     write=_write,
     style=_STYLE,
     complete=_complete,
+    fits=lambda facts: facts.n_token_types > 0,
     prefix="bert.",
     unused=("pooler.", "cls."),
     older={".gamma": ".weight", ".beta": ".bias"},
     buffers=("embeddings.position_ids", "embeddings.token_type_ids"),
-)
+)  # fmt: skip
+
+
+def _roberta(model_type: str, architecture: str) -> Family:
+    return replace(
+        BERT,
+        model_type=model_type,
+        architecture=architecture,
+        outside=_input(Tail(_OFFSET)),
+        read=_read_roberta,
+        prefix="roberta.",
+        unused=("pooler.", "lm_head."),
+    )
+
+
+# Of files of the first three nothing tells them from BERT, as which they are written: the same function.
+ROBERTA = _roberta("roberta", "RobertaModel")
+XLM_ROBERTA = _roberta("xlm-roberta", "XLMRobertaModel")
+CAMEMBERT = _roberta("camembert", "CamembertModel")
+DISTILBERT = replace(
+    BERT,
+    model_type="distilbert",
+    architecture="DistilBertModel",
+    layer=_named_as(
+        "transformer.layer", "attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin",
+        "sa_layer_norm", "ffn.lin1", "ffn.lin2", "output_layer_norm",
+    ),
+    read=_read_distilbert,
+    write=_write_distilbert,
+    fits=_untyped,
+    prefix="distilbert.",
+    unused=("vocab_transform.", "vocab_layer_norm.", "vocab_projector."),
+)  # fmt: skip

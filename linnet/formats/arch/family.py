@@ -213,7 +213,7 @@ class Family:
     def metadata_from_facts(self, facts: ModelFacts) -> dict[str, Any]:
         """The GGUF metadata of a model's shape."""
         keys = {**base_metadata(facts), **told_metadata(facts, self.style, self.implied)}
-        types = {TOKEN_TYPES_KEY: facts.n_token_types} if facts.n_token_types else {}
+        types = {} if facts.causal else {TOKEN_TYPES_KEY: max(1, facts.n_token_types)}
         return {**{f"{self.arch}.{key}": value for key, value in keys.items()}, **types}
 
     # ---- tensors -----------------------------------------------------------------------

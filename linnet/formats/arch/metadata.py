@@ -65,7 +65,7 @@ NEUTRAL: dict[str, tuple[float, ...]] = {
     "router_logit_softcapping": (0,),
 }
 
-# Not after the architecture's name. Files of encoders without a table say 1.
+# Not after the architecture's name. Files of encoders without a table say 1, which llama.cpp asks for.
 TOKEN_TYPES_KEY = "tokenizer.ggml.token_type_count"
 
 _DEFAULTS = {
