@@ -19,7 +19,7 @@ from linnet.errors import LinnetError
 
 VERBS: dict[str, tuple[type, str]] = {  # verb: (its options, "module:function"), in the order of the path
     "run": (options.RunOptions, "linnet.run.terminal.run:run"),
-    "embed": (options.EmbedOptions, "linnet.run.embed:embed"),
+    "embed": (options.EmbedOptions, "linnet.run.terminal.embed:embed"),
     "data": (options.DataOptions, "linnet.data.corpus:data"),
     "train": (options.TrainOptions, "linnet.train.pretrain:train"),
     "convert": (options.ConvertOptions, "linnet.export.convert:convert"),

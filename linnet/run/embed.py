@@ -1,8 +1,7 @@
-"""Vectors that stand for texts, and ``linnet embed``: the hidden states of a model, pooled."""
+"""Vectors that stand for texts: the hidden states of a model, pooled."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -13,8 +12,7 @@ from linnet.display import one_line
 from linnet.engine.session import pages_of
 from linnet.errors import UsageError
 from linnet.formats.gguf_keys import POOLING_KEY, POOLING_MODE_KEY
-from linnet.options import POOLINGS, EmbedOptions
-from linnet.run.meter import EnergyMeter
+from linnet.options import POOLINGS
 from linnet.run.text.context import check_prompt
 
 if TYPE_CHECKING:
@@ -23,42 +21,6 @@ if TYPE_CHECKING:
     from linnet.run.model import LanguageModel
 
 _POOLING_TYPES = dict(enumerate(POOLINGS, 1))  # of the GGUF key {arch}.pooling_type
-
-
-def embed(options: EmbedOptions) -> dict[str, object]:
-    """Prints a vector per text.
-
-    Returns ``embeddings`` [n][dim], ``dim``, ``tokens``, ``pooling`` and ``energy``.
-    """
-    from linnet.run.model import load
-
-    texts = list(options.texts) or sys.stdin.buffer.read().decode("utf-8", "replace").splitlines()
-    if not texts:
-        raise UsageError("there is no text; give some, or one per line of standard input")
-    model = load(
-        options.model,
-        type=options.type,
-        n_ctx=options.n_ctx,
-        threads=options.threads,
-        kv_type=options.kv_type,
-        ram=options.ram,
-    )
-    pooling = options.pooling or default_pooling(model)
-    meter = EnergyMeter(options.watts)
-    vectors = embed_texts(model, texts, pooling=pooling, normalize=options.normalize)
-    energy = meter.read()
-    n_tokens = sum(len(_ids(model, text)) for text in texts)
-    if not options.json:
-        for vector in vectors:
-            print(" ".join(f"{value:.7g}" for value in vector))
-        print(f"{len(texts)} texts · {n_tokens} tokens · {energy.per_token(n_tokens)}", file=sys.stderr)
-    return {
-        "embeddings": [[float(f"{value:.9g}") for value in vector] for vector in vectors],
-        "dim": model.model.dim,
-        "tokens": n_tokens,
-        "pooling": pooling,
-        "energy": energy.as_json(n_tokens),
-    }
 
 
 def default_pooling(model: LanguageModel) -> str:
@@ -85,14 +47,12 @@ def embed_texts(
     the others. In a model that looks back only, the first token has seen nothing else.
     Raises UsageError, ContextFullError for a text that does not fit.
     """
-    from linnet.run.model import TEXTS_TOGETHER
-
     pooling = pooling or default_pooling(model)
     if pooling not in POOLINGS:
         raise UsageError(f"pooling is '{pooling}'; choose from {', '.join(POOLINGS)}")
-    prompts = [_ids(model, text) for text in texts]
+    prompts = [framed_ids(model, text) for text in texts]
     vectors = np.empty((len(texts), model.model.dim), dtype=np.float32)
-    for group in _groups(prompts, TEXTS_TOGETHER, model.pages_together):
+    for group in _groups(prompts, model.texts_together, model.pages_together):
         with ExitStack() as stack:
             spans = [(stack.enter_context(model.open_session()), prompts[i]) for i in group]
             for i, hidden in zip(group, model.workspace.eval_hidden(spans), strict=True):
@@ -103,7 +63,8 @@ def embed_texts(
     return vectors
 
 
-def _ids(model: LanguageModel, text: str) -> list[int]:
+def framed_ids(model: LanguageModel, text: str) -> list[int]:
+    """The tokens of a text that is to be embedded. Raises UsageError, ContextFullError."""
     ids = model.tokenizer.encode(text, framed=True)
     if not ids:
         raise UsageError("a text is empty and this model has no beginning-of-sequence token; leave it out")

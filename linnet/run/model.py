@@ -44,7 +44,6 @@ BUNDLED_MODEL = Path(__file__).parent.parent / "models" / "linnet-stories.gguf"
 
 MOST_LOGPROBS = 100  # of other tokens, per token
 TIMELINES = 4  # contexts that fit into memory at once, long ones as far as they are used
-TEXTS_TOGETHER = 64  # that are embedded in one call into the core
 
 
 class HoldingOptions(TypedDict, total=False):
@@ -116,6 +115,8 @@ class LanguageModel:
     model that drafts for this one, if there is one.
     """
 
+    texts_together = 64  # that are embedded in one call into the core
+
     def __init__(
         self,
         model: Model,
@@ -132,7 +133,7 @@ class LanguageModel:
         self.tokenizer = model.tokenizer
         self._n_ctx = int32("n_ctx", n_ctx if n_ctx is not None else usual_n_ctx(model), least=1)
         # An encoder keeps nothing of a text, so that many of them cost little more than one.
-        together = 1 if model.causal or timelines == 1 else TEXTS_TOGETHER
+        together = 1 if model.causal or timelines == 1 else self.texts_together
         self.pages_together = max(pages_of(self._n_ctx), together)
         self.workspace = Workspace(
             model,

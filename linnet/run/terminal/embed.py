@@ -1,0 +1,45 @@
+"""``linnet embed``: a vector for each text."""
+
+from __future__ import annotations
+
+import sys
+
+from linnet.errors import UsageError
+from linnet.options import EmbedOptions
+from linnet.run.embed import default_pooling, embed_texts, framed_ids
+from linnet.run.meter import EnergyMeter
+from linnet.run.model import load
+
+
+def embed(options: EmbedOptions) -> dict[str, object]:
+    """Prints a vector per text.
+
+    Returns ``embeddings`` [n][dim], ``dim``, ``tokens``, ``pooling`` and ``energy``.
+    """
+    texts = list(options.texts) or sys.stdin.buffer.read().decode("utf-8", "replace").splitlines()
+    if not texts:
+        raise UsageError("there is no text; give some, or one per line of standard input")
+    model = load(
+        options.model,
+        type=options.type,
+        n_ctx=options.n_ctx,
+        threads=options.threads,
+        kv_type=options.kv_type,
+        ram=options.ram,
+    )
+    pooling = options.pooling or default_pooling(model)
+    meter = EnergyMeter(options.watts)
+    vectors = embed_texts(model, texts, pooling=pooling, normalize=options.normalize)
+    energy = meter.read()
+    n_tokens = sum(len(framed_ids(model, text)) for text in texts)
+    if not options.json:
+        for vector in vectors:
+            print(" ".join(f"{value:.7g}" for value in vector))
+        print(f"{len(texts)} texts · {n_tokens} tokens · {energy.per_token(n_tokens)}", file=sys.stderr)
+    return {
+        "embeddings": [[float(f"{value:.9g}") for value in vector] for vector in vectors],
+        "dim": model.model.dim,
+        "tokens": n_tokens,
+        "pooling": pooling,
+        "energy": energy.as_json(n_tokens),
+    }
