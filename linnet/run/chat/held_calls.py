@@ -20,8 +20,8 @@ from linnet.run.chat.tool_formats import NotACall, ToolCall, ToolFormat
 from linnet.run.chat.tool_formats.call import Schemas
 from linnet.run.chat.tool_formats.grammar import CallGrammar
 from linnet.run.chat.tools import ToolChoice
-from linnet.run.schema import without_own_formats
 from linnet.run.text.choosing import Guide
+from linnet.run.text.schema import without_own_formats
 from linnet.run.text.spelling import Spelling
 from linnet.run.text.structured import Constraint, GrammarGuide, GuideTokenizer, address_of, why_refused
 

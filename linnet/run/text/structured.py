@@ -15,9 +15,9 @@ from linnet.display import shown
 from linnet.engine.arguments import texts
 from linnet.engine.tokenizer import Tokenizer
 from linnet.errors import LinnetError, MissingExtraError, UnsupportedError, UsageError
-from linnet.run.schema import without_own_formats
 from linnet.run.text.choosing import FormOptions
 from linnet.run.text.refusals import readable
+from linnet.run.text.schema import without_own_formats
 
 if TYPE_CHECKING:
     import llguidance
