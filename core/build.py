@@ -2,7 +2,7 @@
 
     python core/build.py                                  the library, in place, for this machine
     python core/build.py --target macos-arm64 -o FILE     the library for another machine
-    python core/build.py --programs core/tests -o DIR     one program per core/tests/*.c
+    python core/build.py --programs core/tests -o DIR     one program per core/tests/*.c (or of one file)
     python core/build.py --programs core/tests -o DIR --sanitize
     python core/build.py --programs core/fuzz -o DIR --fuzz
 
@@ -25,7 +25,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,26 +177,24 @@ def compile_programs(
     static = ["-static"] if target else []
     folder.mkdir(parents=True, exist_ok=True)
     target = target or host_target()
-    programs = []
+    programs = [folder / (main.stem + (".exe" if target.os == "windows" else "")) for main in mains]
     with tempfile.TemporaryDirectory(prefix=".linnet-", dir=folder) as temporary:
-        shared = _compile_objects(sources(target), Path(temporary), flags)
-        for main in mains:
-            program = folder / (main.stem + (".exe" if target.os == "windows" else ""))
-            own = _compile_objects([main], Path(temporary) / "mains", flags)
-            _call([*compiler(), *flags, *static, *own, *shared, "-o", program, *_libraries(target)])
-            programs.append(program)
+        files = sources(target)
+        objects = _compile_objects([*files, *mains], Path(temporary), flags)
+        shared, own = objects[: len(files)], objects[len(files) :]
+        _call_all(
+            [*compiler(), *flags, *static, main, *shared, "-o", program, *_libraries(target)]
+            for main, program in zip(own, programs, strict=True)
+        )
     return programs
 
 
 def _compile_objects(files: Sequence[Path], folder: Path, flags: Sequence[str]) -> list[Path]:
-    folder.mkdir(parents=True, exist_ok=True)
     objects = [folder / f"{path.parent.name}-{path.stem}.o" for path in files]
-    commands = [
+    _call_all(
         [*compiler(), *flags, *_isa(path)[1], "-c", path, "-o", built]
         for path, built in zip(files, objects, strict=True)
-    ]
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        list(pool.map(_call, commands))
+    )
     return objects
 
 
@@ -211,6 +209,11 @@ def _link_flags(target: Target) -> list[str]:
 
 def _libraries(target: Target) -> list[str]:
     return [] if target.os in ("macos", "windows") else ["-lm", "-lpthread"]
+
+
+def _call_all(commands: Iterable[Sequence[str | Path]]) -> None:
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        list(pool.map(_call, commands))
 
 
 def _call(command: Sequence[str | Path]) -> None:
@@ -246,7 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Compile the core of Linnet.")
     parser.add_argument("--target", choices=TARGETS, help="build for this machine instead of the present one")
     parser.add_argument("-o", "--output", type=Path, help="the library, or the folder of the programs")
-    parser.add_argument("--programs", type=Path, metavar="DIR", help="one program per .c file of DIR")
+    parser.add_argument("--programs", type=Path, metavar="PATH", help="one program per .c file there")
     parser.add_argument("--sanitize", action="store_true", help="programs with ASan and UBSan")
     parser.add_argument("--fuzz", action="store_true", help="the same with libFuzzer (clang only)")
     parser.add_argument("--strict", action="store_true", help="warnings are errors")
@@ -257,7 +260,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.programs:
             if given.output is None:
                 parser.error("--programs needs -o DIR")
-            mains = sorted(given.programs.glob("*.c"))
+            path = given.programs
+            mains = [path] if path.is_file() else sorted(path.glob("*.c"))
             if not mains:
                 raise CompileError(f"no .c file in {given.programs}")
             kinds = [*(["fuzzer"] if given.fuzz else []), *sanitizers]

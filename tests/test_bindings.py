@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-import os
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from c_programs import build, run
 
 import linnet
 from linnet.engine import _bindings
@@ -68,12 +67,7 @@ def test_struct_layouts_are_those_of_the_compiler(tmp_path: Path) -> None:
     ]
     main = tmp_path / "layout.c"
     main.write_text('#include <stdio.h>\n#include "linnet.h"\nint main(void) {' + "".join(lines) + "}\n")
-    program = tmp_path / "layout"
-    compiler = shlex.split(os.environ.get("LINNET_CC", "")) or [sys.executable, "-m", "ziglang", "cc"]
-    subprocess.run([*compiler, f"-I{ROOT / 'core'}", main, "-o", program], check=True)
-    told = dict(
-        line.split() for line in subprocess.run([program], capture_output=True, text=True).stdout.splitlines()
-    )
+    told = dict(line.split() for line in run(build(tmp_path, of=main) / "layout").splitlines())
     expected = {name: ctypes.sizeof(kind) for name, kind in structs.items()}
     for name, kind in structs.items():
         expected |= {f"{name}.{field[0]}": getattr(kind, field[0]).offset for field in kind._fields_}
