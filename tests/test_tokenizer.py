@@ -416,6 +416,6 @@ def test_long_texts_without_words_take_linear_time(shared: Path, unit: str) -> N
     """One word of half a megabyte: a quadratic step would take minutes."""
     for name in ("phi3", "gpt2"):
         tokenizer = Tokenizer.from_json((shared / "tokenizers" / name / "tokenizer.json").read_bytes())
-        start = time.perf_counter()
+        start = time.process_time()
         assert tokenizer.encode(unit * (500_000 // len(unit.encode())))
-        assert time.perf_counter() - start < 5
+        assert time.process_time() - start < 5

@@ -116,14 +116,14 @@ def encode_all(document: bytes) -> None:
 
 def must_end_well(read: Callable[[], bytes]) -> str | None:
     """What it was refused with; None where it is a tokenizer. Other errors, and long ones, are failures."""
-    start = time.perf_counter()
+    start = time.process_time()
     message = None
     try:
         encode_all(read())
     except LinnetError as error:
         message = str(error)
         assert "\n" not in message.strip() and 10 < len(message) < 1000
-    assert time.perf_counter() - start < 20  # of a machine that does other things: none should take one
+    assert time.process_time() - start < 5  # none should take one
     return message
 
 
@@ -340,7 +340,7 @@ def colliding_words(count: int) -> list[str]:
 
 def test_tokens_that_collide() -> None:
     words_ = colliding_words(1200)
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(FormatError, match="made to collide"):
         Tokenizer.from_json(
             json.dumps(words("WordLevel", vocab={w: i for i, w in enumerate(words_)})).encode()
@@ -350,7 +350,7 @@ def test_tokens_that_collide() -> None:
     tokenizer = Tokenizer.from_json(json.dumps(document).encode())
     text = " ".join([*few, *words_[500:]] * 10)
     assert tokenizer.encode(text) == [few.get(word, 0) for word in text.split()]
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_merges_that_collide() -> None:
@@ -371,6 +371,6 @@ def test_merges_that_collide() -> None:
         Tokenizer.from_json(json.dumps(document).encode())
     document["model"]["merges"] = merges[:500]
     ours = Tokenizer.from_json(json.dumps(document).encode())
-    start = time.perf_counter()
+    start = time.process_time()
     assert len(ours.encode("".join("".join(pair) for pair in merges) * 20)) == 20 * 1500
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
