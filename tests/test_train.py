@@ -378,7 +378,7 @@ def stop_after_first_step(process: subprocess.Popen[str], number: int) -> str:
             break
     time.sleep(0.15)
     process.send_signal(number)
-    return process.communicate(timeout=60)[1]
+    return process.communicate(timeout=600)[1]
 
 
 def read_weights(folder: Path) -> dict[str, Any]:
@@ -403,13 +403,13 @@ def test_kill_and_interrupt_then_resume_gives_the_same_bits(corpus_folder: Path,
             break
     time.sleep(0.2)
     interrupted.send_signal(signal.SIGINT)
-    message = interrupted.communicate(timeout=60)[1]
+    message = interrupted.communicate(timeout=600)[1]
     assert interrupted.returncode == 130 and "--resume" in message and "Traceback" not in message
     second = load_state(broken)["progress"]
     assert 0 < first["step"] <= second["step"] < second["n_steps"]
 
     rest = start(corpus_folder, broken, "--resume")
-    rest.communicate(timeout=120)
+    rest.communicate(timeout=600)
     assert rest.returncode == 0
     expected, found = read_weights(straight), read_weights(broken)
     assert expected.keys() == found.keys()
