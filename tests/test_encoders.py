@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -104,17 +105,17 @@ def hidden_of(model: Model, texts: list[list[int]], **options: Any) -> list[np.n
 
 def test_the_same_bits_for_any_number_of_threads_in_any_company(file: Path) -> None:
     model = Model.open(file)
-    for isa in set(ISAS) & set(library().ln_isa_list().decode().split()):
-        for kv_type in (TensorType.F32, TensorType.F16):
-            how: dict[str, Any] = {"isa": isa, "kv_type": kv_type}
-            alone = [hidden_of(model, [ids], **how)[0] for ids in TEXTS]
-            assert all(np.isfinite(states).all() for states in alone)
-            for threads, n_batch in ((1, 0), (2, 150), (3, 512), (4, 4096)):
-                together = hidden_of(model, TEXTS, n_threads=threads, n_batch=n_batch, **how)
-                backwards = hidden_of(model, TEXTS[::-1], n_threads=threads, n_batch=n_batch, **how)[::-1]
-                for expected, found, other in zip(alone, together, backwards, strict=True):
-                    np.testing.assert_array_equal(found, expected)
-                    np.testing.assert_array_equal(other, expected)
+    isas = set(ISAS) & set(library().ln_isa_list().decode().split())
+    for isa, kv_type in itertools.product(isas, (TensorType.F32, TensorType.F16)):
+        how: dict[str, Any] = {"isa": isa, "kv_type": kv_type}
+        alone = [hidden_of(model, [ids], **how)[0] for ids in TEXTS]
+        assert all(np.isfinite(states).all() for states in alone)
+        for threads, n_batch in ((1, 0), (2, 150), (3, 512), (4, 4096)):
+            together = hidden_of(model, TEXTS, n_threads=threads, n_batch=n_batch, **how)
+            backwards = hidden_of(model, TEXTS[::-1], n_threads=threads, n_batch=n_batch, **how)[::-1]
+            for expected, found, other in zip(alone, together, backwards, strict=True):
+                np.testing.assert_array_equal(found, expected)
+                np.testing.assert_array_equal(other, expected)
 
 
 def test_every_instruction_set_gives_about_the_same_hidden_states(file: Path) -> None:
