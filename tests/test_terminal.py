@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import signal
 import sys
 import time
@@ -15,7 +16,8 @@ from chat_models import write_chat_model
 
 from linnet.cli import main
 from linnet.run.chat.answer import Delta
-from linnet.run.terminal.markdown import PlainPrinter, finished
+from linnet.run.terminal import markdown
+from linnet.run.terminal.markdown import PlainPrinter, finished, open_printer
 
 pexpect = pytest.importorskip("pexpect")
 if sys.platform == "win32":
@@ -213,6 +215,94 @@ def test_markdown_blocks_are_printed_once_they_are_finished() -> None:
         show(Delta(reasoning_content="hm"))
         show(Delta(content="**a**\x1b[2J"))
     assert target.getvalue() == "<think>\nhm\n</think>\n\n**a**\\x1b[2J\n"
+
+
+class Screen(io.StringIO):
+    """A terminal that obeys what moves its cursor, and skips colours; nothing here is as wide as it is."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def lines(self) -> list[str]:
+        shown, row, column = [""], 0, 0
+        for code, text in re.findall(r"(\x1b\[[?\d;]*[A-Za-z]|[\r\n])|([^\x1b\r\n]+)", self.getvalue()):
+            shown[row] = shown[row][:column].ljust(column) + text + shown[row][column + len(text) :]
+            column += len(text)
+            if code == "\n":
+                row, column = row + 1, 0
+                shown += [""] * (row == len(shown))
+            elif code == "\r":
+                column = 0
+            elif code.endswith("A"):
+                row -= int(code[2:-1] or 1)
+            elif code.endswith("K"):
+                shown[row] = ""
+        return "\n".join(line.rstrip() for line in shown).rstrip("\n").split("\n")
+
+
+def test_an_answer_that_was_drawn_many_times_stands_there_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(markdown, "REDRAWS", 1000)
+    target = Screen()
+    printer = open_printer(target)
+    printer.note("What the program says is cut between words, and :smile: stays.")
+    with printer.answer() as show:
+        for number in range(60):
+            for word in f"Paragraph {number} is wider than that screen is.".split():
+                show(Delta(content=word + " "))
+            show(Delta(content="\n\n"))
+    blocks = [[f"Paragraph {number} is wider than that screen", "is.", ""] for number in range(60)]
+    assert target.lines() == [
+        "What the program says is cut between",
+        "words, and :smile: stays.",
+        *sum(blocks, [])[:-1],
+    ]
+
+
+def test_what_is_typed_during_an_answer_waits_unseen(
+    spawn: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    endless = write_chat_model(tmp_path / "m", "{{ messages[-1].content }}")
+    child = spawn("-m", str(endless), "--n-ctx", "100000", "--temperature", "0")  # type: ignore[operator]
+    child.setecho(True)
+    child.expect("> ")
+    child.sendline("aaaa aaaa aaaa aaaa")
+    time.sleep(1)
+    child.send("/system - typed ahead")
+    time.sleep(0.3)
+    child.sendintr()
+    child.expect(r"[\d,]+ tokens")
+    assert "^C" not in child.before and "typed ahead" not in child.before
+    child.expect("> ")
+    child.sendeof()
+    child.expect(pexpect.EOF)
+
+
+def test_a_message_may_begin_with_a_path_and_the_line_of_the_cost_is_cut_between_its_parts(
+    spawn: object, chat_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setenv("NO_COLOR", "1")
+    no_end = ["--sampling", "logit_bias=256:-inf", "--sampling", "logit_bias=258:-inf"]
+    child = spawn("-m", chat_model, *no_end, "--n-ctx", "200")  # type: ignore[operator]
+    child.setwinsize(24, 60)
+    child.expect("> ")
+    child.sendline("/etc/hosts: what is it?")
+    child.expect(r"\d+ tokens [^\r]*\r\n.*context 200 of 200\r\n")
+    assert all(len(line) < 60 for line in child.after.splitlines())
+    child.expect("> ")
+    child.sendline("/clear")
+    child.expect("> ")
+    child.sendline('"""/help')
+    child.expect(r"\. ")
+    child.sendline('me"""')
+    child.expect("context 200 of 200")
+    child.expect("> ")
+    child.sendeof()
+    child.expect(pexpect.EOF)
 
 
 def test_a_question_gets_one_answer_through_the_template_and_raw_continues(

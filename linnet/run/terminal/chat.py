@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -37,6 +38,8 @@ HELP = """\
 A message may go on over several lines: end a line with \\, or put it
 between two lines of \"\"\"."""
 
+_COMMAND = re.compile(r"/[A-Za-z]*( .*)?")  # on one line; a message may begin with /etc/hosts
+
 
 @dataclass
 class Chat:
@@ -65,7 +68,7 @@ def converse(
 
     def follow(message: str) -> bool:
         message = message.strip()
-        if message.startswith("/"):
+        if _COMMAND.fullmatch(message):
             return _command(message, chat, printer, report)
         if message:
             chat.messages.append({"role": "user", "content": message})

@@ -89,6 +89,26 @@ def _history(commands: Sequence[str]) -> Iterator[None]:
             readline.write_history_file(path)
 
 
+@contextlib.contextmanager
+def unechoed() -> Iterator[None]:
+    """What is typed meanwhile waits for the next line and is not shown, nor is ``^C``: both would move the cursor."""
+    try:
+        import termios
+    except ImportError:  # Windows
+        yield
+        return
+    if not sys.stdin.isatty():
+        yield
+        return
+    before = termios.tcgetattr(sys.stdin)
+    quiet = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
+    termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
+
+
 def _completer(commands: Sequence[str]) -> Callable[[str, int], str | None]:
     def complete(begun: str, index: int) -> str | None:
         fitting = [f"{name} " for name in commands if begun.startswith("/") and name.startswith(begun)]

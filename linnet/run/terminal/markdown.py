@@ -8,12 +8,14 @@ scrolled away never has to change.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, TextIO
 
 from linnet.display import visible
 from linnet.run.chat.answer import Delta
+from linnet.run.terminal.line_input import unechoed
 
 REDRAWS = 12  # per second, at most
 _FENCES = ("```", "~~~")
@@ -72,15 +74,17 @@ class RichPrinter:
         self._console = Console(file=target, highlight=False)
 
     def note(self, text: str) -> None:
-        self._console.print(visible(text), style="dim", markup=False, soft_wrap=True)
+        from rich.text import Text
+
+        self._console.print(Text(visible(text), style="dim"))
 
     @contextmanager
     def answer(self) -> Iterator[Callable[[Delta], None]]:
         from rich.live import Live
 
-        with Live(
-            console=self._console, refresh_per_second=REDRAWS, transient=True, vertical_overflow="crop"
-        ) as live:
+        # Drawn by this thread alone: a second one would erase by the size of what the first has replaced.
+        live = Live(console=self._console, auto_refresh=False, transient=True, vertical_overflow="crop")
+        with unechoed(), live:
             blocks = _Blocks(live)
             try:
                 yield blocks.show
@@ -95,8 +99,11 @@ class _Blocks:
         self._live = live
         self._text = ""
         self._reasoning = False
+        self._drawn = 0.0
 
     def show(self, delta: Delta) -> None:
+        from rich.text import Text
+
         if bool(delta.reasoning_content) != self._reasoning:
             self.finish()
             self._reasoning = bool(delta.reasoning_content)
@@ -107,17 +114,19 @@ class _Blocks:
             self._text = self._text[cut:]
         for call in delta.tool_calls:
             self.finish()
-            self._live.console.print(visible(f"{call.name}({call.arguments})"), style="cyan", markup=False)
-        self._live.update(self._laid_out(self._text[-4000:]))  # more does not fit on a screen
+            self._live.console.print(Text(visible(f"{call.name}({call.arguments})"), style="cyan"))
+        if time.monotonic() - self._drawn >= 1 / REDRAWS:
+            self._live.update(self._laid_out(self._text[-4000:]), refresh=True)  # more fits on no screen
+            self._drawn = time.monotonic()
 
     def finish(self) -> None:
         """Prints what is left."""
         if self._text.strip():
             self._print(self._text)
         self._text = ""
-        self._live.update("")
 
     def _print(self, text: str) -> None:
+        self._live.update("", refresh=True)
         self._live.console.print(self._laid_out(text.strip("\n")))
         if self._reasoning or text.endswith("\n"):
             self._live.console.print()

@@ -166,7 +166,8 @@ def _chat(model: LanguageModel, options: RunOptions) -> dict[str, object]:
     def report(stream: ChatStream, chat: Chat) -> None:
         nonlocal meter
         made = stream.generation
-        used = f"context {made.prompt_tokens + len(made.ids) - made.dropped_tokens} of {model.n_ctx}"
+        held = made.prompt_tokens + len(made.ids) - made.dropped_tokens
+        used = f"context {min(held, model.n_ctx)} of {model.n_ctx}"  # the last token is not evaluated
         dropped = [f"{stream.dropped_messages} messages left out"] if stream.dropped_messages else []
         _print_cost(made, made.prefill_s, meter.read(), used, *dropped)
         _print_log_probs(made, model, options)
@@ -291,7 +292,20 @@ def _print_cost(made: Generation, ttft: float | None, energy: Energy, *more: str
     parts += more
     if made.finish_reason == "context":
         parts.append("stopped: the context is full, raise it with --n-ctx")
-    print(_styled(" · ".join(parts), _DIM, sys.stderr), file=sys.stderr)
+    for line in _lines(parts, sys.stderr):
+        print(_styled(line, _DIM, sys.stderr), file=sys.stderr)
+
+
+def _lines(parts: Sequence[str], target: TextIO) -> list[str]:
+    """``parts`` on one line, or on a terminal on as few as do not cut one in two."""
+    width = os.get_terminal_size(target.fileno()).columns if target.isatty() else 0
+    lines = list(parts[:1])
+    for part in parts[1:]:
+        if 0 < width < len(lines[-1]) + len(f" · {part}"):
+            lines.append(part)
+        else:
+            lines[-1] += f" · {part}"
+    return lines
 
 
 def _print_log_probs(made: Generation, model: LanguageModel, options: RunOptions) -> None:

@@ -12,7 +12,9 @@ from linnet.run.terminal import line_input, settings
 from linnet.run.text.generation import TextStream
 from linnet.run.text.options import StreamOptions
 
-GREETING = "Write the beginning of a text. Enter alone goes on, Ctrl-C stops, Ctrl-D leaves; /help says more."
+GREETING = """\
+Write the beginning of a text. Enter alone goes on, Ctrl-C stops it,
+Ctrl-D leaves; /help says more."""
 HELP = """\
 Enter              go on with the last text
 /set [NAME VALUE]  show or change how texts are made: temperature, top_p,
