@@ -12,7 +12,7 @@ from typing import Any
 
 from linnet.cli import VERBS
 from linnet.formats.store import stored_models
-from linnet.options import CompletionOptions, fields_of, flags_of
+from linnet.options import CONFIG_HELP, CompletionOptions, fields_of, flags_of
 
 _BASH = """\
 _linnet() {{
@@ -53,11 +53,21 @@ def _is_model(field: dataclasses.Field[Any]) -> bool:
     return field.metadata["metavar"] == "MODEL"
 
 
+def _is_switch(field: dataclasses.Field[Any]) -> bool:
+    return isinstance(field.default, bool)
+
+
+def _flags(field: dataclasses.Field[Any]) -> list[str]:
+    """Those of a named option; what is on unless it is switched off has the flag that does so as well."""
+    named = flags_of(field)
+    return [*named, named[-1].replace("--", "--no-", 1)] if field.default is True else named
+
+
 def _bash() -> str:
     after, flags = [], []
     for verb, (config, _) in VERBS.items():
         fields = fields_of(config)
-        named = [flag for field in fields if not field.metadata["positional"] for flag in flags_of(field)]
+        named = [flag for field in fields if not field.metadata["positional"] for flag in _flags(field)]
         positional = [field for field in fields if field.metadata["positional"]]
         named = [*named, *(choice for field in positional for choice in field.metadata["choices"])]
         takes_model = any(map(_is_model, positional))
@@ -73,6 +83,9 @@ def _bash() -> str:
                 after.append(f"        {cases}) words={shlex.quote(' '.join(field.metadata['choices']))} ;;")
             elif _is_model(field):
                 after.append(f"        {cases}) models=1 ;;")
+            elif not _is_switch(field):
+                after.append(f"        {cases}) ;;")
+        after.append(f'        "{verb} --config") ;;')
     return _BASH.format(verbs=shlex.quote(" ".join(VERBS)), after="\n".join(after), flags="\n".join(flags))
 
 
@@ -87,13 +100,17 @@ def _fish() -> str:
         lines.append(f"complete -c linnet -f -n __fish_use_subcommand -a {verb} -d {about}")
         seen = f"complete -c linnet -n '__fish_seen_subcommand_from {verb}'"
         for field in fields_of(config):
-            values = " -r -a '(linnet completion names)'" if _is_model(field) else ""
+            values = "" if _is_switch(field) else " -r"
+            if _is_model(field):
+                values = " -r -a '(linnet completion names)'"
             if field.metadata["choices"]:
                 values = f" -x -a {shlex.quote(' '.join(field.metadata['choices']))}"
             if field.metadata["positional"]:
-                lines += [seen + values.replace(" -r", "")] if values else []
+                lines += [seen + values.replace(" -r", "")] if " -a" in values else []
                 continue
-            short, long = [*flags_of(field)] if field.metadata["short"] else ["", flags_of(field)[0]]
-            flag = (f" -s {short[1:]}" if short else "") + f" -l {long[2:]}"
-            lines.append(f"{seen}{flag}{values} -d {shlex.quote(str(field.metadata['help']))}")
+            names = [
+                f" -l {name[2:]}" if name.startswith("--") else f" -s {name[1:]}" for name in _flags(field)
+            ]
+            lines.append(f"{seen}{''.join(names)}{values} -d {shlex.quote(str(field.metadata['help']))}")
+        lines += [f"{seen} -l config -r -d {shlex.quote(CONFIG_HELP)}", f"{seen} -s h -l help"]
     return "\n".join(lines) + "\n"

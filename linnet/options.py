@@ -25,6 +25,7 @@ Config = TypeVar("Config")
 
 _COUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMgGbB]?)")
 _MOST_TEXT = 1 << 22  # characters of a file that an option names
+CONFIG_HELP = "TOML file with any of these options; the command line wins"
 _SCALE = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 
 
@@ -107,7 +108,7 @@ def add_arguments(parser: argparse.ArgumentParser, config: type) -> None:
         metavar="FILE",
         type=Path,
         default=argparse.SUPPRESS,
-        help="TOML file with any of these options; the command line wins",
+        help=CONFIG_HELP,
     )
 
 

@@ -30,6 +30,11 @@ def script(shell: str) -> str:
         (["run", "-m", "org/a"], {"org/a:q4_0", "org/ab:q8_0"}),
         (["show", "org/ab:"], {"org/ab:q8_0"}),
         (["completion", "z"], {"zsh"}),
+        (["fit", "--type", ""], set()),  # files, as bash itself offers them
+        (["convert", "a", "-o", ""], set()),
+        (["run", "--config", ""], set()),
+        (["run", "--no-sp"], {"--no-speculate"}),
+        (["run", "--json", "--see"], {"--seed"}),
     ],
 )
 def test_bash_offers(tmp_path: Path, words: list[str], offered: set[str]) -> None:
@@ -67,6 +72,7 @@ def test_scripts_name_every_verb_and_parse_where_the_shell_is(shell: str, tmp_pa
     text = script(shell)
     assert all(verb in text for verb in cli.VERBS)
     assert "linnet completion names" in text
+    assert shell != "fish" or " -l type -r " in text and " -l no-speculate" in text
     if shutil.which(shell):
         (tmp_path / "script").write_text(text)
         subprocess.run([shell, "-n", str(tmp_path / "script")], check=True)

@@ -253,11 +253,13 @@ def test_an_answer_that_was_drawn_many_times_stands_there_once(monkeypatch: pyte
             for word in f"Paragraph {number} is wider than that screen is.".split():
                 show(Delta(content=word + " "))
             show(Delta(content="\n\n"))
-    blocks = [[f"Paragraph {number} is wider than that screen", "is.", ""] for number in range(60)]
+    blocks = [
+        line for number in range(60) for line in (f"Paragraph {number} is wider than that screen", "is.", "")
+    ]
     assert target.lines() == [
         "What the program says is cut between",
         "words, and :smile: stays.",
-        *sum(blocks, [])[:-1],
+        *blocks[:-1],
     ]
 
 

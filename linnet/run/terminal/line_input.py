@@ -91,7 +91,7 @@ def _history(commands: Sequence[str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def unechoed() -> Iterator[None]:
-    """What is typed meanwhile waits for the next line and is not shown, nor is ``^C``: both would move the cursor."""
+    """What is typed meanwhile waits for the next line, unseen as ``^C`` is: both would move the cursor."""
     try:
         import termios
     except ImportError:  # Windows
