@@ -81,8 +81,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LinnetError as error:
         print(f"linnet {verb}: {error}", file=sys.stderr)
         return USAGE_ERROR
-    except KeyboardInterrupt:
-        print(file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        print(
+            "", *stopped.args, sep="\n", file=sys.stderr
+        )  # what the terminal shows of Ctrl-C has its own line
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of standard output went away, as `head` does; the interpreter

@@ -8,6 +8,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 
+_ROOM_FOR_A_BAR = 72  # columns
+
+
 def byte_bars(quiet: bool = False) -> Progress:
     """Bars on standard error, gone when they are closed; hidden where that is no terminal, or ``quiet``."""
     from rich.console import Console
@@ -21,11 +24,8 @@ def byte_bars(quiet: bool = False) -> Progress:
     )
 
     console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
+    told = [TextColumn("{task.description}"), DownloadColumn()]
+    if console.width >= _ROOM_FOR_A_BAR:
+        told[1:1] = [BarColumn()]
+        told += [TransferSpeedColumn(), TimeRemainingColumn()]
+    return Progress(*told, console=console, transient=True, disable=quiet or not console.is_terminal)

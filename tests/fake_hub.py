@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 LARGE = 4096  # bytes from which on a file is in large file storage
 
@@ -78,7 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def _answer(self) -> None:
-        path = urlsplit(self.path).path
+        path = unquote(urlsplit(self.path).path)
         api = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/[^/]+)?", path)
         resolve = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         storage = re.fullmatch(r"/storage/([^/]+/[^/]+)/(.+)", path)
@@ -108,7 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers |= {
             "X-Linked-Etag": f'"{repo.etag(name)}"',
             "X-Linked-Size": str(len(repo.files[name])),
-            "Location": repo.location or f"{self.hub.storage}/storage/{repo_name}/{name}",
+            "Location": repo.location or f"{self.hub.storage}/storage/{repo_name}/{quote(name)}",
         }
         self._send(302, b"", headers)
 

@@ -72,7 +72,7 @@ def test_scripts_name_every_verb_and_parse_where_the_shell_is(shell: str, tmp_pa
     text = script(shell)
     assert all(verb in text for verb in cli.VERBS)
     assert "linnet completion names" in text
-    assert shell != "fish" or " -l type -r " in text and " -l no-speculate" in text
+    assert shell != "fish" or (" -l type -r " in text and " -l no-speculate" in text)
     if shutil.which(shell):
         (tmp_path / "script").write_text(text)
         subprocess.run([shell, "-n", str(tmp_path / "script")], check=True)

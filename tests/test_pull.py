@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -143,6 +145,32 @@ def test_a_pull_that_was_cut_off_goes_on(shell: Shell, hub: FakeHub) -> None:
     assert Path(path).read_bytes() == large
 
 
+def test_an_interrupted_pull_is_listed_goes_on_and_can_be_removed(shell: Shell, hub: FakeHub) -> None:
+    hub.repos["org/small"].files["small-Q8_0.gguf"] = MODEL * 8
+    hub.repos["org/small"].break_after = 1_000_000  # and a second passes before it is asked for the next
+    command = [sys.executable, "-P", "-m", "linnet", "pull", "org/small:q8_0"]
+    process = subprocess.Popen(command, env=shell.environment, stderr=subprocess.PIPE, text=True)
+    while not any(file.stat().st_size for file in shell.store.rglob("*.part")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate()[1].endswith("\nstopped; linnet pull org/small:q8_0 goes on from here\n")
+    assert process.returncode == 130
+    assert shell.json("list")["models"] == []
+    (partial,) = shell.json("list")["partial"]  # type: ignore[misc]
+    assert partial["name"] == "org/small:q8_0" and 0 < partial["bytes"] < len(MODEL) * 8
+    assert "bytes so far; linnet pull goes on" in shell.run("list").stdout
+    assert shell.json("rm", "org/small") == {"removed": ["org/small:q8_0"], "bytes": partial["bytes"]}
+    assert shell.json("list")["partial"] == []
+
+
+def test_names_of_files_may_hold_spaces(shell: Shell, hub: FakeHub) -> None:
+    hub.repos["org/spaces"] = Repo({"sub dir/my model Q8_0.gguf": MODEL, "my model Q4_0.gguf": MODEL})
+    assert shell.json("pull", "org/spaces")["name"] == "org/spaces:q4_0"
+    assert shell.json("pull", "org/spaces:q8_0")["downloaded"]
+    assert shell.json("show", "org/spaces:q8_0")["kind"] == "gguf"
+
+
 def test_a_wrong_hash_is_refused_and_the_file_deleted(shell: Shell) -> None:
     assert "arrived damaged" in shell.fails("pull", "org/broken")
     assert shell.json("list")["models"] == []
@@ -207,6 +235,7 @@ def test_types_are_read_from_file_names() -> None:
     assert type_in_file_name("SmolLM2-135M-Instruct.Q4_K_M.gguf") == "q4_k_m"
     assert type_in_file_name("gemma-3-1b-it-qat-q4_0.gguf") == "q4_0"
     assert type_in_file_name("Q8_0.gguf") == "q8_0"
+    assert type_in_file_name("my model Q8_0.gguf") == "q8_0"
     assert type_in_file_name("qwen3.gguf") is None
 
 

@@ -3,8 +3,8 @@
 A name is ``NAME`` or ``ORG/NAME``, with ``:TYPE`` where several types of one model are
 here. The store is a folder (``LINNET_HOME``, else the user's data directory) in which
 ``models/<name, with -- for />/<type>/`` holds one GGUF file or the files of a checkpoint,
-and ``linnet.json``, which says where they came from. What the cache of the Hugging Face
-Hub holds can be named as well, and is run where it lies.
+and ``linnet.json``, which says where they came from; ``partial/`` holds what has arrived of
+others. What the cache of the Hugging Face Hub holds can be named as well, and is run where it lies.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +102,7 @@ def store_folder() -> Path:
 def folder_of(name: ModelName) -> Path:
     """Where the store keeps a model, whose type is known."""
     assert name.type is not None
-    return store_folder() / "models" / name.repo.replace("/", "--") / name.type
+    return store_folder() / "models" / _joined(name.repo) / name.type
 
 
 def stored_models() -> Iterator[StoredModel]:
@@ -114,6 +114,24 @@ def stored_models() -> Iterator[StoredModel]:
                 yield StoredModel(name, folder)
 
 
+def partial_folder(name: ModelName, commit: str) -> Path:
+    """Where the files of a model are until all of them are here."""
+    return store_folder() / "partial" / f"{_joined(name.repo)}--{name.type}--{commit[:12]}"
+
+
+def partial_models() -> Iterator[StoredModel]:
+    """Of what pulls that were cut off have left, by name."""
+    for folder in _folders(store_folder() / "partial"):
+        repo, _, type = folder.name.rpartition("--")[0].rpartition("--")
+        model = StoredModel(ModelName(repo.replace("--", "/"), type), folder)
+        if model.name.is_possible and model.n_bytes:
+            yield model
+
+
+def _joined(repo: str) -> str:
+    return repo.replace("/", "--")
+
+
 def _folders(path: Path) -> list[Path]:
     restore(path)
     try:
@@ -122,9 +140,13 @@ def _folders(path: Path) -> list[Path]:
         return []
 
 
-def find_stored(name: ModelName) -> StoredModel:
-    """The model of that name. Raises SourceError when there is none, UsageError when there are several."""
-    found = [model for model in stored_models() if model.name.repo.lower() == name.repo.lower()]
+def find_stored(name: ModelName, among: Iterable[StoredModel] | None = None) -> StoredModel:
+    """The model of that name, of all in the store or ``among`` these.
+
+    Raises SourceError when there is none, UsageError when there are several.
+    """
+    models = stored_models() if among is None else among
+    found = [model for model in models if model.name.repo.lower() == name.repo.lower()]
     matching = [model for model in found if name.type in (None, model.name.type)]
     matching = [model for model in matching if model.name.repo == name.repo] or matching
     if len(matching) == 1:
@@ -175,7 +197,7 @@ def hub_cache() -> Path:
 
 
 def _in_hub_cache(name: ModelName) -> Path | None:
-    return _snapshot_of(hub_cache() / f"models--{name.repo.replace('/', '--')}", name.type)
+    return _snapshot_of(hub_cache() / f"models--{_joined(name.repo)}", name.type)
 
 
 def _snapshot_of(repo: Path, type: str | None) -> Path | None:
@@ -201,7 +223,7 @@ def _snapshot_of(repo: Path, type: str | None) -> Path | None:
 # ---- types in file names ------------------------------------------------------------------
 
 _TYPE = re.compile(
-    r"(?:^|[._-])((?:ud-)?(?:i?q\d\w*|tq\d_\d|f16|bf16|f32|fp16|fp32|mxfp4\w*))$", re.IGNORECASE
+    r"(?:^|[ ._-])((?:ud-)?(?:i?q\d\w*|tq\d_\d|f16|bf16|f32|fp16|fp32|mxfp4\w*))$", re.IGNORECASE
 )
 
 

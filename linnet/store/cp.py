@@ -44,7 +44,7 @@ def cp(options: CpOptions) -> dict[str, object]:
         where = f" ({error.filename})" if error.filename else ""
         raise TargetError(f"cannot copy {source}: {error.strerror or error}{where}") from None
     if not options.json:
-        print(one_line(f"{source} is now {target}"))
+        print(one_line(f"{target} is a copy of {options.source}"))
     return {"source": str(source), "target": target}
 
 
@@ -55,15 +55,16 @@ def _is_path(target: str) -> bool:
 
 def _export(source: Path, target: Path) -> str:
     """A copy that does not depend on the store."""
+    if not source.is_dir() and target.is_dir():
+        target = target / source.name
+    if os.path.lexists(target):
+        raise TargetError(f"{target} exists; choose another name")
     if source.is_dir():
-        if os.path.lexists(target):
-            raise TargetError(f"{target} exists; choose another name")
         with atomic_folder(target) as folder:
             for name in _files_of(source):
                 (folder / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(source / name, folder / name)
         return str(target)
-    target = target / source.name if target.is_dir() else target
     with atomic_file(target) as file, source.open("rb") as stream:
         shutil.copyfileobj(stream, file, 1 << 20)
     return str(target)

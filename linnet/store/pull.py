@@ -28,15 +28,14 @@ def pull(options: PullOptions) -> dict[str, object]:
     name = ModelName.parse(options.name)
     repository = hub.open_repository(name.repo)
     choice = hub.choose(repository, name.type)
-    stem = f"{choice.name.repo.replace('/', '--')}--{choice.name.type}--"
-    partial = store.store_folder() / "partial"
-    with hub.only_one(partial / f".{stem}lock", str(choice.name)):
+    folder = store.partial_folder(choice.name, repository.commit)
+    lock = store.partial_folder(choice.name, "lock")
+    with hub.only_one(lock.with_name(f".{lock.name}"), str(choice.name)), _told_how_to_go_on(choice.name):
         model = _already_here(choice, repository.commit)
         is_new = model is None
         if model is None:
-            folder = partial / f"{stem}{repository.commit[:12]}"
             with hub.written(folder):
-                _remove_older(partial, stem, folder)
+                _remove_older(choice.name, folder)
                 _download(choice, repository, folder, quiet=options.json)
                 model = store.adopt(folder, choice.name)
     if not options.json:
@@ -64,9 +63,17 @@ def _size(path: Path) -> int | None:
     return path.stat().st_size if path.is_file() else None
 
 
-def _remove_older(partial: Path, stem: str, folder: Path) -> None:
+@contextmanager
+def _told_how_to_go_on(name: ModelName) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"stopped; linnet pull {name} goes on from here") from None
+
+
+def _remove_older(name: ModelName, folder: Path) -> None:
     """What is left of pulls of the same model at other commits."""
-    for other in partial.glob(f"{stem}*"):
+    for other in folder.parent.glob(store.partial_folder(name, "*").name):
         if other != folder:
             shutil.rmtree(other, ignore_errors=True)
 
@@ -103,5 +110,6 @@ def _check_space(folder: Path, n_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < n_bytes - there:
         raise TargetError(
-            f"the model takes {n_bytes:,} bytes and {folder} has {free:,} left; make room, or set LINNET_HOME"
+            f"{n_bytes - there:,} bytes are to come and {store.store_folder()} has room for {free:,}; "
+            "make room, or set LINNET_HOME"
         )
