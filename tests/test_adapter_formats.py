@@ -17,8 +17,16 @@ from tiny_families import FAMILIES, GPT2, HEADS, VOCAB, write_family
 from linnet.engine.adapter import Adapter
 from linnet.engine.model import Model
 from linnet.engine.session import Session, Workspace
-from linnet.errors import LinnetError
-from linnet.formats.adapter import CONFIG, WEIGHTS, AdapterParts, LowRank, plain_tensor, write_adapter
+from linnet.errors import LinnetError, SourceError
+from linnet.formats.adapter import (
+    CONFIG,
+    WEIGHTS,
+    AdapterParts,
+    LowRank,
+    plain_tensor,
+    read_adapter,
+    write_adapter,
+)
 from linnet.formats.checkpoint import write_checkpoint
 from linnet.formats.gguf import read_gguf, write_gguf
 from linnet.types import TensorType
@@ -432,3 +440,10 @@ def test_altered_gguf_adapters_are_one_line_or_an_adapter(tmp_path: Path) -> Non
     for length in random.integers(0, len(whole) - 1, 40):
         file.write_bytes(whole[:length])
         assert not opened_or_refused(model, file)
+
+
+def test_a_path_that_leads_nowhere_says_so(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="none does not exist"):
+        read_adapter(tmp_path / "none")
+    with pytest.raises(SourceError, match="is not an adapter: it has no adapter_config"):
+        read_adapter(tmp_path)

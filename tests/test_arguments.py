@@ -53,6 +53,21 @@ def test_a_prompt_is_a_text_or_token_ids(model: linnet.LanguageModel, prompt: An
         model.generate(prompt, max_tokens=1)
 
 
+def test_one_text_is_no_list_of_texts(model: linnet.LanguageModel) -> None:
+    for call in (model.embed, lambda one: model.rerank("q", one), lambda one: model.score("q", one)):
+        with pytest.raises(
+            UsageError, match=r"^(texts|documents|continuations) is 'cats'; it must be a list of"
+        ):
+            call("cats")
+        assert len(call(iter(["cats", "dogs"]))) == 2  # type: ignore[arg-type]
+
+
+def test_adapters_have_names() -> None:
+    for adapters in ("folder", ["folder"], 5):
+        with pytest.raises(UsageError, match=r"adapters is .*; it must be a dict of names"):
+            linnet.load(adapters=adapters)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("name", ["n_ctx", "threads"])
 @pytest.mark.parametrize("value", [0, -1, 1.5, "8", 2**40])
 def test_a_model_has_at_least_one_of_each(name: str, value: Any) -> None:

@@ -90,7 +90,7 @@ class SplitPlan:
     def method(self) -> str:
         """How validation was chosen, in words, for the manifest."""
         if self._tail:
-            return f"the last {self._tail} bytes of the text, which has fewer than {FEW_DOCUMENTS} documents"
+            return f"the end of the text, which has fewer than {FEW_DOCUMENTS} documents"
         return "documents, by a hash of the seed and their content"
 
     def _keep_out(self, digests: NDArray[np.uint64], kept: NDArray[np.intp], share: float, seed: int) -> None:

@@ -55,6 +55,13 @@ def texts(name: str, value: Any) -> tuple[str, ...]:
     return listed
 
 
+def listed(name: str, value: Any, kind: str) -> list[Any]:
+    """Several things of a ``kind``; one text, a sequence of letters, is no list. Raises UsageError."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise wrong(name, value, f"a list of {kind}")
+    return list(value)
+
+
 def token_ids(name: str, value: Any) -> frozenset[int]:
     """Some token ids, in no order. Raises UsageError."""
     if not isinstance(value, Iterable):

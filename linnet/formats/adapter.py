@@ -83,7 +83,8 @@ def read_adapter(directory: Path) -> AdapterParts:
     UnsupportedError for an adapter that is more than low-rank changes.
     """
     if not (directory / CONFIG).is_file():
-        raise SourceError(f"{directory} is not an adapter: it has no {CONFIG}")
+        missing = f"is not an adapter: it has no {CONFIG}" if directory.exists() else "does not exist"
+        raise SourceError(f"{directory} {missing}; check the spelling")
     if not (directory / WEIGHTS).exists():
         raise SourceError(f"{directory} has no {WEIGHTS}; save the adapter with save_pretrained")
     config = read_json(directory / CONFIG)

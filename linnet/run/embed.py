@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from linnet.display import one_line
+from linnet.engine.arguments import listed
 from linnet.engine.session import pages_of
 from linnet.errors import UsageError
 from linnet.formats.gguf_keys import POOLING_KEY, POOLING_MODE_KEY
@@ -50,6 +51,7 @@ def embed_texts(
     pooling = pooling or default_pooling(model)
     if pooling not in POOLINGS:
         raise UsageError(f"pooling is '{pooling}'; choose from {', '.join(POOLINGS)}")
+    texts = listed("texts", texts, "texts")
     prompts = [framed_ids(model, text) for text in texts]
     vectors = np.empty((len(texts), model.model.dim), dtype=np.float32)
     for group in _groups(prompts, model.texts_together, model.pages_together):

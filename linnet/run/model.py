@@ -81,6 +81,8 @@ def load(
     """
     source = Path(path) if path is not None else BUNDLED_MODEL
     timelines = TIMELINES
+    if not isinstance(adapters, (Mapping, NoneType)):
+        raise wrong("adapters", adapters, "a dict of names and folders or files")
     if ram is not None:
         if draft_model is not None:
             raise UsageError("a budget of memory is for one model; leave out the draft model or --ram")

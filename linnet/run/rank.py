@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from linnet.engine.arguments import listed
 from linnet.errors import UsageError
 from linnet.run.embed import embed_texts
 from linnet.run.text.context import check_prompt
@@ -53,6 +54,7 @@ def score_continuations(
     to count or nothing before it, ContextFullError.
     """
     before = model.tokenize(prompt) if isinstance(prompt, str) else list(prompt)
+    continuations = listed("continuations", continuations, "texts or token ids")
     wholes = [_joined(model, prompt, before, continuation) for continuation in continuations]
     begins = [_common([before, whole]) for whole in wholes]
     for whole, begin in zip(wholes, begins, strict=True):
@@ -95,6 +97,7 @@ def rerank(
     """
     if method not in METHODS:
         raise UsageError(f"method is '{method}'; choose from {', '.join(METHODS)}")
+    documents = listed("documents", documents, "texts")
     if not documents:
         return []
     if method == "embedding":

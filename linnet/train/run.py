@@ -262,7 +262,7 @@ class _Run:
         report = training_report(self.options, self.settings, progress, self.history)
         write_report(report, self.options.output)
         self.console.table("results", dict(report.results))
-        self.console.note(f"wrote {self.options.output} (checkpoint, report.html)")
+        self.console.note(f"wrote {self.options.output}: a checkpoint, and report.html")
         return dict(report.results)
 
 
