@@ -118,16 +118,16 @@ def check_replaceable(
 ) -> None:
     """Raises TargetError unless :func:`atomic_folder` may write ``path``; changes nothing."""
     target, shown = resolved(path), shown if shown is not None else path
-    if not os.path.lexists(target):
-        return
-    if not os.path.isdir(target):
-        raise TargetError(f"cannot write {shown}: a file of that name exists; name a folder")
-    if os.path.ismount(target) or _is_current(target):
-        raise TargetError(f"cannot write {shown}: the folder is in use; name a new folder inside it")
     try:
-        names = sorted(entry.name for entry in os.scandir(target))
+        names = sorted(os.listdir(target))
+    except FileNotFoundError:  # also for the moment in which another process replaces it
+        return
+    except NotADirectoryError:
+        raise TargetError(f"cannot write {shown}: a file of that name exists; name a folder") from None
     except OSError as error:
         raise TargetError(f"cannot look into {shown}: {error.strerror}") from None
+    if os.path.ismount(target) or _is_current(target):
+        raise TargetError(f"cannot write {shown}: the folder is in use; name a new folder inside it")
     for name in names:
         if not is_abandoned(name) and not any(fnmatch.fnmatchcase(name, p) for p in replaceable):
             raise TargetError(
