@@ -3,10 +3,10 @@
     python benchmarks/embedding.py -m FOLDER [--threads 2] [--texts 256] [--rounds 5] [--type f32,q8_0,q4_0]
 
 FOLDER is an encoder in the layout of Hugging Face, such as sentence-transformers/all-MiniLM-L6-v2. The texts
-are sentences (about 20 tokens) and passages (about 200) of the docstrings of Python's standard library. Both
+are sentences (about 20 tokens) and passages (about 150) of the docstrings of Python's standard library. Both
 sides turn text into vectors, tokenizing included: transformers in f32 in batches of 32 texts, sorted by
-length as sentence-transformers does, with its mean over all tokens; Linnet as ``model.embed`` does it. They
-take turns; the figures are medians. Prints a line per kind of text and type, with the least cosine between
+length as sentence-transformers does, with its mean over all tokens; Linnet as ``model.embed`` does it, both
+cut at the context. They take turns; the figures are medians. Prints a line per kind of text and type, with the least cosine between
 the vectors of both. Last line: one JSON object.
 """
 
@@ -30,7 +30,7 @@ import transformers
 import linnet
 
 BATCH = 32
-WORDS = {"sentences": 14, "passages": 130}
+WORDS = {"sentences": 12, "passages": 80}
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -48,8 +48,8 @@ def texts_of(n_words: int, n: int) -> list[str]:
     return [" ".join(words[end - length : end]) for length, end in zip(lengths, ends, strict=True)]
 
 
-def of_transformers(folder: Path) -> Callable[[list[str]], Vectors]:
-    """Vectors as sentence-transformers makes them: the mean of all tokens, of length 1."""
+def of_transformers(folder: Path, n_ctx: int) -> Callable[[list[str]], Vectors]:
+    """Vectors as sentence-transformers makes them: the mean of at most ``n_ctx`` tokens, of length 1."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
 
@@ -58,7 +58,8 @@ def of_transformers(folder: Path) -> Callable[[list[str]], Vectors]:
         vectors = np.empty((len(texts), model.config.hidden_size), np.float32)
         for begin in range(0, len(order), BATCH):
             some = order[begin : begin + BATCH]
-            given = tokenizer([texts[i] for i in some], padding=True, truncation=True, return_tensors="pt")
+            words = [texts[i] for i in some]
+            given = tokenizer(words, padding=True, truncation=True, max_length=n_ctx, return_tensors="pt")
             with torch.inference_mode():
                 states = model(**given).last_hidden_state
                 mask = given["attention_mask"].unsqueeze(-1).float()
@@ -79,7 +80,7 @@ def compare(
     theirs: Callable[[list[str]], Vectors], model: linnet.LanguageModel, texts: list[str], rounds: int
 ) -> dict[str, float]:
     def ours(given: list[str]) -> Vectors:
-        return model.embed(given, pooling="mean")
+        return model.embed(given, pooling="mean", cut=True)
 
     cosines = (theirs(texts) * ours(texts)).sum(axis=1)
     times = [(seconds(theirs, texts), seconds(ours, texts)) for _ in range(rounds)]
@@ -101,7 +102,7 @@ def main() -> int:
     parser.add_argument("--type", default="f32,q8_0,q4_0")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    theirs = of_transformers(given.model)
+    theirs = of_transformers(given.model, linnet.load(given.model).n_ctx)
     rows = []
     for type in given.type.split(","):
         model = linnet.load(given.model, type=None if type == "f32" else type, threads=given.threads)

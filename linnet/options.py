@@ -480,6 +480,7 @@ class EmbedOptions(MemoryOptions):
         help="the mean of all tokens, or that of the first or last (default: as the model says, else mean)",
     )
     normalize: bool = option(True, help="scale each vector to length 1")
+    cut: bool = option(False, help="leave out the end of a text that is longer than the context (default: refuse the text)")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -198,6 +198,8 @@ def test_the_command_prints_the_vectors(tmp_path: Path) -> None:
     assert (result["dim"], result["pooling"]) == (model.model.dim, "last")
     result = json.loads(linnet_embed("--json", "--watts", "5", "The dog"))
     assert result["energy"]["joules"] > 0 and result["energy"]["source"]
+    result = json.loads(linnet_embed("--json", "--cut", "--n-ctx", "4", "The dog ran far away", "Max"))
+    assert (result["cut"], result["tokens"]) == (1, 4 + len(model.tokenize("Max")))
     lines = linnet_embed("--no-normalize", stdin="The dog\nMax\n").splitlines()
     found = np.array([line.split() for line in lines], dtype=np.float32)
     np.testing.assert_allclose(found, model.embed(["The dog", "Max"], normalize=False), rtol=1e-5)

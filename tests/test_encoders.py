@@ -400,6 +400,9 @@ def test_the_core_refuses_what_it_cannot_compute(file: Path) -> None:
 def test_a_text_that_does_not_fit_is_refused_with_the_counts(folder: Path) -> None:
     with pytest.raises(ContextFullError, match="has 152 tokens and the context holds 100"):
         linnet.load(folder).embed(["the " * 150])
+    model = linnet.load(folder)
+    (cut,) = model.embed(["the " * 150], cut=True)
+    np.testing.assert_array_equal(cut, model.embed(["the " * 98])[0])  # and what is around every text
     with pytest.raises(UsageError, match=f"learned only {parity.CONTEXT} positions"):
         linnet.load(folder, n_ctx=parity.CONTEXT + 1)
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_hub import FakeHub, Repo, fake_hub
@@ -129,6 +130,26 @@ def test_a_checkpoint_is_pulled_without_what_is_not_needed(shell: Shell, hub: Fa
     assert pulled["name"] == "org/folder:safetensors"
     assert "pytorch_model.bin" not in {name for name, _ in hub.transfers}
     assert shell.json("run", "-m", "org/folder", "-n", "2", "hi")["tokens"] == 2
+
+
+def test_how_vectors_are_made_is_pulled_along(tmp_path: Path, checkpoint: dict[str, bytes]) -> None:
+    kinds = (("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize"))
+    modules = [{"type": f"sentence_transformers.models.{kind}", "path": path} for kind, path in kinds]
+    beside: dict[str, Any] = {
+        "modules.json": modules,
+        "1_Pooling/config.json": {"pooling_mode_lasttoken": True},
+        "sentence_bert_config.json": {"max_seq_length": 100},
+    }
+    files = {**checkpoint, **{name: json.dumps(value).encode() for name, value in beside.items()}}
+    with fake_hub({"org/vectors": Repo({**files, "onnx/model.onnx": bytes(5000)})}) as hub:
+        shell = Shell(tmp_path, hub.url)
+        assert shell.json("fit", "org/vectors")["n_ctx"] == 100
+        shell.json("pull", "org/vectors")
+        assert "onnx/model.onnx" not in {name for name, _ in hub.transfers}
+    made = shell.json("embed", "-m", "org/vectors", "hi")
+    assert made["pooling"] == "last"
+    assert shell.run("cp", "org/vectors", str(tmp_path / "copy")).returncode == 0
+    assert shell.json("embed", "-m", str(tmp_path / "copy"), "hi")["embeddings"] == made["embeddings"]
 
 
 def test_a_pull_that_was_cut_off_goes_on(shell: Shell, hub: FakeHub) -> None:

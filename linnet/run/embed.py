@@ -38,7 +38,12 @@ def default_pooling(model: LanguageModel) -> str:
 
 
 def embed_texts(
-    model: LanguageModel, texts: Sequence[str], *, pooling: str | None = None, normalize: bool = True
+    model: LanguageModel,
+    texts: Sequence[str],
+    *,
+    pooling: str | None = None,
+    normalize: bool = True,
+    cut: bool = False,
 ) -> NDArray[np.float32]:
     """A vector for each of ``texts``, [len(texts), dim], many texts in one pass over the weights.
 
@@ -46,13 +51,14 @@ def embed_texts(
     token (``cls``) or of the ``last`` one, by default as :func:`default_pooling` says.
     What the makers of the tokenizer put around every text (BOS, EOS, ...) are tokens like
     the others. In a model that looks back only, the first token has seen nothing else.
-    Raises UsageError, ContextFullError for a text that does not fit.
+    Of a text that does not fit the end is left out, before what is put behind every text,
+    if it may be ``cut``. Raises UsageError, ContextFullError for one that may not.
     """
     pooling = pooling or default_pooling(model)
     if pooling not in POOLINGS:
         raise UsageError(f"pooling is '{pooling}'; choose from {', '.join(POOLINGS)}")
     texts = listed("texts", texts, "texts")
-    prompts = [framed_ids(model, text) for text in texts]
+    prompts = [_ids(model, text, cut) for text in texts]
     vectors = np.empty((len(texts), model.model.dim), dtype=np.float32)
     for group in _groups(prompts, model.texts_together, model.pages_together):
         with ExitStack() as stack:
@@ -65,13 +71,22 @@ def embed_texts(
     return vectors
 
 
-def framed_ids(model: LanguageModel, text: str) -> list[int]:
-    """The tokens of a text that is to be embedded. Raises UsageError, ContextFullError."""
+def _ids(model: LanguageModel, text: str, cut: bool) -> list[int]:
     ids = model.tokenizer.encode(text, framed=True)
     if not ids:
         raise UsageError("a text is empty and this model has no beginning-of-sequence token; leave it out")
+    if cut and len(ids) > model.n_ctx:
+        behind = _behind(ids, model.tokenizer.encode(text))
+        ids = ids[: max(model.n_ctx - len(behind), 0)] + behind
     check_prompt(len(ids), model.n_ctx)
     return ids
+
+
+def _behind(framed: list[int], text: list[int]) -> list[int]:
+    """What the makers of the tokenizer put behind a text of these tokens."""
+    n_around = len(framed) - len(text)
+    n_before = next((n for n in range(n_around + 1) if framed[n : n + len(text)] == text), n_around)
+    return framed[n_before + len(text) :]
 
 
 def _groups(prompts: Sequence[Sequence[int]], most: int, room: int) -> Iterator[list[int]]:

@@ -21,6 +21,7 @@ from linnet.formats.gguf import ALIGNMENT, open_gguf, read_gguf
 from linnet.formats.hub import HubFile, Repository
 from linnet.formats.parts import ModelParts, TokenizerParts
 from linnet.formats.safetensors_file import read_safetensors
+from linnet.formats.sentence_transformers import LIMITS
 from linnet.formats.source import read_model, source_kind
 from linnet.formats.store import CHECKPOINT, ModelName
 from linnet.formats.vocabulary import TokenKind, Vocabulary, VocabularyKind
@@ -30,6 +31,7 @@ KV_TYPES = ("f16", "q8_0", "q4_0")  # in the order in which they are tried
 LEAST_N_CTX = 512  # tokens; who wants fewer says so
 _HEADER = 1 << 20  # bytes of a remote file asked for at first
 _LARGEST_HEADER = {".gguf": 1 << 26, ".safetensors": 1 << 24, ".json": 1 << 24}  # and at most
+_TOLD_BEFORE = ("config.json", "model.safetensors.index.json", LIMITS)  # files that say how large a model is
 _PATIENCE = 900  # seconds for everything a server is asked
 _BAR = 60  # characters
 
@@ -142,7 +144,7 @@ def _remote(name: ModelName) -> Iterator[tuple[ModelParts, int | None]]:
             path = folder / file.stored_name
             if path.suffix in (".gguf", ".safetensors"):
                 _write_header(repository, file, path, deadline)
-            elif path.name in ("config.json", "model.safetensors.index.json"):
+            elif file.stored_name in _TOLD_BEFORE:
                 path.write_bytes(hub.read_beginning(repository, file, _LARGEST_HEADER[".json"], deadline))
         if choice.name.type == CHECKPOINT:
             yield read_checkpoint(folder, _blank_tokenizer(folder)), None

@@ -410,12 +410,12 @@ class LanguageModel:
             return session.score(ids)
 
     def embed(
-        self, texts: Sequence[str], *, pooling: str | None = None, normalize: bool = True
+        self, texts: Sequence[str], *, pooling: str | None = None, normalize: bool = True, cut: bool = False
     ) -> NDArray[np.float32]:
         """A vector for each of ``texts``, as :func:`linnet.run.embed.embed_texts` says."""
         from linnet.run.embed import embed_texts
 
-        return embed_texts(self, texts, pooling=pooling, normalize=normalize)
+        return embed_texts(self, texts, pooling=pooling, normalize=normalize, cut=cut)
 
     def rerank(self, query: str, documents: Sequence[str], *, method: str = "embedding") -> list[Ranked]:
         """``documents`` from the best answer to ``query`` on, as :func:`linnet.run.rank.rerank` says."""

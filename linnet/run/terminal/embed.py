@@ -6,7 +6,7 @@ import sys
 
 from linnet.errors import UsageError
 from linnet.options import EmbedOptions
-from linnet.run.embed import default_pooling, embed_texts, framed_ids
+from linnet.run.embed import default_pooling, embed_texts
 from linnet.run.meter import EnergyMeter
 from linnet.run.model import load
 
@@ -14,7 +14,7 @@ from linnet.run.model import load
 def embed(options: EmbedOptions) -> dict[str, object]:
     """Prints a vector per text.
 
-    Returns ``embeddings`` [n][dim], ``dim``, ``tokens``, ``pooling`` and ``energy``.
+    Returns ``embeddings`` [n][dim], ``dim``, ``tokens``, ``cut`` (texts), ``pooling`` and ``energy``.
     """
     texts = list(options.texts) or sys.stdin.buffer.read().decode("utf-8", "replace").splitlines()
     if not texts:
@@ -29,9 +29,13 @@ def embed(options: EmbedOptions) -> dict[str, object]:
     )
     pooling = options.pooling or default_pooling(model)
     meter = EnergyMeter(options.watts)
-    vectors = embed_texts(model, texts, pooling=pooling, normalize=options.normalize)
+    vectors = embed_texts(model, texts, pooling=pooling, normalize=options.normalize, cut=options.cut)
     energy = meter.read()
-    n_tokens = sum(len(framed_ids(model, text)) for text in texts)
+    lengths = [len(model.tokenizer.encode(text, framed=True)) for text in texts]
+    n_tokens = sum(min(length, model.n_ctx) for length in lengths)
+    n_cut = sum(length > model.n_ctx for length in lengths)
+    if n_cut:
+        print(f"{n_cut} of {len(texts)} texts were cut to {model.n_ctx} tokens", file=sys.stderr)
     if not options.json:
         for vector in vectors:
             print(" ".join(f"{value:.7g}" for value in vector))
@@ -40,6 +44,7 @@ def embed(options: EmbedOptions) -> dict[str, object]:
         "embeddings": [[float(f"{value:.9g}") for value in vector] for vector in vectors],
         "dim": model.model.dim,
         "tokens": n_tokens,
+        "cut": n_cut,
         "pooling": pooling,
         "energy": energy.as_json(n_tokens),
     }
