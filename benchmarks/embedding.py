@@ -6,8 +6,8 @@ FOLDER is an encoder in the layout of Hugging Face, such as sentence-transformer
 are sentences (about 20 tokens) and passages (about 150) of the docstrings of Python's standard library. Both
 sides turn text into vectors, tokenizing included: transformers in f32 in batches of 32 texts, sorted by
 length as sentence-transformers does, with its mean over all tokens; Linnet as ``model.embed`` does it, both
-cut at the context. They take turns; the figures are medians. Prints a line per kind of text and type, with the least cosine between
-the vectors of both. Last line: one JSON object.
+cut at the context. They take turns; the figures are medians. Prints a line per kind of text and type, with
+the least cosine between the vectors of both. Last line: one JSON object.
 """
 
 from __future__ import annotations

@@ -203,7 +203,7 @@ def _roberta(model_type: str, architecture: str) -> Family:
     )
 
 
-# Of files of the first three nothing tells them from BERT, as which they are written: the same function.
+# Nothing tells a GGUF file of these from one of BERT, as which it is written: the same function.
 ROBERTA = _roberta("roberta", "RobertaModel")
 XLM_ROBERTA = _roberta("xlm-roberta", "XLMRobertaModel")
 CAMEMBERT = _roberta("camembert", "CamembertModel")
