@@ -86,7 +86,7 @@ class Outline:
         found = ln_workspace_plan()
         call("ln_workspace_foresee", self._model, ctypes.byref(options), ctypes.byref(found))
         per_token = _TOKEN if self._as_it_is else _TOKEN_OF_PARTS
-        base = _BASE if self._as_it_is else _BASE_OF_PARTS
+        base = _BASE if self._as_it_is and self.info.causal else _BASE_OF_PARTS  # vectors are made with numpy
         return Plan(
             n_ctx=n_ctx,
             kv_type=kv_type,
