@@ -9,17 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "check.h"
 #include "gguf.h"
-
-#define CHECK(condition, ...)                                   \
-    do {                                                        \
-        if (!(condition)) {                                     \
-            printf("%s:%d: %s: ", __FILE__, __LINE__, #condition); \
-            printf(__VA_ARGS__);                                \
-            printf("\n");                                       \
-            exit(1);                                            \
-        }                                                       \
-    } while (0)
 
 /* ---- bytes -------------------------------------------------------------------- */
 

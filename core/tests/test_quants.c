@@ -3,22 +3,11 @@
  * what failed. */
 #include <float.h>
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "../kernels/kernels.h"
 #include "../linnet.h"
-
-#define CHECK(condition, ...)                     \
-    do {                                          \
-        if (!(condition)) {                       \
-            printf("%s:%d ", __FILE__, __LINE__); \
-            printf(__VA_ARGS__);                  \
-            printf("\n");                         \
-            exit(1);                              \
-        }                                         \
-    } while (0)
+#include "check.h"
 
 static float float_of(uint32_t bits) {
     float f;

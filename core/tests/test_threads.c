@@ -3,23 +3,13 @@
 #define _GNU_SOURCE /* nanosleep */
 #endif
 
+#include "check.h"
 #include "threads.h"
 
 #include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-
-#define CHECK(condition, ...)                     \
-    do {                                          \
-        if (!(condition)) {                       \
-            printf("%s:%d ", __FILE__, __LINE__); \
-            printf(__VA_ARGS__);                  \
-            printf("\n");                         \
-            exit(1);                              \
-        }                                         \
-    } while (0)
 
 static ln_threads *open_pool(int32_t n_threads) {
     ln_threads *threads;

@@ -8,16 +8,7 @@
 
 #include "../kernels/isa.h"
 #include "../panels.h"
-
-#define CHECK(condition, ...)                                \
-    do {                                                     \
-        if (!(condition)) {                                  \
-            printf("%s:%d ", __FILE__, __LINE__);            \
-            printf(__VA_ARGS__);                             \
-            printf("\n");                                    \
-            exit(1);                                         \
-        }                                                    \
-    } while (0)
+#include "check.h"
 
 /* ---- sixteen floats, sixteen times four bytes ------------------------------------ */
 

@@ -220,7 +220,7 @@ typedef ln_status (*ln_encode_part)(ln_encoder *e, ln_string text, int at_start)
 ln_status ln_added_split(ln_encoder *e, const ln_added_set *set, ln_string text, int at_start,
                          ln_encode_part encode);
 
-/* load_json.c, load_gguf.c: fill in a tokenizer that starts as ln_tokenizer_new leaves it. */
+/* load_json.c, load_gguf.c: fill in a tokenizer that nothing was added to. */
 ln_status ln_load_json(ln_tokenizer *tokenizer, const void *data, size_t size, ln_error *err);
 ln_status ln_load_gguf(ln_tokenizer *tokenizer, const void *data, size_t size, ln_error *err);
 
