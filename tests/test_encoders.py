@@ -286,6 +286,18 @@ def test_a_limit_beyond_the_positions_says_nothing(folder: Path, tmp_path: Path)
     assert linnet.load(path).n_ctx == parity.CONTEXT
 
 
+@pytest.mark.parametrize(("limit", "n_ctx"), [(100, 100), (10**6, CONTEXT), (0, CONTEXT), ("x", CONTEXT)])
+def test_a_budget_of_memory_is_for_the_texts_that_the_file_means(
+    tmp_path: Path, limit: Any, n_ctx: int
+) -> None:
+    pytest.importorskip("gguf", reason="gguf writes the models of this test; pip install 'linnet[test]'")
+    family = FAMILIES["bert"]
+    keys = {**family.whole_keys, "linnet.max_text_tokens": limit}
+    path = write_family(replace(family, whole_keys=keys), tmp_path / "m.gguf")
+    assert linnet.load(path).n_ctx == linnet.load(path, ram=1 << 30).n_ctx == n_ctx
+    assert fit(FitOptions(model=path, json=True))["n_ctx"] == n_ctx
+
+
 # ---- tokenizers --------------------------------------------------------------------------------
 
 

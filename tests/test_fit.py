@@ -103,7 +103,7 @@ class Ladder:
         max_seq_len = 8192
         head_dim = 64
 
-    longest = info.max_seq_len
+    longest_text = info.max_seq_len
 
     def plan(self, n_ctx: int, kv_type: str, threads: int | None = None) -> Plan:
         kv = n_ctx * {"f16": 4, "q8_0": 2, "q4_0": 1}[kv_type]

@@ -55,7 +55,8 @@ class Outline:
     """A model of which only the header is there. Raises what opening it would.
 
     ``as_it_is`` says that it is a GGUF file that is mapped and not taken apart,
-    ``header_bytes`` how much of it comes before the weights.
+    ``header_bytes`` how much of it comes before the weights. ``longest_text`` has as many tokens as the
+    makers meant, at most the positions of the model.
     """
 
     def __init__(self, parts: ModelParts, *, as_it_is: bool, header_bytes: int = 0) -> None:
@@ -63,9 +64,8 @@ class Outline:
         image = Image.of_parts(replace(parts, tensors=tuple(map(_blank, parts.tensors))))
         self._model = Handle("ln_model", "ln_model_open", image.address, image.size, uses=image)
         self.info = describe("ln_model", self._model)
-        self.longest = int(parts.extra.get(MAX_TEXT_KEY, 0)) or int(
-            self.info.max_seq_len
-        )  # text that was meant
+        meant, positions = parts.extra.get(MAX_TEXT_KEY), int(self.info.max_seq_len)
+        self.longest_text = min(meant, positions) if isinstance(meant, int) and meant > 0 else positions
         self._as_it_is = as_it_is
         self._header_bytes = header_bytes
         self._n_tokens = len(parts.tokenizer.vocabulary)

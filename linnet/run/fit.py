@@ -90,7 +90,7 @@ def _longest(outline: Outline, ram: int, least: Plan, wanted: int, threads: int 
 
 
 def _context(outline: Outline, n_ctx: int | None) -> int:
-    return n_ctx if n_ctx is not None else min(outline.longest, DEFAULT_N_CTX)
+    return n_ctx if n_ctx is not None else min(outline.longest_text, DEFAULT_N_CTX)
 
 
 def _can_hold(outline: Outline, kv_type: str) -> bool:
