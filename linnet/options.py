@@ -466,7 +466,7 @@ class RunOptions(DrawingOptions):
     )
 
 
-POOLINGS = ("mean", "cls", "last")  # how hidden states become one vector; in the order of GGUF's numbers
+POOLINGS = ("mean", "cls", "last")  # how hidden states become one vector
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -143,9 +143,7 @@ class ModelFacts:
     pre_norm: bool = True  # a norm before each part of a layer
     post_norm: bool = False  # a norm of what each part adds to the stream
     qk_norm: str = ""  # of queries and keys: "head" (each head), "all" (all together), "heads" (each its own)
-    sum_norm: bool = (
-        False  # of the stream after each part is added (BERT), and then none after the last layer
-    )
+    sum_norm: bool = False  # of the stream after each part is added (BERT); then none after the last layer
     embedding_norm: bool = False  # of what the layers read
     sub_norm: bool = False  # norms inside each part, before its last matrix (BitNet)
     activation: str = "silu"  # or gelu (erf), gelu_tanh, relu, relu2

@@ -14,8 +14,8 @@ from linnet.engine.library import Handle, call, describe
 from linnet.engine.memory import Image
 from linnet.engine.processors import available_processors
 from linnet.engine.session import pages_of
-from linnet.formats.gguf_keys import MAX_TEXT_KEY
 from linnet.formats.parts import ModelParts, RawBytes, Tensor
+from linnet.formats.sentence_transformers import longest_text
 from linnet.types import TensorType
 
 # What was measured of a process beside the core's own memory (Python 3.11, x86-64 Linux, benchmarks/fit.py):
@@ -55,8 +55,7 @@ class Outline:
     """A model of which only the header is there. Raises what opening it would.
 
     ``as_it_is`` says that it is a GGUF file that is mapped and not taken apart,
-    ``header_bytes`` how much of it comes before the weights. ``longest_text`` has as many tokens as the
-    makers meant, at most the positions of the model.
+    ``header_bytes`` how much of it comes before the weights. ``longest_text`` is in tokens.
     """
 
     def __init__(self, parts: ModelParts, *, as_it_is: bool, header_bytes: int = 0) -> None:
@@ -64,8 +63,7 @@ class Outline:
         image = Image.of_parts(replace(parts, tensors=tuple(map(_blank, parts.tensors))))
         self._model = Handle("ln_model", "ln_model_open", image.address, image.size, uses=image)
         self.info = describe("ln_model", self._model)
-        meant, positions = parts.extra.get(MAX_TEXT_KEY), int(self.info.max_seq_len)
-        self.longest_text = min(meant, positions) if isinstance(meant, int) and meant > 0 else positions
+        self.longest_text = longest_text(parts.extra, int(self.info.max_seq_len))
         self._as_it_is = as_it_is
         self._header_bytes = header_bytes
         self._n_tokens = len(parts.tokenizer.vocabulary)

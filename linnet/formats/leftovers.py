@@ -16,9 +16,8 @@ from functools import cache
 from pathlib import Path
 
 TEMPORARY, ASIDE = ".tmp", ".aside"
-_NAME = re.compile(
-    r"\.linnet-(\d{1,9})-([0-9a-f]{8})[0-9a-f]{8}(\.\w+)"
-)  # process, host, random digits, kind
+# process, host, random digits, kind
+_NAME = re.compile(r"\.linnet-(\d{1,9})-([0-9a-f]{8})[0-9a-f]{8}(\.\w+)")
 
 
 def leftover_name(target: Path, kind: str) -> Path:

@@ -13,13 +13,19 @@ from typing import Any
 
 from linnet.errors import FormatError, UnsupportedError
 from linnet.formats.arch.values import count, text
-from linnet.formats.gguf_keys import MAX_TEXT_KEY, NORMALIZE_KEY, POOLING_KEY, POOLING_MODE_KEY
+from linnet.formats.gguf_keys import (
+    MAX_TEXT_KEY,
+    NORMALIZE_KEY,
+    POOLING_KEY,
+    POOLING_MODE_KEY,
+    POOLING_TYPES,
+)
 from linnet.formats.inputs import read_json, read_json_list
 from linnet.types import ModelFacts
 
 MODULES, LIMITS, POOLING_FOLDER = "modules.json", "sentence_bert_config.json", "1_Pooling"
 
-_TYPES = {"mean": 1, "cls": 2, "last": 3}  # of the key that other readers of GGUF know
+_NUMBERS = {mode: number for number, mode in POOLING_TYPES.items()}
 _FLAG = "pooling_mode_"
 # The ways of pooling by their names in the folder: flags of earlier versions, a text in later ones.
 _MODES = {"cls_token": "cls", "mean_tokens": "mean", "lasttoken": "last"}
@@ -64,19 +70,18 @@ def _pooling(folder: Path, arch: str) -> dict[str, Any]:
     if not modes or not all(isinstance(mode, str) for mode in modes):
         raise FormatError(f"{folder / 'config.json'} does not say how hidden states become one vector")
     mode = "+".join(_MODES.get(mode, mode) for mode in modes)
-    return {f"{arch}.{POOLING_KEY}": _TYPES[mode]} if mode in _TYPES else {POOLING_MODE_KEY: mode}
+    return {f"{arch}.{POOLING_KEY}": _NUMBERS[mode]} if mode in _NUMBERS else {POOLING_MODE_KEY: mode}
 
 
 def embedding_files(facts: ModelFacts, metadata: Mapping[str, Any]) -> dict[str, bytes]:
     """The files of a folder that say the same, by their names in it."""
-    kind = metadata.get(f"{facts.arch}.{POOLING_KEY}")
-    mode = next((name for name, number in _TYPES.items() if number == kind), None)
+    number = metadata.get(f"{facts.arch}.{POOLING_KEY}")
+    mode = POOLING_TYPES.get(number) if isinstance(number, int) else None
     if mode is None:
         return {}
     known = {name: flag for flag, name in _MODES.items()}
     modules = [("Transformer", ""), ("Pooling", POOLING_FOLDER)]
     modules += [("Normalize", "2_Normalize")] if metadata.get(NORMALIZE_KEY) is True else []
-    limit = metadata.get(MAX_TEXT_KEY)
     documents: dict[str, Any] = {
         MODULES: [
             {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
@@ -86,6 +91,12 @@ def embedding_files(facts: ModelFacts, metadata: Mapping[str, Any]) -> dict[str,
             "word_embedding_dimension": facts.dim,
             **{_FLAG + flag: name == mode for name, flag in known.items()},
         },
-        LIMITS: {"max_seq_length": limit if isinstance(limit, int) else facts.max_seq_len},
+        LIMITS: {"max_seq_length": longest_text(metadata, facts.max_seq_len)},
     }
     return {name: (json.dumps(document, indent=2) + "\n").encode() for name, document in documents.items()}
+
+
+def longest_text(metadata: Mapping[str, Any], n_positions: int) -> int:
+    """Tokens of the longest text that the makers of a model meant, at most those it has positions for."""
+    meant = metadata.get(MAX_TEXT_KEY)
+    return min(meant, n_positions) if isinstance(meant, int) and meant > 0 else n_positions

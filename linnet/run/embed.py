@@ -12,7 +12,7 @@ from linnet.display import one_line
 from linnet.engine.arguments import listed
 from linnet.engine.session import pages_of
 from linnet.errors import UsageError
-from linnet.formats.gguf_keys import POOLING_KEY, POOLING_MODE_KEY
+from linnet.formats.gguf_keys import POOLING_KEY, POOLING_MODE_KEY, POOLING_TYPES
 from linnet.options import POOLINGS
 from linnet.run.text.context import check_prompt
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from linnet.run.model import LanguageModel
-
-_POOLING_TYPES = dict(enumerate(POOLINGS, 1))  # of the GGUF key {arch}.pooling_type
 
 
 def default_pooling(model: LanguageModel) -> str:
@@ -34,7 +32,7 @@ def default_pooling(model: LanguageModel) -> str:
             f"{', '.join(POOLINGS)}"
         )
     named = metadata.integers(f"{model.model.arch}.{POOLING_KEY}")
-    return _POOLING_TYPES.get(named[0], "mean") if named else "mean"
+    return POOLING_TYPES.get(named[0], "mean") if named else "mean"
 
 
 def embed_texts(

@@ -31,7 +31,7 @@ _STYLE: dict[str, Any] = {
 }
 _BIASES: dict[str, Any] = {"attention_bias": True, "output_bias": True, "ffn_bias": True}
 _TABLE = "token_types.weight"
-_OFFSET = 2
+_OFFSET = 2  # of RoBERTa: its positions begin after that of the filler
 _NAMES = {
     "dim": "hidden_size",
     "n_layers": "num_hidden_layers",
@@ -88,7 +88,7 @@ def _read(config: Mapping[str, Any], offset: int = 0) -> ModelFacts:
 
 
 def _read_roberta(config: Mapping[str, Any]) -> ModelFacts:
-    refuse(config, {"pad_token_id": (_OFFSET - 1,)})  # the positions begin after that of the filler
+    refuse(config, {"pad_token_id": (_OFFSET - 1,)})
     return _read(config, _OFFSET)
 
 
@@ -120,10 +120,6 @@ def _complete(facts: ModelFacts, names: Collection[str]) -> ModelFacts:
             f"'{TOKEN_TYPES_KEY}' is {facts.n_token_types} and the tensor '{_TABLE}' is {there}"
         )
     return facts
-
-
-def _untyped(facts: ModelFacts) -> bool:
-    return not facts.n_token_types
 
 
 def _write_distilbert(facts: ModelFacts) -> dict[str, Any]:
@@ -217,7 +213,7 @@ DISTILBERT = replace(
     ),
     read=_read_distilbert,
     write=_write_distilbert,
-    fits=_untyped,
+    fits=lambda facts: facts.n_token_types == 0,
     prefix="distilbert.",
     unused=("vocab_transform.", "vocab_layer_norm.", "vocab_projector."),
 )  # fmt: skip
