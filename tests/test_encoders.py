@@ -250,6 +250,21 @@ def test_a_way_of_pooling_that_is_not_known_is_named(
     assert model.embed(SENTENCES, pooling="cls").shape == (len(SENTENCES), 64)
 
 
+def test_pooling_is_what_the_file_says(tmp_path: Path) -> None:
+    pytest.importorskip("gguf", reason="gguf writes the models of this test; pip install 'linnet[test]'")
+
+    def pooled(number: int) -> linnet.LanguageModel:
+        family = FAMILIES["bert"]
+        keys = {**family.keys, "pooling_type": number}
+        return linnet.load(write_family(replace(family, keys=keys), tmp_path / f"{number}.gguf"))
+
+    for number, pooling in ((0, "mean"), (1, "mean"), (2, "cls"), (3, "last")):
+        model = pooled(number)
+        np.testing.assert_array_equal(model.embed(["ab"]), model.embed(["ab"], pooling=pooling))
+    with pytest.raises(UsageError, match="pool by 'pooling_type 4', which is not known here"):
+        pooled(4).embed(["ab"])  # llama.cpp's word for what scores pairs of texts
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

@@ -25,14 +25,16 @@ if TYPE_CHECKING:
 def default_pooling(model: LanguageModel) -> str:
     """What the makers of the model named, else ``mean``. Raises UsageError for what is not known here."""
     metadata = model.model.metadata
+    number = [*metadata.integers(f"{model.model.arch}.{POOLING_KEY}"), 0][0]
     mode = metadata.text(POOLING_MODE_KEY)
+    if mode is None and number not in (0, *POOLING_TYPES):
+        mode = f"{POOLING_KEY} {number}"
     if mode is not None:
         raise UsageError(
             f"the makers of this model pool by '{one_line(mode)[:60]}', which is not known here; choose from "
             f"{', '.join(POOLINGS)}"
         )
-    named = metadata.integers(f"{model.model.arch}.{POOLING_KEY}")
-    return POOLING_TYPES.get(named[0], "mean") if named else "mean"
+    return POOLING_TYPES.get(number, "mean")
 
 
 def embed_texts(

@@ -72,16 +72,17 @@ class Constraint:
     def __init__(self, tokenizer: GuideTokenizer, **form: Unpack[FormOptions]) -> None:
         import llguidance
 
+        kind, what = _single(form)
+        name, as_grammar = _KINDS[kind]
+        self._tokenizer = tokenizer
+
         def attempt() -> str:
-            self._matcher = llguidance.LLMatcher(tokenizer.native, compile(what), log_level=0)
+            self._matcher = llguidance.LLMatcher(tokenizer.native, as_grammar(what), log_level=0)
             probe = self._matcher.deep_copy()
             if not probe.is_error() and not probe.is_stopped():
                 probe.compute_bitmask()  # where no text can be completed it is only seen here
             return probe.get_error()
 
-        kind, what = _single(form)
-        name, compile = _KINDS[kind]
-        self._tokenizer = tokenizer
         reason = _reason(attempt, kind == "grammar" and "::=" not in str(what))  # GBNF is rewritten
         if reason:
             raise UnsupportedError(f"{name} cannot be held: {reason}")
