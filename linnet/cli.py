@@ -82,9 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"linnet {verb}: {error}", file=sys.stderr)
         return USAGE_ERROR
     except KeyboardInterrupt as stopped:
-        print(
-            "", *stopped.args, sep="\n", file=sys.stderr
-        )  # what the terminal shows of Ctrl-C has its own line
+        print("", *stopped.args, sep="\n", file=sys.stderr)  # what the terminal shows of Ctrl-C ends its line
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of standard output went away, as `head` does; the interpreter
