@@ -75,6 +75,12 @@ def test_a_model_has_at_least_one_of_each(name: str, value: Any) -> None:
         linnet.load(**{name: value})
 
 
+@pytest.mark.parametrize("ram", [0, 1.5, "4G"])
+def test_a_budget_is_a_number_of_bytes(ram: Any) -> None:
+    with pytest.raises(UsageError, match=r"ram is .*; it must be"):
+        linnet.load(ram=ram)
+
+
 @pytest.mark.parametrize("verb", ["run", "embed"])
 @pytest.mark.parametrize("flags", [("--n-ctx", "0"), ("--threads", "0"), ("--threads", "-2")])
 def test_so_it_has_on_the_command_line(

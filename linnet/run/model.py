@@ -84,6 +84,7 @@ def load(
     if not isinstance(adapters, (Mapping, NoneType)):
         raise wrong("adapters", adapters, "a dict of names and folders or files")
     if ram is not None:
+        ram = whole("ram", ram, least=1, most=(1 << 63) - 1)
         if draft_model is not None:
             raise UsageError("a budget of memory is for one model; leave out the draft model or --ram")
         options, timelines = _within(ram, source, type, options), 1
