@@ -64,7 +64,7 @@ class TensorType(IntEnum):
     def parse(cls, label: str) -> TensorType:
         """The type called ``label``, in any case. Raises UnsupportedError."""
         try:
-            return cls[label.upper()]
+            return cls[str(label).upper()]
         except KeyError:
             known = ", ".join(t.label for t in cls)
             raise UnsupportedError(f"unknown type '{label}'; choose from {known}") from None

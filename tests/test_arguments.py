@@ -47,6 +47,12 @@ def test_the_wrong_kind_is_one_line(model: linnet.LanguageModel, name: str, valu
         assert len(str(raised.value)) < 200 and "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("name", ["type", "kv_type"])
+def test_a_type_is_known_by_name(name: str) -> None:
+    with pytest.raises(LinnetError, match=r"'5'.*choose from"):
+        linnet.load(**{name: 5})  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("prompt", [5, None, [1.5], ["a"], {"role": "user"}])
 def test_a_prompt_is_a_text_or_token_ids(model: linnet.LanguageModel, prompt: Any) -> None:
     with pytest.raises(UsageError, match=r"prompt|token id"):

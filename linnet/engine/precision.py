@@ -31,7 +31,7 @@ _LOSSY_BITS = 5.0  # types of at most so many bits lose enough for that to matte
 
 def parse_type(label: str) -> TensorType:
     """The type called ``label`` that weights can be stored as. Raises UsageError."""
-    wanted = next((type for type in TYPES if type.label == label.lower()), None)
+    wanted = next((type for type in TYPES if type.label == str(label).lower()), None)
     if wanted is None:
         known = ", ".join(type.label for type in TYPES)
         raise UsageError(f"weights cannot be stored as '{label}'; choose from {known}")
