@@ -46,8 +46,11 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(USAGE_ERROR)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line; reads no file and imports no verb."""
+def build_parser(only: str | None = None) -> argparse.ArgumentParser:
+    """The parser of the whole command line; reads no file and imports no verb.
+
+    With ``only`` no other verb knows its options: those of all take longer than the rest of a start.
+    """
     parser = _Parser(
         prog="linnet",
         description="Make small language models and run them on this machine, offline.",
@@ -58,7 +61,8 @@ def build_parser() -> argparse.ArgumentParser:
     for verb, (config, _) in VERBS.items():
         about = (config.__doc__ or "").strip()
         child = verbs.add_parser(verb, help=about.rstrip("."), description=about)
-        options.add_arguments(child, config)
+        if only in (None, verb):
+            options.add_arguments(child, config)
     return parser
 
 
@@ -68,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Also where what was made until then is the result: a text that Ctrl-C ended.
     """
     _prepare_process()
-    parser = build_parser()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = build_parser(next((verb for verb in arguments[:1] if verb in VERBS), None))
     given = vars(parser.parse_args(arguments))
     verb = given.pop("verb")
     if verb is None:

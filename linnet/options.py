@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import math
 import re
-import tomllib
 import types
 import typing
 from dataclasses import dataclass
@@ -101,8 +99,9 @@ def fields_of(config: type) -> list[dataclasses.Field[Any]]:
 
 def add_arguments(parser: argparse.ArgumentParser, config: type) -> None:
     """Gives ``parser`` one argument per field of ``config``, and ``--config FILE``."""
+    kinds = _plain_types(config)
     for field in fields_of(config):
-        _add_argument(parser, field, _plain_type(config, field.name))
+        _add_argument(parser, field, kinds[field.name])
     parser.add_argument(
         "--config",
         metavar="FILE",
@@ -198,9 +197,12 @@ def _kind_name(kind: Any) -> str:
     return {int: "a whole number", float: "a number", str: "a text", Path: "a path"}[kind]
 
 
-def _plain_type(config: type, name: str) -> Any:
-    """The annotation of a field with ``| None`` taken off."""
-    kind = typing.get_type_hints(config)[name]
+def _plain_types(config: type) -> dict[str, Any]:
+    """The annotations of the fields with ``| None`` taken off. They are evaluated here, which takes time."""
+    return {name: _without_none(kind) for name, kind in typing.get_type_hints(config).items()}
+
+
+def _without_none(kind: Any) -> Any:
     if typing.get_origin(kind) in (types.UnionType, typing.Union):
         return next(part for part in typing.get_args(kind) if part is not type(None))
     return kind
@@ -229,11 +231,14 @@ def read_text(path: Path) -> str:
 
 
 def _read_toml(config: type, path: Path) -> dict[str, Any]:
+    import difflib  # these two take time, which a start without a file need not pay
+    import tomllib
+
     try:
         table = tomllib.loads(read_text(path))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise SourceError(f"{path} is not valid TOML: {error}") from None
-    fields = {field.name: field for field in dataclasses.fields(config)}
+    fields, kinds = {field.name: field for field in dataclasses.fields(config)}, _plain_types(config)
     values = {}
     for key, value in table.items():
         name = key.replace("-", "_")
@@ -241,7 +246,7 @@ def _read_toml(config: type, path: Path) -> dict[str, Any]:
             near = difflib.get_close_matches(name, fields, n=1)
             hint = f"; did you mean '{near[0]}'?" if near else ""
             raise UsageError(f"{path}: unknown option '{key}'{hint}")
-        values[name] = _from_toml(fields[name], _plain_type(config, name), value, f"{path}: {key}")
+        values[name] = _from_toml(fields[name], kinds[name], value, f"{path}: {key}")
     return values
 
 

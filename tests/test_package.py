@@ -80,6 +80,20 @@ def test_help_needs_no_numpy() -> None:
     assert python(code).split() == ["False", "False"]
 
 
+def test_a_start_reads_what_it_needs_and_no_more() -> None:
+    code = """
+import sys
+from linnet import cli, options
+known, learn = [], options.add_arguments
+options.add_arguments = lambda parser, config: (known.append(config.__name__), learn(parser, config))
+sys.stdout = sys.stderr
+cli.main(["run", "-n", "1", "Once"])
+costly = {"numpy", "rich", "jinja2", "tomllib", "difflib"}
+print(*known, *costly.intersection(sys.modules), file=sys.__stdout__)
+"""
+    assert python(code).split() == ["RunOptions"]
+
+
 def test_version_is_that_of_the_core() -> None:
     from linnet.engine.library import library
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import difflib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypedDict, Unpack
@@ -84,6 +83,8 @@ _NUMBERS = [name for name, value in NEUTRAL.items() if isinstance(value, (int, f
 def check_name(name: str) -> None:
     """Raises UsageError, with the nearest name, when there is no such option."""
     if name not in NEUTRAL:
+        import difflib  # it takes time, which a right name need not pay
+
         near = difflib.get_close_matches(name, NEUTRAL, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else ""
         raise UsageError(f"there is no sampling option '{name}'{hint}")
