@@ -6,12 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from linnet.engine.model import Model
 from linnet.errors import FormatError, SourceError
+from linnet.formats.gguf import read_gguf, write_gguf
+from linnet.formats.gguf_keys import LEFT_OUT_KEY
 from linnet.options import ShowOptions
 from linnet.run.model import BUNDLED_MODEL
 from linnet.run.show import show
@@ -56,6 +60,19 @@ def test_an_unknown_architecture_is_described_with_the_reason_why_it_cannot_run(
     assert about["arch"] == "lemur"
     assert "lemur" in str(about["problem"])
     assert about["weight_bytes"] == shown(BUNDLED_MODEL)["weight_bytes"]
+
+
+@pytest.mark.parametrize(
+    "key", ["general.architecture", "general.name", "tokenizer.chat_template", LEFT_OUT_KEY]
+)
+def test_numbers_in_the_place_of_a_text_are_none(key: str, tmp_path: Path) -> None:
+    parts = read_gguf(BUNDLED_MODEL)
+    with open(tmp_path / "m.gguf", "wb") as file:
+        write_gguf(replace(parts, extra={**parts.extra, key: np.array([5], "<i4")}), file)
+    about = shown(tmp_path / "m.gguf")
+    assert json.loads(json.dumps(about)) == about
+    assert not about.get({"general.architecture": "arch", "general.name": "name"}.get(key, "left_out"))
+    assert ("problem" in about) == (key != LEFT_OUT_KEY)
 
 
 @pytest.mark.parametrize("kept", [0, 3, 20, 1000, 0.5, 0.999])

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from linnet.display import one_line
 from linnet.errors import LinnetError
 from linnet.formats.checkpoint import read_checkpoint
 from linnet.formats.corpus import MANIFEST, Corpus
 from linnet.formats.gguf import GgufFile, model_in, open_gguf
-from linnet.formats.gguf_keys import LEFT_OUT_KEY
+from linnet.formats.gguf_keys import LEFT_OUT_KEY, TEMPLATE_KEY
 from linnet.formats.inputs import check_regular
 from linnet.formats.parts import ModelParts
 from linnet.formats.store import locate
@@ -70,7 +71,7 @@ def _describe_model(parts: ModelParts) -> dict[str, object]:
             **asdict(parts.special),
         },
         "chat_template": parts.chat_template,
-        "left_out": parts.extra.get(LEFT_OUT_KEY, ""),
+        "left_out": _text_of(parts.extra, LEFT_OUT_KEY) or "",
     }
 
 
@@ -80,12 +81,18 @@ def _describe_unknown(file: GgufFile) -> dict[str, object]:
     numbers = {key: value for key, value in file.metadata.items() if isinstance(value, (int, float))}
     small = {key: value for key, value in numbers.items() if math.isfinite(value)}
     return {
-        "arch": file.metadata.get("general.architecture"),
-        "name": file.metadata.get("general.name", ""),
+        "arch": _text_of(file.metadata, "general.architecture"),
+        "name": _text_of(file.metadata, "general.name") or "",
         **_describe_tensors(sizes),
         "metadata": small,
-        "chat_template": file.metadata.get("tokenizer.chat_template"),
+        "chat_template": _text_of(file.metadata, TEMPLATE_KEY),
     }
+
+
+def _text_of(metadata: Mapping[str, Any], key: str) -> str | None:
+    """A text of the metadata; what is there instead is none, and ``problem`` says so."""
+    value = metadata.get(key)
+    return value if isinstance(value, str) else None
 
 
 def _describe_tensors(sizes: Iterable[tuple[str, int, int]]) -> dict[str, object]:
