@@ -39,9 +39,9 @@ _MEANINGS = [
     (r"Unsatisfiable schema: (.*)", r"no text can have this form: \1"),
     (r"Expecting object schema|schema must be an object", r"it is no JSON object, as a schema has to be"),
     (r"Expected (?:f64|positive integer) for '(.*)', got (.*)", r"'\1' is \2; it must be a number"),
-    (r"Expected (\w+) for '(.*)', got (.*)", r"'\2' is \3; it must be an \1"),
+    (r"Expected (\w+) for '(.*)', got (.*)", r"'\2' is \3; it must be of type \1"),
     (r"Invalid type: (.*)", r"'type' is \1, which JSON Schema does not have"),
-    (r"regex parse error:\s*(.*?)\n *\^+\nerror: (.*)", r"the regex \1 cannot be read: \2"),
+    (r"regex parse error:\s*(.*?)\n *\^+\nerror: (.*)", r"a regex cannot be read, \2: \1"),
     (
         r"lookarounds not supported.*in regex /(.*)/",
         r"\1 looks around, which cannot be held; write it without",

@@ -176,7 +176,7 @@ def _from_schema(schema: Any) -> str:
     if isinstance(schema, str):
         schema = _parsed(_bounded(schema))
     try:
-        text = json.dumps(without_own_formats(schema), allow_nan=False)
+        text = json.dumps(without_own_formats(schema), allow_nan=False, ensure_ascii=False)
     except (TypeError, ValueError) as error:
         raise UsageError(f"json_schema is no JSON: {error}") from None
     # At most one space between parts: a model that is unsure would go on with whitespace for ever.
@@ -219,7 +219,7 @@ def _from_grammar(grammar: str) -> str:
 def _bounded(text: str) -> str:
     if not isinstance(text, str):
         raise UsageError(f"{shown(text)} is no form; regex and grammar are texts")
-    if len(text.encode("utf-8", "surrogatepass")) > MOST_BYTES:
+    if len(text.encode()) > MOST_BYTES:
         raise ValueError(f"it has more than {MOST_BYTES} bytes")
     return text
 
