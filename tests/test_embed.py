@@ -203,3 +203,10 @@ def test_the_command_prints_the_vectors(tmp_path: Path) -> None:
     lines = linnet_embed("--no-normalize", stdin="The dog\nMax\n").splitlines()
     found = np.array([line.split() for line in lines], dtype=np.float32)
     np.testing.assert_allclose(found, model.embed(["The dog", "Max"], normalize=False), rtol=1e-5)
+
+
+def test_a_line_of_standard_input_ends_as_in_files(model: linnet.LanguageModel) -> None:
+    """What else Unicode calls the end of a line is part of a text, as for everything that counts lines."""
+    texts = ["The\x0cdog\u2028ran", "", "Max\x85\x1c."]
+    found = json.loads(linnet_embed("--json", "--kv-type", "f32", stdin="\n".join(texts) + "\n"))
+    np.testing.assert_array_equal(np.float32(found["embeddings"]), model.embed(texts))

@@ -270,7 +270,7 @@ def test_pooling_is_what_the_file_says(tmp_path: Path) -> None:
     [
         ("modules.json", {}, "does not hold a list"),
         ("modules.json", [5], "does not hold a list"),
-        ("modules.json", [{"type": 5}], "'type' is 5"),
+        ("modules.json", [{"type": 5}], "modules.json: 'type' is 5"),
         ("modules.json", [{"type": "x.Pooling", "path": "../m/1_Pooling"}], "not in it"),
         ("modules.json", [{"type": "x.Pooling", "path": ".."}], "not in it"),
         ("modules.json", [{"type": "x.Pooling", "path": "missing"}], "does not exist"),
@@ -278,7 +278,7 @@ def test_pooling_is_what_the_file_says(tmp_path: Path) -> None:
         ("1_Pooling/config.json", {"pooling_mode_mean_tokens": False}, "does not say how"),
         ("1_Pooling/config.json", {"pooling_mode": 5}, "does not say how"),
         ("1_Pooling/config.json", [], "does not hold a JSON object"),
-        ("sentence_bert_config.json", {"max_seq_length": "x"}, "'max_seq_length' is 'x'"),
+        ("sentence_bert_config.json", {"max_seq_length": "x"}, "bert_config.json: 'max_seq_length' is 'x'"),
         ("sentence_bert_config.json", {"max_seq_length": -1}, "not a possible size"),
     ],
 )  # fmt: skip
@@ -291,6 +291,29 @@ def test_odd_folders_are_one_line(
     with pytest.raises(LinnetError, match=message) as caught:
         read_checkpoint(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("tokenizer_config.json", {"added_tokens_decoder": {"5": {"content": "\ud800"}}}),
+        ("config.json", {"_name_or_path": "\ud800"}),
+    ],
+)
+def test_half_a_character_is_one_line(
+    folder: Path, tmp_path: Path, name: str, change: dict[str, Any]
+) -> None:
+    """JSON can write it, and no GGUF can hold it, in memory or in a file."""
+    path = shutil.copytree(folder, tmp_path / "m")
+    (path / name).write_text(json.dumps({**json.loads((path / name).read_bytes()), **change}))
+    for wanted in (
+        lambda: linnet.load(path),
+        lambda: fit(FitOptions(model=path, json=True)),
+        lambda: convert(ConvertOptions(source=path, output=tmp_path / "m.gguf", json=True)),
+    ):
+        with pytest.raises(FormatError, match=r"'\\ud800' holds half a character"):
+            wanted()
+    assert not (tmp_path / "m.gguf").exists()
 
 
 def test_a_limit_beyond_the_positions_says_nothing(folder: Path, tmp_path: Path) -> None:
@@ -424,9 +447,24 @@ def test_the_core_refuses_what_it_cannot_compute(file: Path) -> None:
     workspace.eval_hidden([(session, TEXTS[2])])
 
 
+def test_an_encoder_drafts_for_nobody(file: Path, tmp_path: Path) -> None:
+    decoder = write_family(FAMILIES["llama"], tmp_path / "m.gguf")
+    with pytest.raises(UnsupportedError, match=r"a bert model is an encoder: .*; linnet embed makes"):
+        linnet.load(decoder, draft_model=file)
+
+
+def test_fit_plans_no_more_positions_than_there_are(folder: Path) -> None:
+    assert fit(FitOptions(model=folder, n_ctx=parity.CONTEXT, json=True))["n_ctx"] == parity.CONTEXT
+    with pytest.raises(UsageError, match=f"learned only {parity.CONTEXT} positions; give {parity.CONTEXT}"):
+        fit(FitOptions(model=folder, n_ctx=parity.CONTEXT + 1, json=True))
+
+
 def test_a_text_that_does_not_fit_is_refused_with_the_counts(folder: Path) -> None:
-    with pytest.raises(ContextFullError, match="has 152 tokens and the context holds 100"):
-        linnet.load(folder).embed(["the " * 150])
+    texts, counts = ["the", "the " * 150], "text 2 has 152 tokens and the context holds"
+    with pytest.raises(ContextFullError, match=f"{counts} 100; shorten it or raise n_ctx"):
+        linnet.load(folder).embed(texts)
+    with pytest.raises(ContextFullError, match=f"{counts} {parity.CONTEXT}; shorten it$"):
+        linnet.load(folder, n_ctx=parity.CONTEXT).embed(texts)
     model = linnet.load(folder)
     (cut,) = model.embed(["the " * 150], cut=True)
     np.testing.assert_array_equal(cut, model.embed(["the " * 98])[0])  # and what is around every text

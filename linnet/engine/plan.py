@@ -14,6 +14,7 @@ from linnet.engine.library import Handle, call, describe
 from linnet.engine.memory import Image
 from linnet.engine.processors import available_processors
 from linnet.engine.session import pages_of
+from linnet.errors import UsageError
 from linnet.formats.parts import ModelParts, RawBytes, Tensor
 from linnet.formats.sentence_transformers import longest_text
 from linnet.types import TensorType
@@ -64,6 +65,7 @@ class Outline:
         self._model = Handle("ln_model", "ln_model_open", image.address, image.size, uses=image)
         self.info = describe("ln_model", self._model)
         self.longest_text = longest_text(parts.extra, int(self.info.max_seq_len))
+        self._positions = self.info.max_seq_len if parts.facts.learned_positions else None
         self._as_it_is = as_it_is
         self._header_bytes = header_bytes
         self._n_tokens = len(parts.tokenizer.vocabulary)
@@ -75,6 +77,11 @@ class Outline:
 
     def plan(self, n_ctx: int, kv_type: str, threads: int | None = None) -> Plan:
         """What the model takes with a context of ``n_ctx`` tokens. Raises UsageError, UnsupportedError."""
+        if self._positions is not None and n_ctx > self._positions:
+            raise UsageError(
+                f"n_ctx is {n_ctx} and the model has learned only {self._positions} positions; "
+                f"give {self._positions} or less"
+            )
         n_threads = threads if threads is not None else available_processors()
         options = ln_workspace_options(
             n_threads=int32("threads", n_threads, least=1),

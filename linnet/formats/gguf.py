@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from linnet.display import shown
 from linnet.errors import FormatError, UnsupportedError
 from linnet.formats import arch
 from linnet.formats.gguf_tokenizer import metadata_from_tokenizer, tokenizer_from_metadata
@@ -336,8 +337,8 @@ def _check_index(entries: list[_Entry], tensors: tuple[GgufTensor, ...]) -> None
 
 def _short(text: str) -> str:
     """``text`` fit for one line of an error: printable, and not too long."""
-    shown = "".join(c if c.isprintable() else "?" for c in text[:60])
-    return shown + ("..." if len(text) > 60 else "")
+    printable = "".join(c if c.isprintable() else "?" for c in text[:60])
+    return printable + ("..." if len(text) > 60 else "")
 
 
 # ---- writing ----------------------------------------------------------------------
@@ -442,7 +443,10 @@ def _packed_value(value: Any) -> Iterator[bytes]:
 
 
 def _packed_string(text: str) -> bytes:
-    data = text.encode("utf-8", "surrogateescape")
+    try:
+        data = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # JSON can write what no UTF-8 can
+        raise FormatError(f"the text {shown(text)} holds half a character; correct it") from None
     return struct.pack("<Q", len(data)) + data
 
 

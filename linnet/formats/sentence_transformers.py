@@ -37,10 +37,9 @@ def embedding_metadata(directory: Path, facts: ModelFacts) -> dict[str, Any]:
     Raises FormatError, UnsupportedError for a module that would make other vectors.
     """
     keys: dict[str, Any] = {}
-    for module in read_json_list(directory / MODULES):
-        kind = text(module, "type", "").rpartition(".")[2]
+    for kind, name in _modules(directory / MODULES):
         if kind == "Pooling":
-            keys |= _pooling(_inside(directory, text(module, "path", "")), facts.arch)
+            keys |= _pooling(_inside(directory, name), facts.arch)
         elif kind == "Normalize":
             keys[NORMALIZE_KEY] = True
         elif kind != "Transformer":
@@ -48,10 +47,26 @@ def embedding_metadata(directory: Path, facts: ModelFacts) -> dict[str, Any]:
                 f"{directory}: its texts go through a module '{kind[:60]}', which is not supported; "
                 "supported: Transformer, Pooling, Normalize"
             )
-    limit = read_json(directory / LIMITS, optional=True).get("max_seq_length")
-    if limit is not None and count({"max_seq_length": limit}, "max_seq_length") < facts.max_seq_len:
-        keys[MAX_TEXT_KEY] = limit
-    return keys
+    limit = _limit(directory / LIMITS, facts.max_seq_len)
+    return {**keys, MAX_TEXT_KEY: limit} if limit < facts.max_seq_len else keys
+
+
+def _modules(path: Path) -> list[tuple[str, str]]:
+    """What a text goes through: the kind of each module and its folder."""
+    modules = read_json_list(path)
+    try:
+        return [(text(entry, "type", "").rpartition(".")[2], text(entry, "path", "")) for entry in modules]
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from None
+
+
+def _limit(path: Path, positions: int) -> int:
+    """Tokens at which texts are cut."""
+    settings = read_json(path, optional=True)
+    try:
+        return count(settings, "max_seq_length", positions)
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from None
 
 
 def _inside(directory: Path, name: str) -> Path:

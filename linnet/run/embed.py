@@ -11,10 +11,9 @@ import numpy as np
 from linnet.display import one_line
 from linnet.engine.arguments import listed
 from linnet.engine.session import pages_of
-from linnet.errors import UsageError
+from linnet.errors import ContextFullError, UsageError
 from linnet.formats.gguf_keys import POOLING_KEY, POOLING_MODE_KEY, POOLING_TYPES
 from linnet.options import POOLINGS
-from linnet.run.text.context import check_prompt
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -58,7 +57,7 @@ def embed_texts(
     if pooling not in POOLINGS:
         raise UsageError(f"pooling is '{pooling}'; choose from {', '.join(POOLINGS)}")
     texts = listed("texts", texts, "texts")
-    prompts = [_ids(model, text, cut) for text in texts]
+    prompts = [_ids(model, text, number, cut) for number, text in enumerate(texts, 1)]
     vectors = np.empty((len(texts), model.model.dim), dtype=np.float32)
     for group in _groups(prompts, model.texts_together, model.pages_together):
         with ExitStack() as stack:
@@ -71,14 +70,20 @@ def embed_texts(
     return vectors
 
 
-def _ids(model: LanguageModel, text: str, cut: bool) -> list[int]:
+def _ids(model: LanguageModel, text: str, number: int, cut: bool) -> list[int]:
     ids = model.tokenizer.encode(text, framed=True)
     if not ids:
-        raise UsageError("a text is empty and this model has no beginning-of-sequence token; leave it out")
+        raise UsageError(
+            f"text {number} is empty and this model has no beginning-of-sequence token; leave it out"
+        )
     if cut and len(ids) > model.n_ctx:
         behind = _behind(ids, model.tokenizer.encode(text))
         ids = ids[: max(model.n_ctx - len(behind), 0)] + behind
-    check_prompt(len(ids), model.n_ctx)
+    if len(ids) > model.n_ctx:
+        more = " or raise n_ctx" if model.n_ctx < model.model.max_seq_len else ""
+        raise ContextFullError(
+            f"text {number} has {len(ids)} tokens and the context holds {model.n_ctx}; shorten it{more}"
+        )
     return ids
 
 

@@ -153,6 +153,7 @@ class LanguageModel:
         self.cache = PromptCache(self.workspace, self._n_ctx, most)
         self.draft: LanguageModel | None = None
         if draft is not None:
+            draft.check_writes()
             check_same_tokenizer(model.tokenizer, draft.tokenizer)
             self.draft = LanguageModel(draft, n_ctx=self._n_ctx, threads=threads, kv_type=kv_type, isa=isa)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 from linnet.errors import UsageError
@@ -16,7 +17,7 @@ def embed(options: EmbedOptions) -> dict[str, object]:
 
     Returns ``embeddings`` [n][dim], ``dim``, ``tokens``, ``cut`` (texts), ``pooling`` and ``energy``.
     """
-    texts = list(options.texts) or sys.stdin.buffer.read().decode("utf-8", "replace").splitlines()
+    texts = options.texts or _lines(sys.stdin.buffer.read())
     if not texts:
         raise UsageError("there is no text; give some, or one per line of standard input")
     model = load(
@@ -48,3 +49,9 @@ def embed(options: EmbedOptions) -> dict[str, object]:
         "pooling": pooling,
         "energy": energy.as_json(n_tokens),
     }
+
+
+def _lines(data: bytes) -> list[str]:
+    """As files have them: a form feed or one of the separators of Unicode ends none."""
+    lines = io.StringIO(data.decode("utf-8", "replace"), newline=None)
+    return [line.removesuffix("\n") for line in lines]
