@@ -245,7 +245,11 @@ def of_torch(path: Path, ids: list[int]) -> Logits:
 
 def of_core(path: Path, ids: list[int]) -> Logits:
     """The same, keys and values in f32."""
-    session = _session(path)
+    return of_session(_session(path), ids)
+
+
+def of_session(session: Session, ids: list[int]) -> Logits:
+    """The same of a session that is open."""
     if not session.model.causal:
         return session.workspace.eval_hidden([(session, ids)])[0]
     return session.eval_all(ids)

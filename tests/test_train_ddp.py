@@ -24,7 +24,8 @@ from pathlib import Path
 from linnet.options import TrainOptions
 from linnet.train.pretrain import train
 train(TrainOptions(corpus=Path(sys.argv[1]), output=Path(sys.argv[2]), params=120_000, tokens=8192,
-                   shape="max_seq_len=64", batch="tokens=1024,sequences=4", resume="--resume" in sys.argv))
+                   dtype="f32", shape="max_seq_len=64",
+                   batch="tokens=1024,sequences=4", resume="--resume" in sys.argv))
 """
 
 
