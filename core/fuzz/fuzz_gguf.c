@@ -1,5 +1,6 @@
 /* fuzz_gguf.c - any bytes as a GGUF file: the reader, every accessor, and, where the bytes are a model
- * that opens, a session and two tokens. Seeds: core/tests/test_gguf FILE, core/tests/test_encoders FILE. */
+ * that opens, a session and two tokens. The seeds in corpus/ are of core/tests/test_gguf FILE and
+ * test_encoders FILE. */
 #include <stdlib.h>
 
 #include "gguf.h"
