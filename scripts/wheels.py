@@ -69,6 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"unknown target {', '.join(sorted(unknown))}")
     failed = False
     targets = list(dict.fromkeys(given.targets)) or list(EXPECTED)
+    given.output.mkdir(parents=True, exist_ok=True)  # two hatchlings that both find none would both make it
     with ThreadPoolExecutor(max_workers=2) as pool:
         made = {target: pool.submit(make_wheel, target, given.output) for target in targets}
         for target, line in made.items():
