@@ -2,10 +2,14 @@
  * that opens, a session and two tokens. The seeds in corpus/ are of core/tests/test_gguf FILE and
  * test_encoders FILE. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "gguf.h"
 
 #define MAX_CONTEXT 8
+#define ALIGNMENT 32 /* of tensor data, where the file names none */
+
+size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size);
 
 static void look_up_all(const ln_gguf *g) {
     for (uint64_t i = 0; i < g->n_pairs; i++) {
@@ -97,4 +101,64 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         ln_model_close(model);
     }
     return 0;
+}
+
+/* Where the descriptions of tensors end: after the last name come its dimensions, type and offset. */
+static size_t end_of_header(const ln_gguf *g, const uint8_t *file) {
+    size_t end = 0;
+    for (uint64_t i = 0; i < g->n_tensors; i++) {
+        const ln_string name = g->tensors[i].name;
+        const uint8_t *after = (const uint8_t *)name.data + name.length;
+        uint32_t n_dims;
+        memcpy(&n_dims, after, sizeof n_dims);
+        const size_t here = (size_t)(after - file) + sizeof n_dims + 8 * (size_t)n_dims + 4 + 8;
+        end = here > end ? here : end;
+    }
+    return end;
+}
+
+static size_t aligned(size_t offset, uint32_t to) {
+    return (offset + to - 1) / to * to;
+}
+
+/* Mutates the header and moves the tensors after it to where they then have to lie. */
+static size_t mutate_header(uint8_t *file, size_t size, size_t max_size, const ln_gguf *g) {
+    uint32_t alignment = ALIGNMENT;
+    ln_gguf_u32(g, "general.alignment", &alignment, NULL);
+    const size_t old = end_of_header(g, file);
+    const size_t start = aligned(old, alignment);
+    const size_t tensors = size > start ? size - start : 0;
+    if (old == 0 || tensors + old + alignment > max_size) {
+        return LLVMFuzzerMutate(file, size, max_size);
+    }
+    uint8_t *header = calloc(1, max_size);
+    memcpy(header, file, old);
+    const size_t now = aligned(LLVMFuzzerMutate(header, old, max_size - tensors - alignment), alignment);
+    memmove(file + now, file + start, tensors);
+    memcpy(file, header, now);
+    free(header);
+    return now + tensors;
+}
+
+/* Mutates one value where it lies, its size kept. */
+static size_t mutate_value(uint8_t *file, size_t size, const ln_gguf *g, unsigned int seed) {
+    const ln_gguf_pair *pair = &g->pairs[seed % g->n_pairs];
+    LLVMFuzzerMutate(file + (pair->data - file), pair->bytes, pair->bytes);
+    return size;
+}
+
+/* Most bytes of a model are weights, and any will do: what decides lies before them. A mutation that
+ * moved them would end at the reader's check of offsets. */
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned int seed) {
+    ln_gguf gguf;
+    if (seed % 8 == 0 || ln_gguf_open(data, size, &gguf, NULL) != LN_OK) {
+        return LLVMFuzzerMutate(data, size, max_size);
+    }
+    if (seed % 2 == 0 && gguf.n_pairs > 0) {
+        size = mutate_value(data, size, &gguf, seed / 8);
+    } else {
+        size = mutate_header(data, size, max_size, &gguf);
+    }
+    ln_gguf_close(&gguf);
+    return size;
 }

@@ -3,7 +3,7 @@
  * says what, one that says how many tokens, and the bytes of a page. */
 #include "../tests/tiny_sessions.h"
 
-#define N_CTX 400
+#define CONTEXT 400
 
 /* The workspaces of the four types; pages that earlier inputs used are used again. */
 static ln_workspace *workspace_of(uint8_t type) {
@@ -21,7 +21,7 @@ static ln_workspace *workspace_of(uint8_t type) {
     }
     if (all[type] == NULL) {
         const int32_t types[] = {LN_TYPE_F32, LN_TYPE_F16, LN_TYPE_Q8_0, LN_TYPE_Q4_0};
-        all[type] = open_workspace(model, "", (ln_workspace_options){.n_threads = 1, .n_batch = 16, .kv_tokens = N_CTX,
+        all[type] = open_workspace(model, "", (ln_workspace_options){.n_threads = 1, .n_batch = 16, .kv_tokens = CONTEXT,
                                                                      .kv_type = types[type]});
     }
     return all[type];
@@ -53,7 +53,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         return 0;
     }
     ln_workspace *w = workspace_of(data[0] % 4);
-    ln_session *s = open_in(w, N_CTX);
+    ln_session *s = open_in(w, CONTEXT);
     ln_workspace_info info;
     ln_workspace_describe(w, &info);
     const size_t bytes = (size_t)info.page_bytes;

@@ -19,6 +19,7 @@ from typing import Any, Literal, Union
 
 from linnet.engine.arguments import wrong
 from linnet.errors import LinnetError, UnsupportedError, UsageError
+from linnet.run.text.schema import rewritten
 
 _PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
 # Names of types in schemas that are not JSON Schema's own but are meant as these.
@@ -26,7 +27,6 @@ _SYNONYMS = {
     "dict": "object", "float": "number", "int": "integer", "bool": "boolean", "str": "string",
     "tuple": "array", "list": "array", "any": None, "String": "string", "Boolean": "boolean",
 }  # fmt: skip
-_VALUES = ("default", "enum", "const", "examples")  # keywords that hold values and no schemas
 _SECTION = re.compile(r"^\s*(?:Args|Arguments|Parameters):\s*$", re.MULTILINE)
 _OTHER_SECTION = re.compile(r"^\s*(?:Returns|Yields|Raises|Example|Examples|Note|Notes):", re.MULTILINE)
 _ARGUMENT = re.compile(r"^\s*\*{0,2}(\w+)\s*(?:\([^)]*\))?\s*:\s*(.*)$")
@@ -66,30 +66,22 @@ def _schema_of(function: Callable[..., Any], name: str) -> dict[str, Any]:
             schema["default"] = parameter.default
         properties[parameter.name] = schema
     required = [p.name for p in signature.parameters.values() if p.default is p.empty]
-    shared = _shared(properties, name)
-    parameters = {"type": "object", "properties": properties, "required": required, **shared}
+    parameters = _with_shared_definitions({"type": "object", "properties": properties, "required": required}, name)
     return {"type": "function", "function": {"name": name, "description": about, "parameters": parameters}}
 
 
-def _shared(properties: dict[str, Any], name: str) -> dict[str, Any]:
-    """The definitions that pydantic wrote into a property, taken out: its references begin at the root."""
+def _with_shared_definitions(parameters: dict[str, Any], name: str) -> dict[str, Any]:
+    """The definitions that pydantic wrote into a property, moved out: its references begin at the root."""
     found: dict[str, Any] = {}
-    for schema in properties.values():
-        for kind, definition in _take_out("$defs", schema):
+
+    def taken_out(schema: dict[str, Any]) -> dict[str, Any]:
+        for kind, definition in schema.pop("$defs", {}).items():
             if found.setdefault(kind, definition) != definition:
                 raise UsageError(f"the function {name} cannot be a tool: two types are called '{kind}'")
-    return {"$defs": found} if found else {}
+        return schema
 
-
-def _take_out(key: str, schema: Any) -> list[tuple[str, Any]]:
-    """The entries of all tables ``key`` in a schema, which has none of them afterwards."""
-    if isinstance(schema, list):
-        return [entry for item in schema for entry in _take_out(key, item)]
-    if not isinstance(schema, dict):
-        return []
-    taken = list(schema.pop(key, {}).items())
-    inner = [item for word, item in schema.items() if word not in _VALUES]
-    return taken + [entry for item in inner for entry in _take_out(key, item)]
+    parameters = rewritten(parameters, taken_out)
+    return {**parameters, "$defs": found} if found else parameters
 
 
 def _schema(hint: Any, where: str) -> dict[str, Any]:
@@ -322,7 +314,7 @@ def checked_schema(tool: Any) -> dict[str, Any]:
         raise UsageError("a tool is a function or {'type': 'function', 'function': {'name': ..., ...}}")
     parameters = function.get("parameters") or {"type": "object", "properties": {}}
     try:
-        parameters = _standard(parameters)
+        parameters = rewritten(parameters, _in_standard_words)
     except RecursionError:
         raise UnsupportedError(f"the schema of the tool '{function['name']}' is nested too deep") from None
     if not isinstance(parameters, dict) or parameters.get("type", "object") != "object":
@@ -334,21 +326,10 @@ def checked_schema(tool: Any) -> dict[str, Any]:
     return {"type": "function", "function": {**function, "parameters": {"type": "object", **parameters}}}
 
 
-def _standard(schema: Any) -> Any:
-    """``schema`` in the words of JSON Schema."""
-    if isinstance(schema, list):
-        return [_standard(item) for item in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    plain = {}
-    for key, value in schema.items():
-        if key == "type" and isinstance(value, str):
-            value = _SYNONYMS.get(value, value)
-            if value is None:
-                continue
-        elif key in ("properties", "$defs", "definitions") and isinstance(value, Mapping):
-            value = {name: _standard(item) for name, item in value.items()}
-        elif key not in _VALUES:
-            value = _standard(value)
-        plain[key] = value
-    return plain
+def _in_standard_words(schema: dict[str, Any]) -> dict[str, Any]:
+    kind = schema.get("type")
+    if isinstance(kind, str) and kind in _SYNONYMS:
+        schema["type"] = _SYNONYMS[kind]
+        if schema["type"] is None:
+            del schema["type"]
+    return schema

@@ -1,7 +1,8 @@
-"""What a JSON schema says that is no constraint: formats which JSON Schema does not define."""
+"""JSON schemas of others, rewritten: one walk over the schemas inside a schema, and what is changed by it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 # Wright et al. 2022, "JSON Schema Validation", section 7.3, and the names of earlier drafts.
@@ -14,25 +15,34 @@ _VALUES = ("const", "default", "enum", "example", "examples")  # keywords that h
 _NAMED = ("$defs", "definitions", "dependencies", "dependentSchemas", "patternProperties", "properties")
 
 
+def rewritten(schema: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+    """A copy of ``schema`` in which every schema is what ``change`` returns for it, inner ones first.
+
+    Values (``enum``, ``default``, ...) are no schemas, and names (of ``properties``, ...) are no keywords.
+    """
+    if isinstance(schema, list):
+        return [rewritten(item, change) for item in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    plain = {}
+    for key, value in schema.items():
+        if key in _NAMED and isinstance(value, Mapping):
+            plain[key] = {name: rewritten(item, change) for name, item in value.items()}
+        else:
+            plain[key] = value if key in _VALUES else rewritten(value, change)
+    return change(plain)
+
+
 def without_own_formats(schema: Any) -> Any:
     """``schema`` without the formats that only its author knows (``int64``, ``password``, ``path``).
 
     Validators take them for annotations (section 7.2.3), so what is valid stays the same.
     """
-    if isinstance(schema, list):
-        return [without_own_formats(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    return {
-        key: _part(key, value)
-        for key, value in schema.items()
-        if key != "format" or not isinstance(value, str) or value in _DEFINED_FORMATS
-    }
+    return rewritten(schema, _without_own_format)
 
 
-def _part(key: str, value: Any) -> Any:
-    if key in _VALUES:
-        return value
-    if key in _NAMED and isinstance(value, dict):
-        return {name: without_own_formats(item) for name, item in value.items()}
-    return without_own_formats(value)
+def _without_own_format(schema: dict[str, Any]) -> dict[str, Any]:
+    name = schema.get("format")
+    if isinstance(name, str) and name not in _DEFINED_FORMATS:
+        del schema["format"]
+    return schema
