@@ -179,7 +179,8 @@ ln_status ln_adapter_space_open(ln_workspace *w, ln_error *err) {
     }
     const ln_facts *f = &w->model->facts;
     const int64_t key = ln_extent_of(f, LN_EXTENT_KEY);
-    const int64_t rows = larger(larger(ln_extent_of(f, LN_EXTENT_QUERY), key), larger(f->ffn_dim, f->dim));
+    const int64_t rows = larger(larger(ln_extent_of(f, LN_EXTENT_QUERY), key),
+                                larger(ln_extent_of(f, LN_EXTENT_FFN), f->dim));
     const size_t n = (size_t)w->n_batch;
     size_t per_token, bytes;
     if (!ln_size_mul((size_t)rows, (SLOTS + 1) * sizeof(float), &per_token) ||

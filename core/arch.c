@@ -214,13 +214,14 @@ static const ln_arch archs[] = {
 int64_t ln_extent_of(const ln_facts *f, ln_extent extent) {
     const int64_t query = (int64_t)f->n_heads * f->head_dim;
     const int64_t key = (int64_t)f->n_kv_heads * f->head_dim;
+    const int64_t dense = f->n_experts > 0 ? 0 : f->ffn_dim;
     switch (extent) {
     case LN_EXTENT_ZERO: return 0;
     case LN_EXTENT_ONE: break;
     case LN_EXTENT_DIM: return f->dim;
     case LN_EXTENT_3_DIM: return 3 * (int64_t)f->dim;
-    case LN_EXTENT_FFN: return f->ffn_dim;
-    case LN_EXTENT_2_FFN: return 2 * (int64_t)f->ffn_dim;
+    case LN_EXTENT_FFN: return dense;
+    case LN_EXTENT_2_FFN: return 2 * dense;
     case LN_EXTENT_QUERY: return query;
     case LN_EXTENT_KEY: return key;
     case LN_EXTENT_QUERY_KEY: return query + key;

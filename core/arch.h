@@ -74,7 +74,7 @@ typedef enum ln_extent {
     LN_EXTENT_ONE,
     LN_EXTENT_DIM,
     LN_EXTENT_3_DIM,
-    LN_EXTENT_FFN,
+    LN_EXTENT_FFN,       /* ffn_dim of dense blocks; 0 where all have experts, for then no tensor has it */
     LN_EXTENT_2_FFN,
     LN_EXTENT_QUERY,     /* n_heads * head_dim */
     LN_EXTENT_KEY,       /* n_kv_heads * head_dim */

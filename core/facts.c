@@ -171,9 +171,12 @@ static ln_status read_listed_kv_heads(const ln_gguf *gguf, const char *key, ln_f
             return ln_fail(err, LN_UNSUPPORTED, "'%s' differs from layer to layer, which this core cannot run", key);
         }
     }
-    if (status == LN_OK && (f->n_kv_heads == 0 || heads.length != (uint64_t)f->n_layers)) {
+    if (status == LN_OK && heads.length != (uint64_t)f->n_layers) {
         return ln_fail(err, LN_BAD_FILE, "'%s' does not list the heads of %d layers; convert the model again", key,
                        (int)f->n_layers);
+    }
+    if (status == LN_OK && f->n_kv_heads == 0) { /* then no tensor would bound the size of a head */
+        return ln_fail(err, LN_UNSUPPORTED, "every layer has a convolution; this core runs models of which some attend");
     }
     return status;
 }

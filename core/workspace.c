@@ -74,6 +74,7 @@ static void plan_memory(const ln_workspace *w, int64_t n_threads, part parts[N_P
     const ln_facts *f = &w->model->facts;
     const int64_t query = ln_extent_of(f, LN_EXTENT_QUERY);
     const int64_t key = ln_extent_of(f, LN_EXTENT_KEY);
+    const int64_t ffn = ln_extent_of(f, LN_EXTENT_FFN);
     const int64_t pairs = ln_extent_of(f, LN_EXTENT_ROPE_PAIRS);
     const int64_t tables = ln_rotary_tables(w->model);
     const int64_t n = w->n_batch;
@@ -92,9 +93,9 @@ static void plan_memory(const ln_workspace *w, int64_t n_threads, part parts[N_P
         {offsetof(ln_workspace, x), sizeof(float), {n, f->dim}},
         {offsetof(ln_workspace, h), sizeof(float), {n, f->dim}},
         {offsetof(ln_workspace, parallel), sizeof(float), {f->parallel_residual ? n : 0, f->dim}},
-        {offsetof(ln_workspace, block), sizeof(float), {n, larger(larger(query + 2 * key, f->ffn_dim), conv)}},
+        {offsetof(ln_workspace, block), sizeof(float), {n, larger(larger(query + 2 * key, ffn), conv)}},
         {offsetof(ln_workspace, q8), sizeof(ln_q8_block), {n, groups_of(larger(query, f->dim))}},
-        {offsetof(ln_workspace, ffn_q8), sizeof(ln_q8_block), {n, groups_of(f->ffn_dim)}},
+        {offsetof(ln_workspace, ffn_q8), sizeof(ln_q8_block), {n, groups_of(ffn)}},
         {offsetof(ln_workspace, gated_scratch), sizeof(float), {n_threads, (int64_t)ln_gated_scratch(w->n_batch)}},
         {offsetof(ln_workspace, experts.scores), sizeof(float), {n, f->n_experts}},
         {offsetof(ln_workspace, experts.chosen), sizeof(int32_t), {n_slots, 1}},

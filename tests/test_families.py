@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 
 from linnet.engine.model import Model
+from linnet.engine.plan import Outline
 from linnet.engine.session import Session, Workspace
 from linnet.errors import FormatError, UnsupportedError, UsageError
+from linnet.formats.source import read_model
 from linnet.types import TensorType
 from tests.tiny_families import (
     CONTEXT,
@@ -142,6 +145,16 @@ def test_metadata_that_cannot_be_is_refused(
         Model.open(write_family(family, tmp_path / "model.gguf"))
 
 
+def test_a_model_of_convolutions_alone_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("gguf", reason="gguf writes the models of this test; pip install 'linnet[test]'")
+    lfm2 = FAMILIES["lfm2"]
+    alone = replace(lfm2, keys={**lfm2.keys, "attention.head_count_kv": [0] * LAYERS}, layer=lambda _: lfm2.layer(0))
+    file = write_family(alone, tmp_path / "model.gguf")
+    for reader in (Model.open, read_model):
+        with pytest.raises(UnsupportedError, match="every layer has a convolution"):
+            reader(file)
+
+
 def test_a_matrix_given_fused_and_apart_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("gguf", reason="gguf writes the models of this test; pip install 'linnet[test]'")
     family = Family("qwen2", RMS, lambda _: {**LLAMA, **FUSED_ATTENTION})
@@ -156,3 +169,14 @@ def test_decoding_reads_the_weights_of_the_chosen_experts_only(tmp_path: Path) -
     expert = 3 * EXPERT_FFN * DIM * 4
     idle = LAYERS * (EXPERTS - USED) * expert
     assert model.bytes_per_token == model.weight_bytes - idle - (VOCAB - 1) * DIM * 4
+
+
+def test_a_size_that_no_tensor_has_costs_no_memory(tmp_path: Path) -> None:
+    pytest.importorskip("gguf", reason="gguf writes the models of this test; pip install 'linnet[test]'")
+    family = FAMILIES["qwen3moe"]
+    scratch = []
+    for dense in (64, 2**31 - 32):  # of blocks without experts, of which the model has none
+        keys = {**family.keys, "feed_forward_length": dense}
+        path = write_family(replace(family, keys=keys), tmp_path / f"{dense}.gguf")
+        scratch.append(Outline(read_model(path), as_it_is=True).plan(CONTEXT, "f32").scratch)
+    assert scratch[0] == scratch[1]

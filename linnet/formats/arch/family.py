@@ -303,4 +303,6 @@ def checked(facts: ModelFacts) -> ModelFacts:
         raise FormatError(f"layers used {facts.block_repeat} times in succession are no model's")
     if facts.conv_layers and not facts.conv_len:
         raise FormatError("the model has short convolutions, and does not say how long they are")
+    if len(facts.conv_layers) == facts.n_layers:
+        raise UnsupportedError("every layer has a convolution; models of which some attend are supported")
     return facts

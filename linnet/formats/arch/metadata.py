@@ -155,9 +155,9 @@ def _kv_heads(keys: Table, n_layers: int, n_heads: int) -> tuple[int, tuple[int,
     if len(each) != n_layers:
         raise FormatError(f"'{key}' does not list the heads of {n_layers} layers")
     some = sorted(set(each) - {0})
-    if len(some) != 1:
+    if len(some) > 1:
         raise UnsupportedError(f"'{key}' differs from layer to layer; not supported")
-    return some[0], tuple(i for i, n in enumerate(each) if n == 0)
+    return some[0] if some else n_heads, tuple(i for i, n in enumerate(each) if n == 0)
 
 
 def _read(keys: Table, key: str, usual: Any) -> Any:
