@@ -148,7 +148,8 @@ def test_metadata_that_cannot_be_is_refused(
 def test_a_model_of_convolutions_alone_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("gguf", reason="gguf writes the models of this test; pip install 'linnet[test]'")
     lfm2 = FAMILIES["lfm2"]
-    alone = replace(lfm2, keys={**lfm2.keys, "attention.head_count_kv": [0] * LAYERS}, layer=lambda _: lfm2.layer(0))
+    keys = {**lfm2.keys, "attention.head_count_kv": [0] * LAYERS}
+    alone = replace(lfm2, keys=keys, layer=lambda _: lfm2.layer(0))
     file = write_family(alone, tmp_path / "model.gguf")
     for reader in (Model.open, read_model):
         with pytest.raises(UnsupportedError, match="every layer has a convolution"):

@@ -66,7 +66,8 @@ def _schema_of(function: Callable[..., Any], name: str) -> dict[str, Any]:
             schema["default"] = parameter.default
         properties[parameter.name] = schema
     required = [p.name for p in signature.parameters.values() if p.default is p.empty]
-    parameters = _with_shared_definitions({"type": "object", "properties": properties, "required": required}, name)
+    parameters = {"type": "object", "properties": properties, "required": required}
+    parameters = _with_shared_definitions(parameters, name)
     return {"type": "function", "function": {"name": name, "description": about, "parameters": parameters}}
 
 
