@@ -120,6 +120,55 @@ def test_signs_that_are_no_tokens_end_the_answer_as_text(tmp_path: Path) -> None
     assert content == "Fine."
 
 
+TWO_PARTS = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+# Of models that also see: only parts are written, of a text each character would be taken for one.
+PARTS_ONLY = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}: "
+    "{% for part in message.content %}{% if part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant: {% endif %}"
+)
+BOTH = CHATML.replace(
+    "{{ message.content }}",
+    "{% if message.content is string %}{{ message.content }}{% else %}"
+    "{% for part in message.content %}[{{ part.text }}]{% endfor %}{% endif %}",
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "content", "written"),
+    [
+        (CHATML, TWO_PARTS, "<|im_start|>user\na\nb<|im_end|>"),
+        (BOTH, TWO_PARTS, "<|im_start|>user\n[a][b]<|im_end|>"),
+        (BOTH, "a", "<|im_start|>user\na<|im_end|>"),
+        (PARTS_ONLY, "a", "<|im_start|>user: a<|im_end|>"),
+        (PARTS_ONLY, TWO_PARTS, "<|im_start|>user: ab<|im_end|>"),
+    ],
+)
+def test_a_template_is_given_texts_or_parts_as_it_can_write_them(
+    template: str, content: Any, written: str, tmp_path: Path
+) -> None:
+    model = linnet.load(write_chat_model(tmp_path / "m", template))
+    prompt = model.chat_format.prompt([{"role": "user", "content": content}])
+    assert model.detokenize(prompt.ids, special=True).startswith(written)
+    assert model.chat_format.ends == {256, 258}
+
+
+def test_calls_stand_after_the_texts_of_parts_where_a_template_knows_no_calls(tmp_path: Path) -> None:
+    model = linnet.load(write_chat_model(tmp_path / "m"))
+    call = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
+    said = {"role": "assistant", "content": [{"type": "text", "text": "Wait."}], "tool_calls": [call]}
+    result = {"role": "tool", "content": [{"type": "text", "text": "7"}]}
+    text = model.detokenize(model.chat_format.prompt([USER, said, result]).ids, special=True)
+    assert "assistant\nWait.\n" in text and "Result of the call: 7<|im_end|>" in text
+
+
+@pytest.mark.parametrize("kind", ["image_url", "input_audio"])
+def test_a_part_that_is_no_text_is_refused(model: linnet.LanguageModel, kind: str) -> None:
+    parts = [{"type": "text", "text": "What is this?"}, {"type": kind, kind: {"url": "x"}}]
+    with pytest.raises(UsageError, match=f"a part of type '{kind}'; only text is read"):
+        model.chat([{"role": "user", "content": parts}])
+
+
 def test_a_model_without_a_template_speaks_as_in_a_dialogue() -> None:
     model = linnet.load()
     with pytest.warns(UserWarning, match="no chat template"):

@@ -26,6 +26,7 @@ from linnet.engine.tokenizer import Tokenizer
 from linnet.errors import TemplateError, UsageError
 from linnet.formats.gguf_keys import END_IDS_KEY, EOM_KEY, EOT_KEY
 from linnet.run.chat.answer import Signs
+from linnet.run.chat.content import SOME_TOOL, Contents, text_of
 from linnet.run.chat.template import MARK, ChatTemplate, Message, prepared
 from linnet.run.chat.tool_formats import FORMATS, ToolCall, ToolFormat, format_of, generic
 from linnet.run.chat.tool_formats.call import NotACall, call_from_json
@@ -49,10 +50,6 @@ REASONING = (
     ("<|channel>thought", "<channel|>"),
     ("<|channel|>analysis<|message|>", "<|end|>"),
 )
-_SOME_TOOL = {
-    "type": "function",
-    "function": {"name": "f", "description": "f", "parameters": {"type": "object", "properties": {}}},
-}
 
 
 @dataclass(frozen=True)
@@ -74,6 +71,7 @@ class ChatFormat:
         self.template = template
         self._tokenizer = tokenizer
         self._metadata = metadata
+        self._contents = Contents(template)
         self.held_calls: dict[str, HeldCalls] = {}  # of earlier sets of tools
 
     def prompt(
@@ -90,7 +88,7 @@ class ChatFormat:
         Tools and their calls are shown in words to a model whose template knows none.
         """
         given = dict(variables or {})
-        shown = self._in_words(prepared(messages), tools or ())
+        shown = self._contents.fitted(self._in_words(prepared(messages), tools or ()))
         if tools and not self._knows("tools") and self._knows("xml_tools"):
             given["xml_tools"] = tools
 
@@ -116,7 +114,7 @@ class ChatFormat:
     @cached_property
     def tool_format(self) -> ToolFormat:
         """How this model writes calls of tools."""
-        source = self.template.choose(tools=[_SOME_TOOL])
+        source = self.template.choose(tools=[SOME_TOOL])
         return format_of(source) if self._knows("tools") or self._knows("xml_tools") else generic.FORMAT
 
     @cached_property
@@ -131,7 +129,7 @@ class ChatFormat:
 
     def _knows(self, word: str) -> bool:
         """Does the template look at this variable, or write this word?"""
-        return re.search(rf"\b{word}\b", self.template.choose(tools=[_SOME_TOOL])) is not None
+        return re.search(rf"\b{word}\b", self.template.choose(tools=[SOME_TOOL])) is not None
 
     def _in_words(
         self, messages: list[dict[str, Any]], tools: Sequence[Mapping[str, Any]]
@@ -146,11 +144,12 @@ class ChatFormat:
             calls = message.get("tool_calls")
             if calls:
                 written = self.tool_format.write(_given_calls(calls))
-                text = message.get("content") or ""
+                text = text_of(message.get("content")) or ""
                 kept = {key: value for key, value in message.items() if key != "tool_calls"}
                 message = {**kept, "content": f"{text}\n{written}" if text else written}
             elif message["role"] == "tool" and not re.search(r"""["']tool["']""", self.template.source):
-                message = {"role": "user", "content": f"Result of the call: {message.get('content', '')}"}
+                result = text_of(message.get("content", ""))
+                message = {"role": "user", "content": f"Result of the call: {result}"}
             shown.append(message)
         return shown
 
@@ -192,8 +191,8 @@ class ChatFormat:
         """What the template writes between an answer and the next question."""
         question, answer, more = "First question", "First answer", "Second question"
         roles = (("user", question), ("assistant", answer), ("user", more))
-        messages = [{"role": role, "content": content} for role, content in roles]
-        for tools in (None, [_SOME_TOOL]):  # there are templates that do not work without
+        messages = self._contents.fitted([{"role": role, "content": content} for role, content in roles])
+        for tools in (None, [SOME_TOOL]):  # there are templates that do not work without
             try:
                 text = self.template.render(messages, tools=tools, add_generation_prompt=False)
             except TemplateError:
@@ -283,9 +282,9 @@ def _with_parsed_arguments(message: dict[str, Any]) -> dict[str, Any]:
 
 def _instructed(messages: list[dict[str, Any]], words: str) -> list[dict[str, Any]]:
     """Messages that begin with ``words``: in the system's, or else in the first of a user."""
-    first = messages[0]
-    if first["role"] in ("system", "developer", "user") and isinstance(first.get("content"), str):
-        parts = [first["content"], words] if first["role"] != "user" else [words, first["content"]]
+    first, content = messages[0], text_of(messages[0].get("content"))
+    if first["role"] in ("system", "developer", "user") and isinstance(content, str):
+        parts = [content, words] if first["role"] != "user" else [words, content]
         return [{**first, "content": "\n\n".join(parts)}, *messages[1:]]
     return [{"role": "user", "content": words}, *messages]
 
