@@ -130,12 +130,12 @@ def parse_gguf(data: RawBytes, header_bytes: int | None = None) -> GgufFile:
     for _ in range(cursor.count(n_pairs, at_least=13)):
         key = cursor.string()
         if key in metadata:
-            raise FormatError(f"damaged: the key '{_short(key)}' occurs twice")
+            raise FormatError(f"damaged: the key {shown(key)} occurs twice")
         metadata[key] = cursor.value(cursor.scalar(_U32))
     entries = [_read_entry(cursor) for _ in range(cursor.count(n_tensors, at_least=24))]
     alignment = metadata.get("general.alignment", ALIGNMENT)
     if not isinstance(alignment, int) or not 1 <= alignment <= 1 << 20 or alignment & (alignment - 1):
-        raise FormatError(f"damaged: general.alignment is {_short(repr(alignment))}, not a power of two")
+        raise FormatError(f"damaged: general.alignment is {shown(alignment)}, not a power of two")
     body = data[min(-(-cursor.position // alignment) * alignment, len(data)) :]
     tensors = tuple(_place(entry, body, alignment) for entry in entries)
     _check_index(entries, tensors)
@@ -179,7 +179,7 @@ def _model_parts(file: GgufFile) -> ModelParts:
         tensors.append(replace(_tensor(entry, planned.shape), by_element=planned.by_element))
     if by_name:
         raise UnsupportedError(
-            f"the tensor '{_short(next(iter(by_name)))}' is not part of a {name} model as known here"
+            f"the tensor {shown(next(iter(by_name)))} is not part of a {name} model as known here"
         )
     tokenizer, special = tokenizer_from_metadata(metadata)
     own = {*family.metadata_from_facts(facts), *metadata_from_tokenizer(tokenizer, special), *_GENERATED}
@@ -291,30 +291,30 @@ def _read_entry(cursor: _Cursor) -> _Entry:
     name = cursor.string()
     n_dims = cursor.scalar(_U32)
     if not 1 <= n_dims <= _MAX_DIMS:
-        raise FormatError(f"damaged: the tensor '{_short(name)}' has {n_dims} dimensions")
+        raise FormatError(f"damaged: the tensor {shown(name)} has {n_dims} dimensions")
     shape = tuple(cursor.scalar(_U64) for _ in range(n_dims))[::-1]
     if prod(shape) >= 1 << 63:
-        raise FormatError(f"damaged: the tensor '{_short(name)}' has an impossible shape {shape}")
+        raise FormatError(f"damaged: the tensor {shown(name)} has an impossible shape {shape}")
     return _Entry(name, shape, cursor.scalar(_U32), cursor.scalar(_U64))
 
 
 def _place(entry: _Entry, body: RawBytes, alignment: int) -> GgufTensor:
     """Finds the bytes of a tensor, or says why they cannot be where the index says."""
-    name = _short(entry.name)
+    name = shown(entry.name)
     if entry.offset % alignment:
-        raise FormatError(f"damaged: the tensor '{name}' is not aligned to {alignment} bytes")
+        raise FormatError(f"damaged: the tensor {name} is not aligned to {alignment} bytes")
     traits = TYPE_TRAITS.get(entry.type_number)
     size = 0
     if traits:
         _, block_elements, block_bytes = traits
         if entry.shape[-1] % block_elements:
             raise FormatError(
-                f"damaged: a row of the tensor '{name}' is not a whole number of {traits[0]} blocks"
+                f"damaged: a row of the tensor {name} is not a whole number of {traits[0]} blocks"
             )
         size = prod(entry.shape) // block_elements * block_bytes
     if entry.offset + size > len(body):
         raise FormatError(
-            f"truncated: the tensor '{name}' ends {entry.offset + size - len(body)} bytes after the file"
+            f"truncated: the tensor {name} ends {entry.offset + size - len(body)} bytes after the file"
         )
     raw = body[entry.offset : entry.offset + size] if traits else None
     return GgufTensor(entry.name, entry.type_number, entry.shape, raw)
@@ -325,20 +325,14 @@ def _check_index(entries: list[_Entry], tensors: tuple[GgufTensor, ...]) -> None
     spans = []
     for entry, tensor in zip(entries, tensors, strict=True):
         if entry.name in names:
-            raise FormatError(f"damaged: the tensor '{_short(entry.name)}' occurs twice")
+            raise FormatError(f"damaged: the tensor {shown(entry.name)} occurs twice")
         names.add(entry.name)
         if tensor.raw is not None and len(tensor.raw):
             spans.append((entry.offset, entry.offset + len(tensor.raw), entry.name))
     spans.sort()
     for (_, end, first), (begin, _, second) in itertools.pairwise(spans):
         if begin < end:
-            raise FormatError(f"damaged: the tensors '{_short(first)}' and '{_short(second)}' overlap")
-
-
-def _short(text: str) -> str:
-    """``text`` fit for one line of an error: printable, and not too long."""
-    printable = "".join(c if c.isprintable() else "?" for c in text[:60])
-    return printable + ("..." if len(text) > 60 else "")
+            raise FormatError(f"damaged: the tensors {shown(first)} and {shown(second)} overlap")
 
 
 # ---- writing ----------------------------------------------------------------------
