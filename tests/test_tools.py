@@ -491,6 +491,12 @@ def test_classes_of_pydantic_are_referred_to_from_the_root_and_made_of_the_argum
     call = {"function": {"name": "f", "arguments": '{"a": {"inner": {"x": 7}}}'}}
     assert Tools([f]).run(call)["content"] == "7"
 
+    named_as_keyword = pydantic.create_model("Settings", default=(inner, ...), enum=(inner, ...))
+    f.__annotations__ = {"a": named_as_keyword}
+    parameters = schema_of(f)["function"]["parameters"]
+    assert "$defs" not in parameters["properties"]["a"] and set(parameters["$defs"]) == {"Inner"}
+
+    f.__annotations__ = {"a": outer}
     other = pydantic.create_model("Inner", y=(str, ...))
     f.__annotations__["b"] = pydantic.create_model("Other", inner=(other, ...))
     g = lambda a, b: None  # noqa: E731
