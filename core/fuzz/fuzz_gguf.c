@@ -1,5 +1,5 @@
 /* fuzz_gguf.c - any bytes as a GGUF file: the reader, every accessor, and, where the bytes are a model
- * that opens, a session and two tokens. The seeds in corpus/ are of core/tests/test_gguf FILE and
+ * that opens, its digest, a session and two tokens. The seeds in corpus/ are of core/tests/test_gguf FILE and
  * test_encoders FILE. */
 #include <stdlib.h>
 #include <string.h>
@@ -72,9 +72,12 @@ static void read_text(ln_workspace *workspace, ln_session *session, const ln_mod
 
 static void run_model(ln_model *model) {
     const ln_workspace_options options = {.kv_tokens = MAX_CONTEXT, .n_threads = 1, .n_batch = 2};
+    ln_workspace_plan plan;
+    uint64_t digest;
     ln_workspace *workspace;
     ln_session *session;
-    if (!load(model) || ln_workspace_open(model, &options, &workspace, NULL) != LN_OK) {
+    ln_workspace_foresee(model, &options, &plan, NULL);
+    if (!load(model) || ln_model_digest(model, &digest, NULL) != LN_OK || ln_workspace_open(model, &options, &workspace, NULL) != LN_OK) {
         return;
     }
     if (ln_session_open(workspace, 0, &session, NULL) == LN_OK) {
