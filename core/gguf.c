@@ -273,6 +273,13 @@ static int compare_tensors(const void *a, const void *b) {
     return compare_strings(((const ln_gguf_tensor *)a)->name, ((const ln_gguf_tensor *)b)->name);
 }
 
+static int compare_places(const void *a, const void *b) {
+    const ln_gguf_tensor *s = a, *t = b;
+    const uintptr_t begin[] = {(uintptr_t)s->data, (uintptr_t)t->data};
+    return begin[0] != begin[1] ? (begin[0] > begin[1]) - (begin[0] < begin[1])
+                                : (s->bytes > t->bytes) - (s->bytes < t->bytes);
+}
+
 static ln_status read_pairs(reader *r, ln_gguf *g) {
     g->pairs = ln_alloc((size_t)g->n_pairs, sizeof *g->pairs, "the index of the file", r->err);
     if (g->pairs == NULL) {
@@ -322,19 +329,21 @@ static ln_status read_tensors(reader *r, ln_gguf *g) {
     }
     uint64_t header = (uint64_t)(r->at - r->start);
     uint64_t data_start = (header + alignment - 1) / alignment * alignment;
-    uint64_t bytes = 0; /* cannot overflow: it stays below two file sizes */
     for (uint64_t i = 0; status == LN_OK && i < g->n_tensors; i++) {
         status = place_tensor(r, data_start, alignment, offsets[i], &g->tensors[i]);
-        bytes += g->tensors[i].bytes;
-        if (status == LN_OK && bytes > (uint64_t)(r->end - r->start)) {
-            /* Else a small file could make its reader allocate without bound. */
-            status = ln_fail(r->err, LN_BAD_FILE,
-                             "the tensors overlap: together they are larger than the file; " AGAIN);
-        }
     }
     free(offsets);
     if (status != LN_OK) {
         return status;
+    }
+    /* Tensors that overlapped could make the reader of a small file allocate without bound. */
+    qsort(g->tensors, (size_t)g->n_tensors, sizeof *g->tensors, compare_places);
+    for (uint64_t i = 1; i < g->n_tensors; i++) {
+        const ln_gguf_tensor *before = &g->tensors[i - 1], *after = &g->tensors[i];
+        if ((const uint8_t *)after->data < (const uint8_t *)before->data + before->bytes) {
+            return ln_fail(r->err, LN_BAD_FILE, "the tensors '%.*s' and '%.*s' overlap; " AGAIN,
+                           LN_STRING_ARGS(before->name), LN_STRING_ARGS(after->name));
+        }
     }
     qsort(g->tensors, (size_t)g->n_tensors, sizeof *g->tensors, compare_tensors);
     for (uint64_t i = 1; i < g->n_tensors; i++) {

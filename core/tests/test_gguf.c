@@ -248,6 +248,13 @@ static void test_tensors(void) {
     put_padding(&g, 32);
     put(&g, (uint8_t[1024]){0}, 1024);
     CHECK(status_of(&g, "overlap") == LN_BAD_FILE, "overlapping tensors");
+    put_header(&g, 3, 0);
+    put_tensor_info(&g, "a", LN_TYPE_F32, 16, 0, 64);
+    put_tensor_info(&g, "b", LN_TYPE_F32, 16, 0, 96);
+    put_tensor_info(&g, "c", LN_TYPE_F32, 8, 0, 0);
+    put_padding(&g, 32);
+    put(&g, (uint8_t[1024]){0}, 1024);
+    CHECK(status_of(&g, "the tensors 'a' and 'b' overlap") == LN_BAD_FILE, "two that overlap in a file large enough");
 }
 
 /* Names are quoted as they are in the file; the message stays one line of UTF-8 all the same. */
