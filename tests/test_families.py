@@ -145,6 +145,16 @@ def test_metadata_that_cannot_be_is_refused(
         Model.open(write_family(family, tmp_path / "model.gguf"))
 
 
+def test_two_lists_of_divisors_need_the_length_that_chooses(tmp_path: Path) -> None:
+    pytest.importorskip("gguf", reason="gguf writes the models of this test; pip install 'linnet[test]'")
+    phi3 = FAMILIES["phi3_longrope"]
+    keys = {key: value for key, value in phi3.keys.items() if "original_context_length" not in key}
+    file = write_family(replace(phi3, keys=keys), tmp_path / "model.gguf")
+    for reader in (Model.open, read_model):
+        with pytest.raises(FormatError, match="original_context_length"):
+            reader(file)
+
+
 def test_a_model_of_convolutions_alone_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("gguf", reason="gguf writes the models of this test; pip install 'linnet[test]'")
     lfm2 = FAMILIES["lfm2"]

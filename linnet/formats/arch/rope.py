@@ -200,7 +200,7 @@ def rope_from_metadata(
     theta = _falling(number(keys, "rope.freq_base", _DEFAULT_THETA))
     factor = number(keys, "rope.scaling.factor", number(keys, "rope.scale_linear", 1.0))  # its older name
     kind = text(keys, "rope.scaling.type", "none" if factor == 1 else "linear")
-    original = count(keys, "rope.scaling.original_context_length", 0, least=int(kind == "yarn"))
+    original = count(keys, "rope.scaling.original_context_length", 0, least=int(kind in ("yarn", "longrope")))
     scaling: RopeScaling | None = None
     if LLAMA3_DIVISORS in divisors:
         scaling = _llama3_from(_divisors(divisors, LLAMA3_DIVISORS), theta)
