@@ -250,6 +250,20 @@ def test_a_word_without_an_unknown_token() -> None:
         ours.encode("b")
 
 
+def test_unknown_text_of_a_unigram_model_is_one_token_also_across_words_or_refused() -> None:
+    vocab = [["<unk>", 0.0], ["a", -1.5], ["▁ab", -3.0]]
+    document = {"version": "1.0", "model": {"type": "Unigram", "unk_id": 0, "vocab": vocab}}
+    ours = Tokenizer.from_json(json.dumps(document).encode())
+    theirs = tokenizers.Tokenizer.from_str(json.dumps(document))
+    for text in ("xy▁z▁▁xa▁zab▁ab▁", "▁x▁", "▁", "a▁a"):
+        assert ours.encode(text) == theirs.encode(text).ids, text
+    del document["model"]["unk_id"]  # type: ignore[attr-defined]
+    none = Tokenizer.from_json(json.dumps(document).encode())
+    assert none.encode("a▁ab") == [1, 2]
+    with pytest.raises(UnsupportedError, match="'▁z' is not in the vocabulary, which has no unknown token"):
+        none.encode("a▁za")
+
+
 REFUSED: dict[str, dict[str, Any]] = {
     "CharBPE": {"model": {"type": "CharBPE", "vocab": {}}},
     "end_of_word_suffix": {"model": {"type": "BPE", "vocab": {}, "merges": [], "end_of_word_suffix": "</w>"}},

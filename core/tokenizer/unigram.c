@@ -69,25 +69,28 @@ static void find_paths(const ln_tokenizer *t, const char *text, size_t length, p
 }
 
 /* Unknown text: its bytes where all of them are pieces, else one unknown for the whole run. */
-static void emit_unknown(ln_encoder *e, const char *text, size_t length) {
+static ln_status emit_unknown(ln_encoder *e, const char *text, size_t length) {
     const ln_tokenizer *t = e->tokenizer;
     int known = 1;
     for (size_t i = 0; i < length; i++) {
         known &= t->byte_ids[(unsigned char)text[i]] >= 0;
     }
-    if (!known) {
-        if (t->unk_id >= 0) {
-            ln_encoder_emit(e, t->unk_id);
-        }
-        return;
+    if (!known && t->unk_id < 0) {
+        int shown = length < 60 ? (int)length : 60;
+        return ln_fail(e->err, LN_UNSUPPORTED, "'%.*s' is not in the vocabulary, which has no unknown token", shown, text);
     }
-    for (size_t i = 0; i < length; i++) {
+    for (size_t i = 0; known && i < length; i++) {
         ln_encoder_emit(e, t->byte_ids[(unsigned char)text[i]]);
     }
+    if (!known) {
+        ln_encoder_emit(e, t->unk_id);
+    }
+    return LN_OK;
 }
 
-/* Emits the pieces of the best path, which is linked from its end: turned round in place. */
-static void emit_path(ln_encoder *e, const char *text, size_t length, path_end *ends) {
+/* Emits the pieces of the best path, which is linked from its end: turned round in place. *unknown are the bytes of
+ * unknown text that wait to be emitted: before the call in front of text, after it at its end. */
+static ln_status emit_path(ln_encoder *e, const char *text, size_t length, path_end *ends, size_t *unknown) {
     uint32_t next = NO_START;
     for (uint32_t at = (uint32_t)length;;) {
         uint32_t start = ends[at].start;
@@ -98,23 +101,21 @@ static void emit_path(ln_encoder *e, const char *text, size_t length, path_end *
         }
         at = start;
     }
-    size_t unknown = 0; /* bytes of unknown text that wait in front of `at` */
-    for (uint32_t at = 0; ends[at].start != NO_START;) {
+    ln_status status = LN_OK;
+    for (uint32_t at = 0; status == LN_OK && ends[at].start != NO_START;) {
         uint32_t end = ends[at].start;
         if (ends[end].id == e->tokenizer->unk_id) {
-            unknown += end - at;
+            *unknown += end - at;
         } else {
-            if (unknown > 0) {
-                emit_unknown(e, text + at - unknown, unknown);
-                unknown = 0;
+            if (*unknown > 0) {
+                status = emit_unknown(e, text + at - *unknown, *unknown);
+                *unknown = 0;
             }
             ln_encoder_emit(e, ends[end].id);
         }
         at = end;
     }
-    if (unknown > 0) {
-        emit_unknown(e, text + length - unknown, unknown);
-    }
+    return status;
 }
 
 /* Bytes up to the next place that every path passes through: in front of a space symbol, where no piece holds one
@@ -135,6 +136,7 @@ static size_t part_length(const ln_tokenizer *t, const char *text, size_t length
 
 ln_status ln_unigram_encode(ln_encoder *e, const char *word, size_t length) {
     double score = e->tokenizer->float_scores ? e->path_score : 0;
+    size_t unknown = 0;
     for (size_t done = 0; done < length;) {
         size_t part = part_length(e->tokenizer, word + done, length - done);
         e->symbols.length = 0;
@@ -146,11 +148,14 @@ ln_status ln_unigram_encode(ln_encoder *e, const char *word, size_t length) {
         ends[0] = (path_end){.score = score};
         find_paths(e->tokenizer, word + done, part, ends);
         score = ends[part].score;
-        emit_path(e, word + done, part, ends);
+        status = emit_path(e, word + done, part, ends, &unknown);
+        if (status != LN_OK) {
+            return status;
+        }
         done += part;
     }
     e->path_score = score;
-    return LN_OK;
+    return unknown > 0 ? emit_unknown(e, word + length - unknown, unknown) : LN_OK;
 }
 
 void ln_unigram_pass(ln_encoder *e, size_t length) {
