@@ -201,6 +201,9 @@ ln_status ln_added_split(ln_encoder *e, const ln_added_set *set, ln_string text,
         if (token->rstrip) {
             end = space_end = end < space_end ? space_end : skip_space_right(text, end);
         }
+        if (token->lstrip && end <= done) { /* white space itself, which the token before has taken up */
+            continue;
+        }
         if (done < start) {
             ln_string part = {text.data + done, start - done};
             ln_status status = encode(e, part, at_start && done == 0);
