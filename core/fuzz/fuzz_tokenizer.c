@@ -1,6 +1,7 @@
 /* fuzz_tokenizer.c - the first byte chooses: 0 any bytes as a tokenizer.json, 1 any bytes as a GGUF
  * file, else any bytes as text for a small tokenizer of each kind. Whatever opens must encode
- * and decode, and what byte-level BPE encodes must decode to itself. */
+ * and decode, and what byte-level BPE encodes must decode to itself. The seeds in corpus/ are named by the steps
+ * they hold. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
