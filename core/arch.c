@@ -241,13 +241,19 @@ int64_t ln_extent_of(const ln_facts *f, ln_extent extent) {
 }
 
 ln_status ln_arch_of(const ln_gguf *gguf, const ln_arch **out, ln_error *err) {
-    ln_string name = {0};
+    ln_string name = {0}, type = {0};
     ln_status status = ln_gguf_require(gguf, "general.architecture", err);
     if (status == LN_OK) {
         status = ln_gguf_string(gguf, "general.architecture", &name, err);
     }
+    if (status == LN_OK) {
+        status = ln_gguf_string(gguf, "general.type", &type, err);
+    }
     if (status != LN_OK) {
         return status;
+    }
+    if (ln_string_is(type, "adapter")) { /* it names the architecture of the models it is for */
+        return ln_fail(err, LN_UNSUPPORTED, "it is an adapter, not a model; use it on top of its model, with --adapter");
     }
     char known[400] = "";
     for (size_t i = 0; i < N_ARCHS; i++) {

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from tiny_families import FAMILIES, GPT2, HEADS, VOCAB, write_family
 
+from linnet.cli import main
 from linnet.engine.adapter import Adapter
 from linnet.engine.model import Model
 from linnet.engine.session import Session, Workspace
@@ -62,7 +63,8 @@ def write_lora(
     writer = gguf.GGUFWriter(path, arch)
     for key, value in {"general.type": "adapter", "adapter.type": "lora", **more}.items():
         if value is not None:
-            (writer.add_array if isinstance(value, list) else writer.add_string)(key, value)
+            adders = {list: writer.add_array, int: writer.add_uint32, str: writer.add_string}
+            adders[type(value)](key, value)
     if alpha is not None:
         writer.add_float32("adapter.lora.alpha", alpha)
     for name, (a, b) in pairs.items():
@@ -218,6 +220,8 @@ def refused(model: Model, adapter: Path) -> str:
         ({"arch": "phi3"}, "architecture 'phi3' and this is a llama model"),
         ({"arch": "x\n" * 100}, "architecture 'x\\nx\\n"),
         ({"adapter.alora.invocation_tokens": [1, 2]}, "aLoRA"),
+        ({"adapter.alora.invocation_tokens": 7}, "aLoRA"),
+        ({"alpha": None, "adapter.lora.alpha": [1] * 900}, "not a number"),
         ({"alpha": float("nan")}, "is nan"),
         ({"alpha": float("inf")}, "is inf"),
     ],
@@ -440,6 +444,18 @@ def test_altered_gguf_adapters_are_one_line_or_an_adapter(tmp_path: Path) -> Non
     for length in random.integers(0, len(whole) - 1, 40):
         file.write_bytes(whole[:length])
         assert not opened_or_refused(model, file)
+
+
+def test_an_adapter_named_as_a_model_is_called_what_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_family(FAMILIES["llama"], tmp_path / "m.gguf")
+    file = write_lora(tmp_path / "lora.gguf", changed_matrices(path))
+    for adapter in (file, peft_file(tmp_path, path).parent):
+        for verb in (["run", "t5", "--model"], ["fit"]):
+            assert main([*verb, str(adapter)]) == 2
+            told = capsys.readouterr().err
+            assert told.count("\n") == 1 and "is an adapter" in told and "--adapter" in told
 
 
 def test_a_path_that_leads_nowhere_says_so(tmp_path: Path) -> None:

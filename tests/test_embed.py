@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,11 @@ import pytest
 from chat_models import write_chat_model
 
 import linnet
+from linnet.cli import main
 from linnet.engine.session import PAGE_TOKENS, Session, Workspace
-from linnet.errors import ContextFullError, UsageError
+from linnet.errors import ContextFullError, LinnetError, UsageError
 from linnet.export.convert import convert
+from linnet.formats.gguf import read_gguf, write_gguf
 from linnet.options import ConvertOptions
 from linnet.run.model import BUNDLED_MODEL
 
@@ -179,6 +183,38 @@ def test_documents_come_by_the_answer_of_the_model(model: linnet.LanguageModel) 
         model.rerank("x", ["y"], method="guess")
 
 
+@pytest.fixture(scope="module")
+def damaged(exact: linnet.LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of weights in which one is not a number."""
+    assert exact.model.path is not None
+    parts = read_gguf(exact.model.path)
+    down = next(tensor for tensor in parts.tensors if tensor.name == "blk.0.ffn_down.weight")
+    weights = np.asarray(down.load()).view("<f4").copy()
+    weights[5] = np.nan
+    damaged = replace(down, load=lambda: weights.view(np.uint8))
+    path = tmp_path_factory.mktemp("m") / "damaged.gguf"
+    with path.open("wb") as file:
+        write_gguf(replace(parts, tensors=tuple(damaged if t is down else t for t in parts.tensors)), file)
+    return path
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda model: model.embed(["The dog"]),
+        lambda model: model.rerank("dog", ["The dog", "Max"]),
+        lambda model: model.rerank("dog", ["The dog", "Max"], method="answer"),
+        lambda model: model.score("The dog"),
+        lambda model: model.score("The dog", [" sat"]),
+    ],
+)
+def test_damaged_weights_give_no_vector_and_no_score(
+    damaged: Path, use: Callable[[linnet.LanguageModel], object]
+) -> None:
+    with pytest.raises(LinnetError, match="its weights are damaged"):
+        use(linnet.load(damaged))
+
+
 # ---- the command ----------------------------------------------------------------------
 
 
@@ -203,6 +239,15 @@ def test_the_command_prints_the_vectors(tmp_path: Path) -> None:
     lines = linnet_embed("--no-normalize", stdin="The dog\nMax\n").splitlines()
     found = np.array([line.split() for line in lines], dtype=np.float32)
     np.testing.assert_allclose(found, model.embed(["The dog", "Max"], normalize=False), rtol=1e-5)
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_damaged_weights_are_one_line(
+    damaged: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["embed", "-m", str(damaged), "The dog", *flags]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.count("\n") == 1 and "weights are damaged" in printed.err
 
 
 def test_a_line_of_standard_input_ends_as_in_files(model: linnet.LanguageModel) -> None:

@@ -293,6 +293,15 @@ def test_odd_folders_are_one_line(
     assert "\n" not in str(caught.value)
 
 
+def test_a_folder_of_pickles_is_called_what_it_is(folder: Path, tmp_path: Path) -> None:
+    """As most encoders were published for years."""
+    path = shutil.copytree(folder, tmp_path / "m")
+    (path / "model.safetensors").rename(path / "pytorch_model.bin")
+    with pytest.raises(UnsupportedError, match=r"as pytorch_model\.bin, a Python pickle") as caught:
+        linnet.load(path)
+    assert "save_pretrained" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("name", "change"),
     [

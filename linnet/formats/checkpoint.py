@@ -170,6 +170,8 @@ def _read_config(directory: Path) -> tuple[dict[str, Any], bool]:
                 f"{directory} holds an unfinished training; "
                 f"finish it with: linnet train CORPUS -o {directory} --resume"
             )
+        if (directory / "adapter_config.json").exists():
+            raise SourceError(f"{directory} is an adapter; use it on top of its model, with --adapter")
         raise SourceError(f"{directory} is not a checkpoint folder: it has no config.json")
     config = read_json(path)
     if not has_text_part(config):
@@ -245,6 +247,7 @@ def _stored_tensors(directory: Path, path: Path) -> dict[str, StoredTensor]:
     if path != directory and path.name not in shards:
         return read_safetensors(path)
     if not shards:
+        _refuse_pickles(directory)
         return read_safetensors(directory / "model.safetensors")
     missing = [file for file in shards if not (directory / file).exists()]
     if missing:
@@ -254,6 +257,18 @@ def _stored_tensors(directory: Path, path: Path) -> dict[str, StoredTensor]:
     for file in shards:
         stored.update(read_safetensors(directory / file))
     return stored
+
+
+def _refuse_pickles(directory: Path) -> None:
+    """Raises UnsupportedError for a folder whose weights are there, but as programs that torch would run."""
+    if (directory / "model.safetensors").exists():
+        return
+    pickles = sorted(directory.glob("pytorch_model*.bin"))
+    if pickles:
+        raise UnsupportedError(
+            f"{directory} holds its weights as {pickles[0].name}, a Python pickle, which can run any program "
+            "when it is opened; Linnet reads safetensors: open it in transformers and save_pretrained it"
+        )
 
 
 def _shards(index: Path) -> list[str]:

@@ -155,8 +155,8 @@ def model_in(file: GgufFile, path: Path) -> ModelParts:
     """The model in a file that is open already; raises as :func:`read_gguf`, naming ``path``."""
     try:
         return _model_parts(file)
-    except FormatError as error:
-        raise FormatError(f"{path}: {error}") from None
+    except (FormatError, UnsupportedError) as error:
+        raise type(error)(f"{path}: {error}") from None
 
 
 def _model_parts(file: GgufFile) -> ModelParts:
@@ -164,6 +164,8 @@ def _model_parts(file: GgufFile) -> ModelParts:
     name = metadata.get("general.architecture")
     if not isinstance(name, str):
         raise FormatError("general.architecture is missing; is this a model?")
+    if _text(metadata, "general.type") == "adapter":  # it names the architecture of the models it is for
+        raise UnsupportedError("it is an adapter, not a model; use it on top of its model, with --adapter")
     family = arch.by_arch(name)
     if not file.tensors:
         raise UnsupportedError("the file holds a vocabulary but no weights")

@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from linnet.display import shown
 from linnet.errors import FormatError, LinnetError, UnsupportedError
 from linnet.formats.adapter import AdapterParts, low_rank
 from linnet.formats.gguf import GgufFile, open_gguf, tensor_of
@@ -37,8 +40,8 @@ def _parts(file: GgufFile) -> AdapterParts:
     if metadata.get("general.type") != "adapter":
         raise UnsupportedError("it is not an adapter (general.type), it may be a model; name it with -m")
     if (kind := metadata.get("adapter.type")) != "lora":
-        raise UnsupportedError(f"it is an adapter of type {kind!r}; known: lora")
-    if len(metadata.get("adapter.alora.invocation_tokens", ())):
+        raise UnsupportedError(f"it is an adapter of type {shown(kind)}; known: lora")
+    if np.size(metadata.get("adapter.alora.invocation_tokens", ())):
         raise UnsupportedError(
             "it is active from the middle of a text on only (aLoRA), which adapters cannot"
         )
@@ -69,5 +72,5 @@ def _alpha(metadata: Mapping[str, Any]) -> float:
     """0 where there is none: then low-rank products are added as they are, as llama.cpp does."""
     alpha = metadata.get("adapter.lora.alpha", 0.0)
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
-        raise FormatError(f"adapter.lora.alpha is {alpha!r}, not a number")
+        raise FormatError(f"adapter.lora.alpha is {shown(alpha)}, not a number")
     return float(alpha)

@@ -11,7 +11,7 @@ import numpy as np
 from linnet.display import one_line
 from linnet.engine.arguments import listed
 from linnet.engine.session import pages_of
-from linnet.errors import ContextFullError, UsageError
+from linnet.errors import ContextFullError, LinnetError, UsageError
 from linnet.formats.gguf_keys import POOLING_KEY, POOLING_MODE_KEY, POOLING_TYPES
 from linnet.options import POOLINGS
 
@@ -51,7 +51,8 @@ def embed_texts(
     What the makers of the tokenizer put around every text (BOS, EOS, ...) are tokens like
     the others. In a model that looks back only, the first token has seen nothing else.
     Of a text that does not fit the end is left out, before what is put behind every text,
-    if it may be ``cut``. Raises UsageError, ContextFullError for one that may not.
+    if it may be ``cut``. Raises UsageError, ContextFullError for one that may not, LinnetError
+    for damaged weights.
     """
     pooling = pooling or default_pooling(model)
     if pooling not in POOLINGS:
@@ -64,6 +65,8 @@ def embed_texts(
             spans = [(stack.enter_context(model.open_session()), prompts[i]) for i in group]
             for i, hidden in zip(group, model.workspace.eval_hidden(spans), strict=True):
                 vectors[i] = _pooled(hidden, pooling)
+    if not np.isfinite(vectors).all():
+        raise LinnetError("the model computed a vector that is not finite; its weights are damaged")
     if normalize:
         lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
         vectors = (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)

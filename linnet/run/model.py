@@ -399,17 +399,19 @@ class LanguageModel:
 
         With ``continuations`` the probability of each of them after ``ids``, which may then be
         a text, as :func:`linnet.run.rank.score_continuations` says. Raises ContextFullError
-        when they do not fit into the context.
+        when they do not fit into the context, LinnetError for damaged weights.
         """
+        from linnet.run.rank import check_finite, score_continuations
+
         self.model.check_writes()
         if continuations is not None:
-            from linnet.run.rank import score_continuations
-
             return score_continuations(self, ids, continuations)
         if isinstance(ids, str):
             ids = self.tokenize(ids)
         with self.open_session() as session:
-            return session.score(ids)
+            log_probs = session.score(ids)
+        check_finite(log_probs[1:])
+        return log_probs
 
     def embed(
         self, texts: Sequence[str], *, pooling: str | None = None, normalize: bool = True, cut: bool = False

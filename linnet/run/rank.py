@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from linnet.engine.arguments import listed
-from linnet.errors import UsageError
+from linnet.errors import LinnetError, UsageError
 from linnet.run.embed import embed_texts
 from linnet.run.text.context import check_prompt
 
@@ -51,7 +51,7 @@ def score_continuations(
     Of texts, prompt and continuation are tokenized as one, as the model would have read
     them; counted are the tokens from the first that is not one of the prompt alone. Of
     a continuation given as ids those are counted. Raises UsageError when there is nothing
-    to count or nothing before it, ContextFullError.
+    to count or nothing before it, ContextFullError, LinnetError for damaged weights.
     """
     before = model.tokenize(prompt) if isinstance(prompt, str) else list(prompt)
     continuations = listed("continuations", continuations, "texts or token ids")
@@ -69,9 +69,16 @@ def score_continuations(
     for whole, begin in zip(wholes, begins, strict=True):
         with base.fork(known) as session:
             log_probs = session.score(whole[known:])[begin - known :]
+        check_finite(log_probs)
         scores.append(Score(float(log_probs.sum(dtype=np.float64)), whole[begin:], log_probs.tolist()))
     model.cache.keep(base)
     return scores
+
+
+def check_finite(logits: NDArray[np.floating]) -> None:
+    """Raises LinnetError for what damaged weights make of logits, or of logarithms of probabilities."""
+    if not np.isfinite(logits).all():
+        raise LinnetError("the model computed no finite probability; its weights are damaged")
 
 
 def _joined(
@@ -93,7 +100,7 @@ def rerank(
     :func:`linnet.run.embed.embed_texts` makes them. ``answer`` asks the model of each
     document whether it answers the query, in its own chat format where it has one: the
     score is P(yes) / (P(yes) + P(no)) of the next token. Raises UsageError,
-    ContextFullError.
+    ContextFullError, LinnetError for damaged weights.
     """
     if method not in METHODS:
         raise UsageError(f"method is '{method}'; choose from {', '.join(METHODS)}")
@@ -130,8 +137,9 @@ def _answers(model: LanguageModel, query: str, documents: Sequence[str]) -> NDAr
             with ExitStack() as stack:
                 sessions = [stack.enter_context(base.fork()) for _ in group]
                 _evaluate(model, sessions, [prompts[i][shared:] for i in group])
-                favour = [np.float64(session.logits[yes]) - session.logits[no] for session in sessions]
-            scores[group] = 1 / (1 + np.exp(-np.array(favour)))
+                logits = np.array([session.logits[[yes, no]] for session in sessions], dtype=np.float64)
+            check_finite(logits)
+            scores[group] = np.exp(-np.logaddexp(0, logits[:, 1] - logits[:, 0]))
     return scores
 
 
