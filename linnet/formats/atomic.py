@@ -155,11 +155,19 @@ def swap_in(folder: Path, target: Path) -> None:
 
 
 def discard(folder: Path) -> None:
-    """Removes a folder at once, as others see it; of a link to one only the link. Raises OSError."""
+    """Removes a folder at once, as others see it; of a link to one only the link.
+
+    Raises OSError; what the system did not let go has its name again then, and can be removed once more.
+    """
     sweep(folder.parent)
     doomed = leftover_name(folder, TEMPORARY)
     os.rename(folder, doomed)
-    remove(doomed)
+    try:
+        remove(doomed)
+    except OSError:
+        with suppress(OSError):  # a new one has taken its name
+            os.rename(doomed, folder)
+        raise
 
 
 def resolved(path: str | os.PathLike[str]) -> Path:

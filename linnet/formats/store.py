@@ -106,9 +106,15 @@ def folder_of(name: ModelName) -> Path:
 
 
 def stored_models() -> Iterator[StoredModel]:
-    """The models of the store, by name. Folders that are called as no model can be are not ours."""
-    for repo in _folders(store_folder() / "models"):
-        for folder in _folders(repo):
+    """The models of the store, by name. Folders that are called as no model can be are not ours.
+
+    Raises SourceError where nobody may look into the store.
+    """
+    for repo in _folders_of_store("models"):
+        types = list[Path]()
+        with suppress(OSError):  # a model that only others may look into
+            types = _folders(repo)
+        for folder in types:
             name = ModelName(repo.name.replace("--", "/"), folder.name)
             if name.is_possible:
                 yield StoredModel(name, folder)
@@ -120,8 +126,8 @@ def partial_folder(name: ModelName, commit: str) -> Path:
 
 
 def partial_models() -> Iterator[StoredModel]:
-    """Of what pulls that were cut off have left, by name."""
-    for folder in _folders(store_folder() / "partial"):
+    """Of what pulls that were cut off have left, by name. Raises SourceError as :func:`stored_models` does."""
+    for folder in _folders_of_store("partial"):
         repo, _, type = folder.name.rpartition("--")[0].rpartition("--")
         model = StoredModel(ModelName(repo.replace("--", "/"), type), folder)
         if model.name.is_possible and model.n_bytes:
@@ -132,12 +138,20 @@ def _joined(repo: str) -> str:
     return repo.replace("/", "--")
 
 
+def _folders_of_store(kind: str) -> list[Path]:
+    try:
+        return _folders(store_folder() / kind)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise SourceError(
+            f"cannot look into the store {store_folder()}: {error.strerror}; mend that, or set LINNET_HOME"
+        ) from None
+
+
 def _folders(path: Path) -> list[Path]:
     restore(path)
-    try:
-        return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    except OSError:
-        return []
+    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
 def find_stored(name: ModelName, among: Iterable[StoredModel] | None = None) -> StoredModel:
