@@ -51,7 +51,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     try:
         with _reported(path):
             file = open(temporary, "xb")  # noqa: SIM115 (closed by the with below)
-        with file, _reported(path, only=_WRITE_FAILURES):
+        with _reported(path, only=_WRITE_FAILURES), file:  # closing it writes, too
             yield file
             file.flush()
             os.fsync(file.fileno())
