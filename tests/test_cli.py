@@ -211,6 +211,16 @@ def test_a_file_that_never_ends_is_refused(flag: str, capsys: pytest.CaptureFixt
     assert "/dev/zero has more than" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="there is no file that never ends")
+@pytest.mark.parametrize("verb", ["run", "embed"])
+def test_a_pipe_that_never_ends_is_refused(verb: str) -> None:
+    with open("/dev/zero", "rb") as endless:
+        command = [sys.executable, "-P", "-m", "linnet", verb]
+        done = subprocess.run(command, stdin=endless, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"linnet {verb}: standard input holds more than 32 MB; pipe in less at a time\n"
+
+
 def test_too_little_memory_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

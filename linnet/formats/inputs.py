@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     import numpy as np
 
     from linnet.formats.parts import RawBytes
+
+
+_PIECE = 1 << 20  # bytes
+_MOST_INPUT = 32 << 20  # bytes; no context holds as much, and its tokens take up to 30 times as much memory
 
 
 def check_regular(path: Path, advice: str = "save what it gives to a file and name that") -> None:
@@ -40,6 +45,21 @@ def read_bytes(path: Path) -> bytes:
     check_regular(path)
     with _reported(path):
         return path.read_bytes()
+
+
+def read_standard_input() -> str:
+    """The text that is piped in; ill-formed UTF-8 counts as U+FFFD. Raises SourceError.
+
+    That of ``yes`` or /dev/zero never ends, and would be held in memory until there is none.
+    """
+    pieces: list[bytes] = []
+    n_bytes = 0
+    while piece := sys.stdin.buffer.read(_PIECE):
+        pieces.append(piece)
+        n_bytes += len(piece)
+        if n_bytes > _MOST_INPUT:
+            raise SourceError(f"standard input holds more than {_MOST_INPUT >> 20} MB; pipe in less at a time")
+    return b"".join(pieces).decode("utf-8", "replace")
 
 
 def read_json(path: Path, optional: bool = False) -> dict[str, Any]:

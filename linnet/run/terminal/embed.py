@@ -6,6 +6,7 @@ import io
 import sys
 
 from linnet.errors import UsageError
+from linnet.formats.inputs import read_standard_input
 from linnet.options import EmbedOptions
 from linnet.run.embed import default_pooling, embed_texts
 from linnet.run.meter import EnergyMeter
@@ -17,7 +18,7 @@ def embed(options: EmbedOptions) -> dict[str, object]:
 
     Returns ``embeddings`` [n][dim], ``dim``, ``tokens``, ``cut`` (texts), ``pooling`` and ``energy``.
     """
-    texts = options.texts or _lines(sys.stdin.buffer.read())
+    texts = options.texts or _lines(read_standard_input())
     if not texts:
         raise UsageError("there is no text; give some, or one per line of standard input")
     model = load(
@@ -51,7 +52,7 @@ def embed(options: EmbedOptions) -> dict[str, object]:
     }
 
 
-def _lines(data: bytes) -> list[str]:
+def _lines(text: str) -> list[str]:
     """As files have them: a form feed or one of the separators of Unicode ends none."""
-    lines = io.StringIO(data.decode("utf-8", "replace"), newline=None)
+    lines = io.StringIO(text, newline=None)
     return [line.removesuffix("\n") for line in lines]

@@ -14,6 +14,7 @@ from linnet.display import one_line, shown_on
 from linnet.engine.sampler import NEUTRAL, SamplingOptions, check_name
 from linnet.errors import LinnetError, UsageError
 from linnet.formats.gguf_keys import LEFT_OUT_KEY
+from linnet.formats.inputs import read_standard_input
 from linnet.options import RunOptions, read_text
 from linnet.run.meter import Energy, EnergyMeter, peak_rss_bytes, process_age
 from linnet.run.model import LanguageModel, load
@@ -42,9 +43,7 @@ def run(options: RunOptions) -> dict[str, object]:
         model = _load(options)
         with _prompt_file(model, options):
             return _chat(model, options) if _is_chat(model, options) else _converse(model, options)
-    prompt = (
-        options.prompt if options.prompt is not None else sys.stdin.buffer.read().decode("utf-8", "replace")
-    )
+    prompt = options.prompt if options.prompt is not None else read_standard_input()
     model = _load(options)
     with _prompt_file(model, options):
         return _answer(model, prompt, options)
