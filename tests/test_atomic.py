@@ -220,7 +220,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
         with pytest.raises(TargetError, match="the target is unchanged"), atomic_file(tmp_path / "a") as file:
             file.write(bytes(10_000))
             file.flush()
-        with pytest.raises(TargetError, match="cannot write .*a: "), atomic_file(tmp_path / "a") as file:
+        with pytest.raises(TargetError, match=r"cannot write .*a: "), atomic_file(tmp_path / "a") as file:
             file.write(bytes(2000))  # they wait in memory, also when the file is closed after the failure
         with pytest.raises(TargetError), atomic_folder(tmp_path / "b") as folder:
             (folder / "part").write_bytes(bytes(10_000))

@@ -58,7 +58,7 @@ def read_standard_input() -> str:
         pieces.append(piece)
         n_bytes += len(piece)
         if n_bytes > _MOST_INPUT:
-            raise SourceError(f"standard input holds more than {_MOST_INPUT >> 20} MB; pipe in less at a time")
+            raise SourceError(f"standard input holds more than {_MOST_INPUT >> 20} MB; pipe in less")
     return b"".join(pieces).decode("utf-8", "replace")
 
 

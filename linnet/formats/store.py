@@ -126,7 +126,7 @@ def partial_folder(name: ModelName, commit: str) -> Path:
 
 
 def partial_models() -> Iterator[StoredModel]:
-    """Of what pulls that were cut off have left, by name. Raises SourceError as :func:`stored_models` does."""
+    """Of what pulls that were cut off have left, by name. Raises as :func:`stored_models`."""
     for folder in _folders_of_store("partial"):
         repo, _, type = folder.name.rpartition("--")[0].rpartition("--")
         model = StoredModel(ModelName(repo.replace("--", "/"), type), folder)
