@@ -10,7 +10,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from linnet import __version__, options
@@ -98,7 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"linnet {verb}: there is not enough memory; give it less to hold", file=sys.stderr)
         return USAGE_ERROR
     except OSError as error:  # the system refused what no stage expected: a name too long, a broken disk
-        print(f"linnet {verb}: {one_line(str(error))}", file=sys.stderr)
+        told = f"{error.strerror}: {error.filename}" if error.filename else str(error)
+        print(f"linnet {verb}: {one_line(told)}", file=sys.stderr)
         return USAGE_ERROR
 
 
@@ -114,11 +115,42 @@ def _prepare_process() -> None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - open to the end
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout is sys.__stdout__:
+        stream = sys.stdout
+        sys.stdout = _Results(
+            stream.buffer,
+            stream.encoding,
+            "replace",
+            line_buffering=stream.line_buffering,
+            write_through=stream.write_through,
+        )
     if isinstance(sys.stderr, io.TextIOWrapper) and sys.stderr is sys.__stderr__:
         sys.stderr = _Messages(sys.stderr.buffer, sys.stderr.encoding, "replace", line_buffering=True)
     for name in ("SIGTERM", "SIGHUP"):
         with contextlib.suppress(AttributeError, ValueError):  # Windows; not the main thread
             signal.signal(getattr(signal, name), _end)
+
+
+class _Results(io.TextIOWrapper):
+    """A stream whose errors say which one it is: the system's would seem to be about a file that was made."""
+
+    def write(self, text: str) -> int:
+        with _standard_output():
+            return super().write(text)
+
+    def flush(self) -> None:
+        with _standard_output():
+            super().flush()
+
+
+@contextlib.contextmanager
+def _standard_output() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "standard output") from None
 
 
 class _Messages(io.TextIOWrapper):

@@ -122,6 +122,16 @@ def test_a_closed_pipe_is_not_an_error() -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no disk that is full")
+@pytest.mark.parametrize("arguments", [["list"], ["list", "--json"], ["run", "-n", "4", "Once"]])
+def test_a_result_that_cannot_be_written_is_told_from_a_file(arguments: list[str]) -> None:
+    command = [sys.executable, "-P", "-m", "linnet", *arguments]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    told = f"linnet {arguments[0]}: No space left on device: standard output\n"
+    assert (done.returncode, done.stderr) == (2, told)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
