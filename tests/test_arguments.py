@@ -38,7 +38,7 @@ def test_none_is_the_default(model: linnet.LanguageModel) -> None:
      ("seed", "x"), ("seed", -1), ("logit_bias", [5]), ("logit_bias", {"5": 1.0}), ("logit_bias", {5: "x"}),
      ("banned_strings", [1]), ("stop", 5), ("stop", ["a", None]), ("stop", ""), ("max_tokens", 0),
      ("max_tokens", "9"), ("logprobs", -1), ("logprobs", 1.0), ("best_of", 0), ("overflow", 3),
-     ("n_keep", "1"), ("adapter", 5), ("ends", 5), ("ends", ["a"])],
+     ("n_keep", "1"), ("adapter", 5), ("ends", 5), ("ends", ["a"]), ("timeline", 5)],
 )  # fmt: skip
 def test_the_wrong_kind_is_one_line(model: linnet.LanguageModel, name: str, value: Any) -> None:
     for call, text in ((model.generate, PROMPT), (model.chat, QUESTION)):
@@ -53,7 +53,7 @@ def test_a_type_is_known_by_name(name: str) -> None:
         linnet.load(**{name: 5})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("prompt", [5, None, [1.5], ["a"], {"role": "user"}])
+@pytest.mark.parametrize("prompt", [5, None, [1.5], ["a"], [{}], [None], {"role": "user"}])
 def test_a_prompt_is_a_text_or_token_ids(model: linnet.LanguageModel, prompt: Any) -> None:
     with pytest.raises(UsageError, match=r"prompt|token id"):
         model.generate(prompt, max_tokens=1)
@@ -66,6 +66,35 @@ def test_one_text_is_no_list_of_texts(model: linnet.LanguageModel) -> None:
         ):
             call("cats")
         assert len(call(iter(["cats", "dogs"]))) == 2  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("odd", [5, None, ["a", "b"], {}])
+def test_each_text_is_a_text(model: linnet.LanguageModel, odd: Any) -> None:
+    for call in (model.embed, lambda texts: model.rerank("q", texts)):
+        with pytest.raises(UsageError, match=r"^text is .*; it must be a text$"):
+            call(["cats", odd])
+
+
+@pytest.mark.parametrize("odd", [5, None, ["a"]])
+def test_a_continuation_is_a_text_or_token_ids(model: linnet.LanguageModel, odd: Any) -> None:
+    with pytest.raises(UsageError, match=r"token id"):
+        model.score("cats", [" sat", odd])
+    with pytest.raises(UsageError, match=r"token id"):
+        model.score([odd] if odd != 5 else odd)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("path", [5, 1.5, {}, int])
+def test_a_path_is_a_path(model: linnet.LanguageModel, path: Any) -> None:
+    for call in (
+        linnet.load,
+        lambda path: linnet.load(draft_model=path),
+        lambda path: linnet.load(adapters={"a": path}),
+        lambda path: model.add_adapter("a", path),
+        lambda path: model.save_prompt(path, PROMPT),
+        model.load_prompt,
+    ):
+        with pytest.raises(UsageError, match=r"path|draft_model"):
+            call(path)
 
 
 def test_adapters_have_names() -> None:

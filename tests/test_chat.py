@@ -287,7 +287,23 @@ def test_the_words_of_a_template_that_refuses_reach_the_user(tmp_path: Path) -> 
         model.chat([{"role": "system", "content": "x"}])
 
 
-@pytest.mark.parametrize("messages", [[], "hi", [{}], [{"role": "user"}] * 0])
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [],
+        "hi",
+        [{}],
+        [{"role": "user"}] * 0,
+        0,
+        5.0,
+        object(),
+        [{"role": "tool", "content": 10**5000}],
+        [
+            USER,
+            {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {"a": 10**5000}}}]},
+        ],
+    ],
+)
 def test_messages_have_to_be_messages(model: linnet.LanguageModel, messages: Any) -> None:
     with pytest.raises(UsageError):
         model.chat(messages)

@@ -6,6 +6,7 @@ import gc
 import json
 import re
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,25 @@ def test_a_pydantic_model_is_a_schema(model: linnet.LanguageModel) -> None:
     config = {"extra": "forbid"}
     bird = pydantic.create_model("Bird", __config__=config, age=(int, pydantic.Field(ge=0, le=9)))
     assert 0 <= bird.model_validate_json(model.generate("A bird:", json_schema=bird).text).age <= 9
+
+
+def test_a_class_that_has_no_schema_says_why(model: linnet.LanguageModel) -> None:
+    pydantic = pytest.importorskip("pydantic")
+    timer = pydantic.create_model("Timer", then=(Callable[[int], int], ...))
+
+    class Raises:
+        @classmethod
+        def model_json_schema(cls) -> None:
+            raise RuntimeError("not today\nnor tomorrow")
+
+    def call(timer: Any) -> None: ...
+
+    call.__annotations__["timer"] = timer
+    for kind, reason in ((timer, "Callable"), (Raises, "not today")):
+        with pytest.raises(UsageError, match=rf"the class {kind.__name__} has no JSON schema: .*{reason}"):
+            model.generate("x", json_schema=kind)
+    with pytest.raises(UsageError, match="the class Timer has no JSON schema"):
+        model.chat([{"role": "user", "content": "x"}], tools=[call])
 
 
 @pytest.mark.parametrize(

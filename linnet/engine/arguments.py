@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from linnet.display import shown
@@ -60,6 +61,14 @@ def listed(name: str, value: Any, kind: str) -> list[Any]:
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise wrong(name, value, f"a list of {kind}")
     return list(value)
+
+
+def path(name: str, value: Any) -> Path:
+    """A path. Raises UsageError."""
+    try:
+        return Path(value)
+    except TypeError:
+        raise wrong(name, value, "a path") from None
 
 
 def token_ids(name: str, value: Any) -> frozenset[int]:

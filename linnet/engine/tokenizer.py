@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from linnet.engine import _bindings
+from linnet.engine.arguments import wrong
 from linnet.engine.library import Handle, call, describe, int32_array, library
 from linnet.engine.memory import Image
 
@@ -67,6 +68,8 @@ class Tokenizer:
         Unless ``at_start`` the text goes on from another one, so that SentencePiece puts
         no space in front of it. Invalid UTF-8 and lone surrogates count as U+FFFD.
         """
+        if not isinstance(text, (str, bytes)):
+            raise wrong("text", text, "a text")
         data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
         flags = _bindings.LN_ENCODE_SPECIAL if special else 0
         flags |= 0 if at_start else _bindings.LN_ENCODE_INSIDE

@@ -11,7 +11,9 @@ from types import NoneType
 from typing import TYPE_CHECKING, TypedDict, Unpack, overload
 
 from linnet.display import shown
-from linnet.engine.arguments import given, int32, real, token_ids, whole, wrong
+from linnet.engine import arguments
+from linnet.engine.arguments import given, int32, listed, real, token_ids, whole, wrong
+from linnet.engine.library import int32_array
 from linnet.engine.model import Model
 from linnet.engine.sampler import Sampler, SamplingOptions
 from linnet.engine.session import PAGE_TOKENS, Session, Workspace, pages_of
@@ -79,7 +81,7 @@ def load(
     timeline and no cache. Raises SourceError, FormatError or UnsupportedError, UsageError
     for a draft model whose tokens are others or a budget that is too small.
     """
-    source = Path(path) if path is not None else BUNDLED_MODEL
+    source = arguments.path("path", path) if path is not None else BUNDLED_MODEL
     timelines = TIMELINES
     if not isinstance(adapters, (Mapping, NoneType)):
         raise wrong("adapters", adapters, "a dict of names and folders or files")
@@ -89,7 +91,7 @@ def load(
             raise UsageError("a budget of memory is for one model; leave out the draft model or --ram")
         options, timelines = _within(ram, source, type, options), 1
     model = Model.open(source, type)
-    draft = Model.open(Path(draft_model)) if draft_model is not None else None
+    draft = Model.open(arguments.path("draft_model", draft_model)) if draft_model is not None else None
     loaded = LanguageModel(model, draft=draft, timelines=timelines, **options)
     for name, adapter in (adapters or {}).items():
         loaded.add_adapter(name, adapter)
@@ -221,6 +223,8 @@ class LanguageModel:
         check_prompt(len(left), self.n_ctx)
         chooser = Chooser(self._sampler(sampling), self._guide(own), logprobs)  # type: ignore[arg-type]
         adapters, timeline = self.chosen_adapters(own["adapter"]), own["timeline"]
+        if not isinstance(timeline, (Timeline, NoneType)):
+            raise wrong("timeline", timeline, "one that was opened for this model")
         if timeline is not None and adapters not in ((), timeline.session.adapters):
             raise UsageError("the timeline has other adapters; open one for these")
         timeline = timeline or Timeline(self.cache.open(left, adapters), self.cache)
@@ -251,11 +255,11 @@ class LanguageModel:
         Returns how many tokens are in it: all, where ``cache_bytes`` allow. Raises UsageError, TargetError.
         """
         self.model.check_writes()
-        ids = self._prompt_ids(prompt)
+        target, ids = arguments.path("path", path), self._prompt_ids(prompt)
         check_prompt(len(ids), self.n_ctx)
         timeline = Timeline(self.cache.open(ids, self.chosen_adapters(adapter)), self.cache)
         timeline.prefill(ids)
-        n_tokens = self.cache.save(timeline.session, Path(path))
+        n_tokens = self.cache.save(timeline.session, target)
         timeline.finish()
         return n_tokens
 
@@ -264,7 +268,7 @@ class LanguageModel:
 
         Raises SourceError for a file of another model, type or version, FormatError for a damaged one.
         """
-        return len(self.cache.load(Path(path), self.chosen_adapters(adapter)))
+        return len(self.cache.load(arguments.path("path", path), self.chosen_adapters(adapter)))
 
     def constrain(self, ends: Collection[int] | None = None, **form: Unpack[FormOptions]) -> Constraint:
         """What texts have to be, compiled for this model and texts that end with ``ends``; gives guides.
@@ -297,6 +301,7 @@ class LanguageModel:
         if not isinstance(prompt, Iterable):
             raise wrong("the prompt", prompt, "a text or a list of token ids")
         ids = self.tokenize(prompt) if isinstance(prompt, str) else list(prompt)
+        int32_array(ids)  # refuses what is no number
         if not ids:
             raise UsageError(
                 "the prompt is empty and this model has no beginning-of-sequence token; write something"
@@ -310,7 +315,7 @@ class LanguageModel:
         """
         from linnet.engine.adapter import Adapter
 
-        self.adapters[name] = Adapter(self.model, Path(path))
+        self.adapters[name] = Adapter(self.model, arguments.path("the path of an adapter", path))
 
     def chosen_adapters(self, wanted: str | Mapping[str, float] | None) -> Adapters:
         """Adapters by name, with their scales. Raises UsageError."""
@@ -408,6 +413,7 @@ class LanguageModel:
             return score_continuations(self, ids, continuations)
         if isinstance(ids, str):
             ids = self.tokenize(ids)
+        ids = listed("ids", ids, "token ids")
         with self.open_session() as session:
             log_probs = session.score(ids)
         check_finite(log_probs[1:])

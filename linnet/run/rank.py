@@ -53,7 +53,7 @@ def score_continuations(
     a continuation given as ids those are counted. Raises UsageError when there is nothing
     to count or nothing before it, ContextFullError, LinnetError for damaged weights.
     """
-    before = model.tokenize(prompt) if isinstance(prompt, str) else list(prompt)
+    before = model.tokenize(prompt) if isinstance(prompt, str) else listed("ids", prompt, "token ids")
     continuations = listed("continuations", continuations, "texts or token ids")
     wholes = [_joined(model, prompt, before, continuation) for continuation in continuations]
     begins = [_common([before, whole]) for whole in wholes]
@@ -85,7 +85,7 @@ def _joined(
     model: LanguageModel, prompt: str | Sequence[int], before: list[int], continuation: str | Sequence[int]
 ) -> list[int]:
     if not isinstance(continuation, str):
-        return [*before, *continuation]
+        return [*before, *listed("a continuation", continuation, "token ids")]
     if isinstance(prompt, str):
         return model.tokenize(prompt + continuation)
     return [*before, *model.tokenize(continuation, bos=False)]

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from linnet.display import shown
 from linnet.engine.metadata import Metadata
 from linnet.engine.tokenizer import Tokenizer
 from linnet.errors import TemplateError, UsageError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 Message = Mapping[str, Any]
 
 MOST_SOURCE = 1 << 20  # characters of a template; the largest known have 20,000
+_MOST_BITS = 4096  # of a whole number; Python writes none of more than 14,284
 MOST_DEPTH = 100  # lists and dicts within each other in what a template is given
 MARK = "\ufdd0"  # may be put into texts that a template is given, and comes out of it again
 _SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}  # of a template: of GGUF
@@ -113,10 +115,12 @@ def prepared(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
     Raises UsageError where they are none.
     """
-    if isinstance(messages, (str, bytes, Mapping)) or not messages:
+    is_list = isinstance(messages, Iterable) and not isinstance(messages, (str, bytes, Mapping))
+    given = list(messages) if is_list else []
+    if not given:
         raise UsageError("messages is a list with at least one of them: [{'role': 'user', 'content': '...'}]")
     ready = []
-    for message in messages:
+    for message in given:
         plain = _plain(message)
         if not isinstance(plain, dict) or not isinstance(plain.get("role"), str):
             raise UsageError("a message is a dict with role and content: {'role': 'user', 'content': '...'}")
@@ -172,8 +176,11 @@ def _line(error: Exception) -> str:
 def _plain(value: Any, depth: int = 0) -> Any:
     """``value`` out of plain JSON types only: a template must not reach methods of other objects.
 
-    Raises UsageError for what is too deep, as what contains itself is.
+    Raises UsageError for what is too deep, as what contains itself is, and for a number that is too
+    long to be written.
     """
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        raise UsageError(f"a message holds {shown(value)}; give it as text")
     if value is None or type(value) in (str, int, float, bool):
         return value
     for base in (str, int, float):
@@ -187,7 +194,7 @@ def _plain(value: Any, depth: int = 0) -> Any:
         return [_plain(item, depth + 1) for item in value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: _plain(getattr(value, f.name), depth + 1) for f in dataclasses.fields(value)}
-    if callable(dump := getattr(value, "model_dump", None)):  # pydantic
+    if not isinstance(value, type) and callable(dump := getattr(value, "model_dump", None)):  # pydantic
         return _plain(dump(), depth + 1)
     return f"<{type(value).__name__}>"
 

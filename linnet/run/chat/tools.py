@@ -19,7 +19,7 @@ from typing import Any, Literal, Union
 
 from linnet.engine.arguments import wrong
 from linnet.errors import LinnetError, UnsupportedError, UsageError
-from linnet.run.text.schema import rewritten
+from linnet.run.text.schema import class_schema, rewritten
 
 _PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
 # Names of types in schemas that are not JSON Schema's own but are meant as these.
@@ -133,9 +133,8 @@ def _class_schema(kind: type, where: str) -> dict[str, Any]:
             "required": required,
             "additionalProperties": False,
         }
-    describe = getattr(kind, "model_json_schema", None)  # pydantic
-    if callable(describe):
-        return dict(describe())
+    if (own := class_schema(where, kind)) is not None:
+        return dict(own)
     raise UsageError(
         f"the type {kind.__name__} of {where} has no JSON schema; use plain types, Literal, list or dict"
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from linnet.errors import UsageError
+
 # Wright et al. 2022, "JSON Schema Validation", section 7.3, and the names of earlier drafts.
 _DEFINED_FORMATS = frozenset(
     "date-time date time duration email idn-email hostname idn-hostname ipv4 ipv6 uri uri-reference iri "
@@ -13,6 +15,18 @@ _DEFINED_FORMATS = frozenset(
 )
 _VALUES = ("const", "default", "enum", "example", "examples")  # keywords that hold no schemas
 _NAMED = ("$defs", "definitions", "dependencies", "dependentSchemas", "patternProperties", "properties")
+
+
+def class_schema(where: str, kind: Any) -> Any:
+    """What a class of pydantic says its schema is, None for what is no such class. Raises UsageError."""
+    describe = getattr(kind, "model_json_schema", None)
+    if not callable(describe):
+        return None
+    try:
+        return describe()
+    except Exception as error:  # of a field that JSON cannot say; pydantic explains it in several lines
+        name, reason = getattr(kind, "__name__", type(kind).__name__), str(error).partition("\n")[0]
+        raise UsageError(f"{where}: the class {name} has no JSON schema: {reason}") from error
 
 
 def rewritten(schema: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:

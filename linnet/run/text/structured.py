@@ -17,7 +17,7 @@ from linnet.engine.tokenizer import Tokenizer
 from linnet.errors import LinnetError, MissingExtraError, UnsupportedError, UsageError
 from linnet.run.text.choosing import FormOptions
 from linnet.run.text.refusals import readable
-from linnet.run.text.schema import without_own_formats
+from linnet.run.text.schema import class_schema, without_own_formats
 
 if TYPE_CHECKING:
     import llguidance
@@ -171,8 +171,8 @@ def _single(form: FormOptions) -> tuple[str, Any]:
 def _from_schema(schema: Any) -> str:
     import llguidance
 
-    if hasattr(schema, "model_json_schema"):  # a pydantic model
-        schema = schema.model_json_schema()
+    if (own := class_schema("json_schema", schema)) is not None:
+        schema = own
     if isinstance(schema, str):
         schema = _parsed(_bounded(schema))
     try:
