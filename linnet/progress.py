@@ -1,7 +1,10 @@
-"""Bars of work that is measured in bytes."""
+"""How far work is: bars of bytes, and one line of text."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,3 +32,24 @@ def byte_bars(quiet: bool = False) -> Progress:
         told[1:1] = [BarColumn()]
         told += [TransferSpeedColumn(), TimeRemainingColumn()]
     return Progress(*told, console=console, transient=True, disable=quiet or not console.is_terminal)
+
+
+@contextmanager
+def status_line(quiet: bool = False) -> Iterator[Callable[[str], None]]:
+    """Shows a short text on standard error in place of the last; hidden where bars are, and gone at the end.
+
+    It runs nothing by itself and imports nothing, so that time and memory measured meanwhile are not its own.
+    """
+    shown = ""
+
+    def show(text: str) -> None:
+        nonlocal shown
+        if not quiet and sys.stderr.isatty():
+            print(f"\r{text:<{len(shown)}}", end="", file=sys.stderr, flush=True)
+            shown = text
+
+    try:
+        yield show
+    finally:
+        show("")  # over the last text,
+        show("")  # and back to the beginning of the line

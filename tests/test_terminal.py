@@ -1,4 +1,7 @@
-"""``linnet run`` on a terminal: it asks, streams, and Ctrl-C stops the text, not the conversation."""
+"""``linnet run`` on a terminal: it asks, streams, and Ctrl-C stops the text, not the conversation.
+
+And ``linnet bench``, which tells what it measures.
+"""
 
 from __future__ import annotations
 
@@ -317,3 +320,18 @@ def test_a_question_gets_one_answer_through_the_template_and_raw_continues(
 
     assert ask("hi", "--system", "S")["prompt_tokens"] == len(b"?system\nS??user\nhi??assistant\n") + 2
     assert ask("hi", "--raw")["prompt_tokens"] == 2
+
+
+def test_bench_tells_which_run_it_measures_and_leaves_nothing_of_that() -> None:
+    command = ["-P", "-m", "linnet", "bench", "--threads", "1", "--repeat", "2"]
+    child = pexpect.spawn(sys.executable, command, timeout=20, echo=False, encoding="utf-8")
+    for told in ("prefill, warm-up", "prefill, run 1 of 2", "prefill, run 2 of 2", "decode, run 2 of 2"):
+        child.expect_exact(f"\rthreads 1: {told}")
+    child.expect_exact("\rthreads   prefill tok/s")
+    assert not child.before.strip()  # blanks are over the last one
+    child.expect(pexpect.EOF)
+
+
+def test_bench_tells_a_pipe_and_readers_of_json_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--threads", "1", "--repeat", "1", "--json"]) == 0
+    assert capfd.readouterr().err == ""

@@ -16,6 +16,7 @@ from linnet.engine.processors import available_processors
 from linnet.engine.session import PAGE_TOKENS, Session
 from linnet.errors import UsageError
 from linnet.options import BenchOptions
+from linnet.progress import status_line
 from linnet.run.meter import Energy, EnergyMeter, peak_rss_bytes
 from linnet.run.model import BUNDLED_MODEL, LanguageModel
 from linnet.run.text.timeline import Timeline
@@ -67,7 +68,8 @@ def bench(options: BenchOptions) -> dict[str, object]:
     model = LanguageModel(opened, n_ctx=n_ctx, threads=options.threads)
     load_s = time.perf_counter() - started
     counts = _thread_counts(available_processors()) if options.threads is None else [options.threads]
-    speeds = [_measure(model, threads, options) for threads in counts]
+    with status_line(quiet=options.json) as show:
+        speeds = [_measure(model, threads, options, show) for threads in counts]
     peak = peak_rss_bytes()  # before bandwidth is measured, which takes memory of its own
     rows = [_roofline(model.model, speed, options) for speed in speeds]
     result: dict[str, object] = {
@@ -116,25 +118,41 @@ def _check(options: BenchOptions) -> None:
             raise UsageError(f"--{name.replace('_', '-')} must be at least 1")
 
 
-def _measure(loaded: LanguageModel, threads: int, options: BenchOptions) -> _Speed:
+def _measure(
+    loaded: LanguageModel, threads: int, options: BenchOptions, show: Callable[[str], None]
+) -> _Speed:
     """Repeats both measurements after a warm-up. All prefills come first, so that each kind has one meter."""
     model = LanguageModel(loaded.model, n_ctx=loaded.n_ctx, threads=threads)
     prompt = [i % model.model.vocab_size for i in range(options.prompt_tokens)]  # the tokens do not matter
     prefill_tok_s, prefill_energy = _repeated(
-        lambda: _prefill_seconds(model.session, prompt), options.prompt_tokens, options
+        lambda: _prefill_seconds(model.session, prompt),
+        options.prompt_tokens,
+        options,
+        lambda run: show(f"threads {threads}: prefill, {run}"),
     )
     decode_tok_s, decode_energy = _repeated(
-        lambda: _decode_seconds(model.session, options.decode_tokens), options.decode_tokens, options
+        lambda: _decode_seconds(model.session, options.decode_tokens),
+        options.decode_tokens,
+        options,
+        lambda run: show(f"threads {threads}: decode, {run}"),
     )
     return _Speed(threads, prefill_tok_s, decode_tok_s, prefill_energy, decode_energy)
 
 
-def _repeated(seconds: Callable[[], float], n_tokens: int, options: BenchOptions) -> tuple[float, Energy]:
-    """Tokens per second, the median, and the energy of all repeats; one more before them warms up."""
+def _repeated(
+    seconds: Callable[[], float], n_tokens: int, options: BenchOptions, begins: Callable[[str], None]
+) -> tuple[float, Energy]:
+    """Tokens per second, the median, and the energy of all repeats; one more before them warms up.
+
+    Before each ``begins`` is told which it is, and nothing while it runs.
+    """
+    begins("warm-up")
     seconds()
-    meter = EnergyMeter(options.watts)
-    median = statistics.median([seconds() for _ in range(options.repeat)])
-    return n_tokens / median, meter.read()
+    meter, taken = EnergyMeter(options.watts), list[float]()
+    for run in range(1, options.repeat + 1):
+        begins(f"run {run} of {options.repeat}")
+        taken.append(seconds())
+    return n_tokens / statistics.median(taken), meter.read()
 
 
 def _prefill_seconds(session: Session, prompt: list[int]) -> float:
