@@ -35,6 +35,13 @@ static const ln_tensor_rule encoder_input[] = {
     {0},
 };
 
+/* What a cross-encoder makes of the first token of a pair. */
+static const ln_tensor_rule rank_head[] = {
+    {GLOBAL("cls", rank_inner, LN_FIELD_LINEAR, LN_EXTENT_DIM, LN_EXTENT_DIM), .when = LN_IF_RANKS},
+    {GLOBAL("cls.output", rank_score, LN_FIELD_LINEAR, LN_EXTENT_ONE, LN_EXTENT_DIM), .when = LN_IF_RANKS},
+    {0},
+};
+
 static const ln_tensor_rule output_norm[] = {
     {GLOBAL("output_norm", output_norm, LN_FIELD_NORM, LN_EXTENT_ONE, LN_EXTENT_DIM)},
     {0},
@@ -205,7 +212,7 @@ static const ln_arch archs[] = {
      {.norm = LN_NORM_LAYER, .activation = LN_GELU_ERF, .rope_pairs = LN_ROPE_HALVES}},
     {"phi2", {embedding, output_norm}, {attn_norm, attention, plain_ffn},
      {.norm = LN_NORM_LAYER, .activation = LN_GELU_TANH, .rope_pairs = LN_ROPE_HALVES, .parallel = LN_PARALLEL}},
-    {"bert", {encoder_input}, {attention, sum_norms, plain_ffn},
+    {"bert", {encoder_input, rank_head}, {attention, sum_norms, plain_ffn},
      {.norm = LN_NORM_LAYER, .activation = LN_GELU_ERF, .looks_both_ways = 1}},
 };
 

@@ -37,7 +37,7 @@ typedef struct ln_facts {
     int parallel_residual;  /* attention and feed-forward read the same stream (Wang & Komatsuzaki 2021, GPT-J) */
 
     int causal;             /* a token attends to those before it; 0: to all of its text (an encoder), so that it can
-                             * neither be continued nor has a head */
+                             * neither be continued nor has logits */
     int32_t sliding_window; /* a token attends to itself and those before it, this many in all; 0 = to all */
     int32_t lookback;       /* the same of the layer that looks back farthest */
     float attention_scale;
@@ -63,7 +63,9 @@ typedef struct ln_facts {
     int32_t n_experts_used; /* of each token */
     int32_t expert_ffn_dim;
     int expert_norm;        /* the weights of the chosen experts are made to sum up to 1 */
-    int32_t n_token_types;  /* kinds of text, of which all here is the first; 0 = they are not told apart */
+    int32_t n_token_types;  /* kinds of text, such as query and document; 0 = they are not told apart */
+    int ranks;              /* a head makes one number of a text, which reads a query and a document as one */
+    ln_activation rank_activation;
     int32_t conv_len;       /* taps of a short convolution; 0 = none */
     int32_t n_conv;         /* layers with one instead of attention */
 } ln_facts;
@@ -147,6 +149,8 @@ typedef struct ln_globals {
     ln_linear token_types; /* [n_token_types][dim], or without data */
     ln_norm embedding_norm; /* of the sum of these, which the layers read */
     ln_norm output_norm;
+    ln_linear rank_inner; /* [dim][dim] of a first token, then rank_activation; without data where there is no head */
+    ln_linear rank_score; /* [1][dim] */
     ln_linear output;     /* [vocab_size][dim]; without data where the embedding is the head too, or there is none */
     float *rope_divisors; /* [rope_dims / 2], one more divisor per frequency, or NULL */
     float *rope_short;    /* the same, of sessions up to rope_trained_len, */
@@ -162,7 +166,15 @@ typedef enum ln_field_kind {
 } ln_field_kind;
 
 /* Which layers or models a rule is about. */
-typedef enum ln_when { LN_ALWAYS, LN_IF_ATTENTION, LN_IF_CONV, LN_IF_DENSE, LN_IF_EXPERTS, LN_IF_TYPED } ln_when;
+typedef enum ln_when {
+    LN_ALWAYS,
+    LN_IF_ATTENTION,
+    LN_IF_CONV,
+    LN_IF_DENSE,
+    LN_IF_EXPERTS,
+    LN_IF_TYPED,
+    LN_IF_RANKS
+} ln_when;
 
 /* A tensor of the file and the field of ln_layer or ln_globals it fills. */
 typedef struct ln_tensor_rule {

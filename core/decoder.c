@@ -210,7 +210,7 @@ static void input_item(const void *job, int32_t item, int32_t worker) {
         x[i] *= f->embedding_scale;
     }
     float *scratch = w->h + (int64_t)item * f->dim;
-    add_row(w, &g->token_types, 0, scratch, x);
+    add_row(w, &g->token_types, w->types[item], scratch, x);
     add_row(w, &g->positions, w->positions[item], scratch, x);
     normalise(w, &g->embedding_norm, x, f->dim, x);
     ln_rotary_place(&w->rotary, w->model, item, w->positions[item]);
@@ -286,4 +286,20 @@ void ln_decoder_logits(ln_workspace *w, const int32_t *tokens, int32_t n, float 
     logits.scale = f->logit_scale;
     logits.cap = f->logit_cap;
     ln_products_run(&w->compute, &logits, 1);
+}
+
+const float *ln_decoder_scores(ln_workspace *w, const int32_t *tokens, int32_t n) {
+    const ln_facts *f = &w->model->facts;
+    const ln_globals *g = &w->model->globals;
+    token_job norm = last_norm(w, tokens, n, w->h);
+    norm.q8 = ln_wants_q8(&g->rank_inner.w) ? w->q8 : NULL;
+    run_tokens(&norm);
+    ln_gated_product inner = {.up = &g->rank_inner, .x = vectors_of(w->h, w->q8, f->dim, n), .f32 = w->inner};
+    ln_gated_products_run(&w->compute, &inner, 1, f->rank_activation, w->gated_scratch, w->n_batch);
+    if (ln_wants_q8(&g->rank_score.w)) {
+        run_tokens(&(token_job){.workspace = w, .n = n, .cols = f->dim, .x = w->inner, .y = w->inner, .q8 = w->q8});
+    }
+    ln_product score = product_of(&g->rank_score, vectors_of(w->inner, w->q8, f->dim, n), w->h);
+    ln_products_run(&w->compute, &score, 1);
+    return w->h;
 }

@@ -374,6 +374,27 @@ static ln_status read_token_types(const ln_gguf *gguf, const ln_arch *arch, ln_f
     return status;
 }
 
+#define POOLING_RANK 4 /* llama.cpp's word for a head that scores */
+
+/* Whether a model has the head of a cross-encoder: a tensor of it is there, or the metadata says so, which that of not
+ * all rerankers does. What it does inside depends on the kin of BERT: the one without types of tokens is DistilBERT. */
+static ln_status read_rank(const ln_gguf *gguf, const ln_arch *arch, ln_facts *f, ln_error *err) {
+    int32_t pooling = 0;
+    if (!arch->style.looks_both_ways) {
+        return LN_OK;
+    }
+    const ln_gguf_tensor *score = ln_gguf_find_tensor(gguf, "cls.output.weight");
+    ln_gguf_i32(gguf, key_of(arch, "pooling_type").text, &pooling, NULL); /* whatever else it may be is not for here */
+    f->ranks = pooling == POOLING_RANK || score != NULL || ln_gguf_find_tensor(gguf, "cls.weight") != NULL;
+    f->rank_activation = f->n_token_types > 0 ? LN_TANH : LN_RELU;
+    if (score != NULL && score->dims[1] != 1) {
+        return ln_fail(err, LN_UNSUPPORTED, "the model sorts texts into %.0f classes; this core runs those that give a "
+                       "text one number, its score",
+                       (double)score->dims[1]);
+    }
+    return LN_OK;
+}
+
 static ln_status check_whole(const ln_gguf *gguf, ln_error *err) {
     uint32_t parts = 1;
     ln_status status = ln_gguf_u32(gguf, "split.count", &parts, err);
@@ -495,7 +516,7 @@ ln_status ln_facts_read(const ln_gguf *gguf, const ln_arch *arch, ln_facts *out,
     typedef ln_status step(const ln_gguf *, const ln_arch *, ln_facts *, ln_error *);
     step *const steps[] = {read_shape, read_norm,   read_heads,      read_direction, read_attention,
                            read_rope,  read_stream, read_activation, read_experts,   read_vocab,
-                           read_token_types};
+                           read_token_types, read_rank};
     memset(out, 0, sizeof *out);
     snprintf(out->arch, sizeof out->arch, "%s", arch->name);
     ln_status status = check_whole(gguf, err);

@@ -125,6 +125,13 @@ LN_API int32_t ln_tokenizer_describe(const ln_tokenizer *tokenizer, ln_tokenizer
 LN_API int32_t ln_tokenizer_encode(const ln_tokenizer *tokenizer, const char *text, size_t n_bytes, uint32_t flags,
                                    int32_t *ids, int64_t capacity, int64_t *n_ids, ln_error *err);
 
+/* Puts the ids of two texts, encoded without LN_ENCODE_FRAMED, together as the makers do for a model that reads both
+ * as one, with the tokens they put around and between them: ids[n_ids], and the type of each in types[n_ids]. The
+ * same capacity rule as encode. */
+LN_API int32_t ln_tokenizer_pair(const ln_tokenizer *tokenizer, const int32_t *first, int64_t n_first,
+                                 const int32_t *second, int64_t n_second, int32_t *ids, int32_t *types,
+                                 int64_t capacity, int64_t *n_ids, ln_error *err);
+
 /* The ids of the tokens that are found in a text before it is split, in the order of their texts; the same
  * capacity rule as encode. Those that decode leaves out are special; the others are always found. */
 LN_API int32_t ln_tokenizer_added(const ln_tokenizer *tokenizer, int32_t *ids, int64_t capacity, int64_t *n_ids);
@@ -175,6 +182,8 @@ typedef struct ln_model_info {
     int32_t max_seq_len;
     int32_t tied_embeddings;
     int32_t causal;       /* 0: an encoder, of which a token sees the whole text; it makes hidden states, no logits */
+    int32_t ranks;        /* 1: an encoder with a head that makes one number of a text, its score */
+    int32_t n_token_types; /* kinds of text that an encoder tells apart; 0 = none */
     int64_t n_params;
     int64_t weight_bytes;          /* all tensors */
     int64_t bytes_per_token;       /* weight bytes read to decode one token */
@@ -278,7 +287,10 @@ typedef struct ln_span {
     float *logits;      /* [n][vocab_size], of every token; NULL: only those of the last are computed */
     int32_t n;
     float *hidden;      /* [n][dim], of every token what the head reads; then it is left out. Or NULL, though not of
-                         * an encoder, which has no head, and whose spans are whole texts of at most n_batch tokens */
+                         * an encoder, which has no logits, unless score is given. Its spans are whole texts of at
+                         * most n_batch tokens */
+    const int32_t *types; /* [n], the kind of text each token belongs to, below n_token_types; NULL: all to the first */
+    float *score;       /* of a model that ranks: one number, as its head makes it; or NULL */
 } ln_span;
 
 /* Appends every span to its session and evaluates all of them together: each pass over the

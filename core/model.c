@@ -249,6 +249,7 @@ static int concerns(const ln_model *model, const ln_tensor_rule *rule, int32_t b
     case LN_IF_DENSE: return model->facts.n_experts == 0;
     case LN_IF_EXPERTS: return model->facts.n_experts > 0;
     case LN_IF_TYPED: return model->facts.n_token_types > 0;
+    case LN_IF_RANKS: return model->facts.ranks;
     }
     return 0;
 }
@@ -712,6 +713,8 @@ int32_t ln_model_describe(const ln_model *model, ln_model_info *out) {
         .max_seq_len = f->max_seq_len,
         .tied_embeddings = model->tied_embeddings,
         .causal = f->causal,
+        .ranks = f->ranks,
+        .n_token_types = f->n_token_types,
         .n_params = model->n_params,
         .weight_bytes = model->weight_bytes,
         .bytes_per_token = model->bytes_per_token,

@@ -60,7 +60,7 @@ typedef struct part {
     int64_t factors[2];
 } part;
 
-#define N_PARTS 31
+#define N_PARTS 32
 
 static int64_t larger(int64_t a, int64_t b) {
     return a > b ? a : b;
@@ -79,6 +79,7 @@ static void plan_memory(const ln_workspace *w, int64_t n_threads, part parts[N_P
     const int64_t tables = ln_rotary_tables(w->model);
     const int64_t n = w->n_batch;
     const int64_t conv = f->n_conv > 0 ? 4 * (int64_t)f->dim : 0;
+    const int64_t rank = f->ranks ? f->dim : 0;
     const int64_t n_slots = n * f->n_experts_used;
     const int64_t scratch = (int64_t)ln_attention_scratch_bytes(f);
     const part all[N_PARTS] = {
@@ -87,13 +88,14 @@ static void plan_memory(const ln_workspace *w, int64_t n_threads, part parts[N_P
         {offsetof(ln_workspace, neighbours), sizeof(ln_neighbours), {n, 1}},
         {offsetof(ln_workspace, ids), sizeof(int32_t), {n, 1}},
         {offsetof(ln_workspace, positions), sizeof(int32_t), {n, 1}},
+        {offsetof(ln_workspace, types), sizeof(int32_t), {n, 1}},
         {offsetof(ln_workspace, wanted), sizeof(int32_t), {n, 1}},
         {offsetof(ln_workspace, rotary.cosines), sizeof(float), {n * tables, pairs}},
         {offsetof(ln_workspace, rotary.sines), sizeof(float), {n * tables, pairs}},
         {offsetof(ln_workspace, x), sizeof(float), {n, f->dim}},
         {offsetof(ln_workspace, h), sizeof(float), {n, f->dim}},
         {offsetof(ln_workspace, parallel), sizeof(float), {f->parallel_residual ? n : 0, f->dim}},
-        {offsetof(ln_workspace, block), sizeof(float), {n, larger(larger(query + 2 * key, ffn), conv)}},
+        {offsetof(ln_workspace, block), sizeof(float), {n, larger(larger(query + 2 * key, ffn), larger(conv, rank))}},
         {offsetof(ln_workspace, q8), sizeof(ln_q8_block), {n, groups_of(larger(query, f->dim))}},
         {offsetof(ln_workspace, ffn_q8), sizeof(ln_q8_block), {n, groups_of(ffn)}},
         {offsetof(ln_workspace, gated_scratch), sizeof(float), {n_threads, (int64_t)ln_gated_scratch(w->n_batch)}},
@@ -325,6 +327,7 @@ int32_t ln_workspace_add(ln_workspace *workspace, ln_session *session, const int
         const int32_t position = session->length + i;
         workspace->ids[token] = ids[i];
         workspace->positions[token] = position;
+        workspace->types[token] = 0;
         if (i == 0 || position % LN_LANES == 0) {
             workspace->neighbours[workspace->n_neighbours++] = (ln_neighbours){workspace->n_segments, token, 0};
         }
@@ -354,7 +357,7 @@ void ln_workspace_run(ln_workspace *workspace) {
 /* What a model that looks both ways can do with a span. */
 static ln_status check_encoding(const ln_workspace *w, const ln_span *span, ln_error *err) {
     const char *arch = w->model->facts.arch;
-    if (span->hidden == NULL) {
+    if (span->hidden == NULL && span->score == NULL) {
         return ln_fail(err, LN_UNSUPPORTED, "a %s model is an encoder: it reads texts and writes none; ask for their "
                        "hidden states, as linnet embed does",
                        arch);
@@ -372,6 +375,21 @@ static ln_status check_encoding(const ln_workspace *w, const ln_span *span, ln_e
     return LN_OK;
 }
 
+/* What only some models can do with a span. */
+static ln_status check_extras(const ln_workspace *w, const ln_span *span, ln_error *err) {
+    const ln_facts *f = &w->model->facts;
+    if (span->score != NULL && !f->ranks) {
+        return ln_fail(err, LN_UNSUPPORTED, "this %s model has no head that scores texts", f->arch);
+    }
+    for (int32_t i = 0; span->types != NULL && i < span->n; i++) {
+        if (span->types[i] < 0 || span->types[i] >= f->n_token_types) {
+            return ln_fail(err, LN_BAD_ARGUMENT, "token type %d is outside the %d of this model", (int)span->types[i],
+                           (int)f->n_token_types);
+        }
+    }
+    return LN_OK;
+}
+
 static ln_status check_span(const ln_workspace *w, const ln_span *span, int32_t *n_pages, ln_error *err) {
     if (span->session == NULL || span->session->workspace != w) {
         return ln_fail(err, LN_BAD_ARGUMENT, "a span's session must be one of this workspace");
@@ -385,7 +403,8 @@ static ln_status check_span(const ln_workspace *w, const ln_span *span, int32_t 
             return status;
         }
     }
-    return ln_session_check(span->session, span->ids, span->n, n_pages, err);
+    ln_status status = check_extras(w, span, err);
+    return status == LN_OK ? ln_session_check(span->session, span->ids, span->n, n_pages, err) : status;
 }
 
 ln_status ln_workspace_check(const ln_workspace *w, const ln_span *spans, int32_t n_spans, ln_error *err) {
@@ -434,6 +453,10 @@ static int fill_pass(ln_workspace *w, const ln_span *spans, int32_t n_spans, cur
             const int64_t before = (int64_t)at->done * w->model->facts.vocab_size;
             segment->logits = span->logits != NULL ? span->logits + before : NULL;
             segment->hidden = span->hidden != NULL ? span->hidden + (int64_t)at->done * w->model->facts.dim : NULL;
+            segment->score = span->score;
+            if (span->types != NULL) {
+                memcpy(w->types + segment->first, span->types + at->done, (size_t)n * sizeof *w->types);
+            }
             at->done += n;
             segment->ends = at->done == span->n;
         }
@@ -483,6 +506,22 @@ static void compute_hidden(ln_workspace *w) {
     }
 }
 
+/* The scores of segments that want theirs, which are whole texts. */
+static void compute_scores(ln_workspace *w) {
+    int32_t n = 0;
+    for (int32_t i = 0; i < w->n_segments; i++) {
+        if (w->segments[i].score != NULL) {
+            w->wanted[n++] = w->segments[i].first;
+        }
+    }
+    const float *score = n > 0 ? ln_decoder_scores(w, w->wanted, n) : NULL;
+    for (int32_t i = 0; i < w->n_segments && n > 0; i++) {
+        if (w->segments[i].score != NULL) {
+            *w->segments[i].score = *score++;
+        }
+    }
+}
+
 /* Sessions whose logits lie next to each other in head, [n][vocab_size], and go to each of them. */
 typedef struct keep_job {
     const float *head;
@@ -501,7 +540,7 @@ static void compute_last_logits(ln_workspace *w) {
     int32_t n = 0;
     for (int32_t i = 0; i < w->n_segments; i++) {
         const ln_segment *segment = &w->segments[i];
-        if (segment->logits == NULL && segment->hidden == NULL && segment->ends) {
+        if (segment->logits == NULL && segment->hidden == NULL && segment->score == NULL && segment->ends) {
             w->wanted[n] = segment->first + segment->n - 1;
             job.sessions[n++] = segment->session;
         }
@@ -521,6 +560,7 @@ int32_t ln_workspace_eval(ln_workspace *workspace, const ln_span *spans, int32_t
     while (status == LN_OK && fill_pass(workspace, spans, n_spans, &at)) {
         ln_workspace_run(workspace);
         compute_hidden(workspace);
+        compute_scores(workspace);
         compute_all_logits(workspace);
         compute_last_logits(workspace);
     }

@@ -23,6 +23,7 @@ typedef struct ln_segment {
     int32_t ends;     /* they are the last of their span, whose logits the session keeps */
     float *logits;    /* [n][vocab_size] of the caller, or NULL */
     float *hidden;    /* [n][dim] of the caller, or NULL */
+    float *score;     /* of the caller, or NULL */
     ln_attention_share attention;
 } ln_segment;
 
@@ -55,6 +56,7 @@ struct ln_workspace {
     ln_neighbours *neighbours; /* [n_batch] */
     int32_t *ids;              /* [n_batch] */
     int32_t *positions;        /* [n_batch] */
+    int32_t *types;            /* [n_batch], rows of the table of token types */
     ln_attention_plan attention;
 
     /* Of the tokens in flight. */
@@ -101,5 +103,8 @@ void ln_decoder_hidden(ln_workspace *workspace, const int32_t *tokens, int32_t n
 
 /* The logits of n tokens of that pass, y[n][vocab_size]; x stays, so this may be repeated. */
 void ln_decoder_logits(ln_workspace *workspace, const int32_t *tokens, int32_t n, float *y);
+
+/* The scores of n texts of that pass by their first tokens, [n] in memory of the workspace; x stays. */
+const float *ln_decoder_scores(ln_workspace *workspace, const int32_t *tokens, int32_t n);
 
 #endif

@@ -20,6 +20,7 @@ from linnet.errors import LinnetError
 VERBS: dict[str, tuple[type, str]] = {  # verb: (its options, "module:function"), in the order of the path
     "run": (options.RunOptions, "linnet.run.terminal.run:run"),
     "embed": (options.EmbedOptions, "linnet.run.terminal.embed:embed"),
+    "rerank": (options.RerankOptions, "linnet.run.terminal.rerank:rerank"),
     "data": (options.DataOptions, "linnet.data.corpus:data"),
     "train": (options.TrainOptions, "linnet.train.pretrain:train"),
     "convert": (options.ConvertOptions, "linnet.export.convert:convert"),

@@ -488,6 +488,23 @@ class EmbedOptions(MemoryOptions):
     cut: bool = option(False, help="leave out the end of a text that is longer than the context (default: refuse the text)")
 
 
+RANKINGS = ("embedding", "answer", "pair")  # how documents are scored
+
+
+@dataclass(frozen=True, kw_only=True)
+class RerankOptions(MemoryOptions):
+    """Sort documents by how well they answer a query."""
+
+    query: str = option(positional=True, metavar="QUERY", help="what is asked")
+    documents: tuple[str, ...] = option((), positional=True, metavar="DOCUMENT", help="the documents (default: each line of standard input)")
+    method: str | None = option(
+        None,
+        choices=RANKINGS,
+        help="compare embeddings, ask the model whether it answers, or read the pair with a model made for it (default: pair where the model was, else embedding)",
+    )
+    cut: bool = option(False, help="leave out the end of a document that does not fit the context (default: refuse it)")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ShowOptions(VerbOptions):
     """Describe a model, checkpoint or corpus, and say what is wrong with a broken one."""

@@ -154,8 +154,13 @@ class ModelFacts:
     output_bias: bool = False  # of what attention adds to the stream
     ffn_bias: bool = False
     head_bias: bool = False
-    causal: bool = True  # a token attends to those before it; else to all of its text, and there is no head
-    n_token_types: int = 0  # rows of a table of kinds of text, of which the first is added to every embedding
+    causal: bool = (
+        True  # a token attends to those before it; else to all of its text, and there are no logits
+    )
+    n_token_types: int = (
+        0  # kinds of text, such as query and document; a row for its kind is added to every embedding
+    )
+    rank_head: str = ""  # scores a text by its first token: what it does inside, "tanh" or "relu"; "" = none
     learned_positions: bool = False  # instead of rotary ones
     rope_dims: int = 0  # leading elements of a head that are rotated; 0 = all
     rope_interval: int = 0  # every n-th layer does not rotate
@@ -222,3 +227,4 @@ class SpecialTokens:
     eos_id: int | None = None
     add_bos: bool = True
     add_eos: bool = False
+    add_sep: bool = False  # between two texts that are read as one the end of the first stands twice

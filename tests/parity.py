@@ -4,7 +4,8 @@
     python -m tests.parity --write-docs         and puts it into docs/families.md
 
 For each family transformers makes a tiny model of random weights (seeded; no network) whose norms, caps and
-windows matter. Its logits over 60 tokens (of an encoder: its hidden states) are then computed by
+windows matter. Its logits over 60 tokens (of an encoder: its hidden states; of a reranker: its score, of two
+texts of these tokens) are then computed by
 transformers, by the decoder in torch and by the core from the folder of safetensors, by the core from the
 GGUF file ``linnet convert`` makes of it, by transformers from the folder that ``linnet convert`` makes of
 that file, and by llama.cpp from the GGUF file where it knows the family; and 64 tokens are continued
@@ -19,7 +20,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ class Case:
     settings: Mapping[str, Any] = field(default_factory=dict)
     llama_cpp: str = ""  # why llama.cpp is left out
     encodes: bool = False  # an encoder, which has hidden states and no logits
+    auto: str = ""  # the class of transformers, after AutoModel
 
 
 _SHAPE: dict[str, Any] = {
@@ -71,6 +73,7 @@ _FACTORS = {"short_factor": [1 + 0.1 * i for i in range(8)], "long_factor": [1.5
 _VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2,
            "image_size": 32, "patch_size": 8}  # fmt: skip
 _NO_WINDOW = "llama.cpp knows no window of this architecture"
+_ONE_TYPE = "llama.cpp knows only the first type of tokens"
 
 
 def _rope(kind: str, **more: Any) -> dict[str, Any]:
@@ -173,6 +176,21 @@ CASES = {
         encodes=True,
     ),
 }  # fmt: skip
+RERANKERS = {
+    f"{name}-rank": replace(
+        CASES[name],
+        family=f"{CASES[name].family}, reranker",
+        settings={**CASES[name].settings, "num_labels": 1},
+        auto="ForSequenceClassification",
+        llama_cpp={
+            "bert": _ONE_TYPE,
+            "distilbert": "llama.cpp computes a tanh where DistilBERT has relu",
+        }.get(name, ""),
+    )
+    for name, case in CASES.items()
+    if case.encodes
+}
+CASES |= RERANKERS
 
 COLUMNS = {
     "torch": "torch",
@@ -192,8 +210,7 @@ def make_model(case: Case, folder: Path) -> Any:
     transformers, torch = importlib.import_module("transformers"), importlib.import_module("torch")
     tokens = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     config = getattr(transformers, case.config)(**{**tokens, **case.settings})
-    kind = "" if case.encodes else "ForImageTextToText" if is_part(case) else "ForCausalLM"
-    of_config = getattr(transformers, f"AutoModel{kind}").from_config
+    of_config = getattr(transformers, f"AutoModel{kind(case)}").from_config
     model = of_config(config, attn_implementation="eager").float().eval()
     generator = torch.Generator().manual_seed(11)
     with torch.no_grad():
@@ -206,6 +223,13 @@ def make_model(case: Case, folder: Path) -> Any:
     model.save_pretrained(folder)
     (folder / "tokenizer.json").write_text(_tokenizer(), encoding="utf-8")
     return model
+
+
+def kind(case: Case) -> str:
+    """The class of transformers, after ``AutoModel``."""
+    if case.encodes:
+        return case.auto
+    return "ForImageTextToText" if is_part(case) else "ForCausalLM"
 
 
 def is_part(case: Case) -> bool:
@@ -227,11 +251,18 @@ def _tokenizer() -> str:
 
 
 def of_transformers(model: Any, ids: list[int]) -> Logits:
-    """Logits [len(ids), VOCAB], or hidden states [len(ids), dim]."""
+    """Logits [len(ids), VOCAB], hidden states [len(ids), dim], or a score [1]."""
     torch = importlib.import_module("torch")
     with torch.no_grad():
+        if getattr(model.config, "type_vocab_size", 1) > 1 and hasattr(model, "classifier"):
+            return model(torch.tensor([ids]), token_type_ids=torch.tensor([types_of(ids)])).logits[0].numpy()
         made = model(torch.tensor([ids]))
         return (made.logits if "logits" in made else made.last_hidden_state)[0].float().numpy()
+
+
+def types_of(ids: list[int]) -> list[int]:
+    """A short text and a longer one."""
+    return [int(i >= len(ids) // 3) for i in range(len(ids))]
 
 
 def of_torch(path: Path, ids: list[int]) -> Logits:
@@ -240,6 +271,9 @@ def of_torch(path: Path, ids: list[int]) -> Logits:
     decoder = weights.decoder_of(read_model(path))
     compute = decoder.logits if decoder.facts.causal else decoder
     with torch.no_grad():
+        if decoder.facts.rank_head:
+            types = torch.tensor([types_of(ids)]) if decoder.facts.n_token_types > 1 else None
+            return decoder.rank(torch.tensor([ids]), types).numpy()
         return compute(torch.tensor([ids]))[0].numpy()
 
 
@@ -250,6 +284,9 @@ def of_core(path: Path, ids: list[int]) -> Logits:
 
 def of_session(session: Session, ids: list[int]) -> Logits:
     """The same of a session that is open."""
+    if session.model.ranks:
+        types = [types_of(ids)] if session.model.n_token_types > 1 else None
+        return np.array(session.workspace.eval_scores([(session, ids)], types), np.float32)
     if not session.model.causal:
         return session.workspace.eval_hidden([(session, ids)])[0]
     return session.eval_all(ids)
@@ -262,14 +299,17 @@ def _session(path: Path) -> Session:
 def of_llama_cpp(path: Path, ids: list[int]) -> Logits:
     """The same. Raises ImportError where llama-cpp-python is not installed."""
     llama_cpp = importlib.import_module("llama_cpp")
-    encodes = not Model.open(path).causal
-    how = {"embedding": True, "pooling_type": 0} if encodes else {"logits_all": True}
+    model = Model.open(path)
+    encodes = not model.causal
+    how = {"embedding": True, "pooling_type": 4 * model.ranks} if encodes else {"logits_all": True}
     peer = llama_cpp.Llama(
         str(path), n_ctx=CONTEXT, verbose=False, n_threads=1, type_k=0, type_v=0, flash_attn=False, **how
     )
     if encodes:
         peer._batch.add_sequence(ids, 0, True)
         peer._ctx.decode(peer._batch)
+        if model.ranks:
+            return np.ctypeslib.as_array(llama_cpp.llama_get_embeddings_seq(peer._ctx.ctx, 0), (1,)).copy()
         states = llama_cpp.llama_get_embeddings(peer._ctx.ctx)
         return np.ctypeslib.as_array(states, (len(ids), peer.n_embd())).copy()
     peer.eval(ids)
@@ -317,8 +357,8 @@ def compare(name: str, folder: Path) -> dict[str, Any]:
     def returned() -> Logits:
         convert(ConvertOptions(source=file, output=back, json=True))
         transformers = importlib.import_module("transformers")
-        auto = transformers.AutoModel if case.encodes else transformers.AutoModelForCausalLM
-        again = auto.from_pretrained(back, attn_implementation="eager")
+        auto = f"AutoModel{case.auto if case.encodes else 'ForCausalLM'}"
+        again = getattr(transformers, auto).from_pretrained(back, attn_implementation="eager")
         return of_transformers(again.float().eval(), ids)
 
     def same_text() -> bool:

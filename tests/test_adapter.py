@@ -168,8 +168,8 @@ def test_every_family_computes_what_peft_does(name: str, tmp_path: Path) -> None
     torch.manual_seed(1)
     targets = SOME_OF_THEM.get(name, "all-linear")
     more = {"task_type": "CAUSAL_LM"}
-    if parity.CASES[name].encodes:  # whose pooler is a head
-        more = {"task_type": "FEATURE_EXTRACTION", "exclude_modules": r".*pooler.*"}
+    if parity.CASES[name].encodes:  # whose head stays as it is
+        more = {"task_type": "FEATURE_EXTRACTION", "exclude_modules": r".*(pooler|classifier).*"}
     config = peft.LoraConfig(init_lora_weights=False, r=4, lora_alpha=2, target_modules=targets, **more)
     theirs = peft.get_peft_model(base, config).eval()
     theirs.save_pretrained(tmp_path / "adapter")

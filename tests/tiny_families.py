@@ -95,6 +95,7 @@ ENCODER_INPUT: Shapes = {
     "token_embd_norm.weight": (DIM,),
     "token_embd_norm.bias": (DIM,),
 }
+RANK_HEAD: Shapes = _all_biased({"cls.weight": (DIM, DIM), "cls.output.weight": (1, DIM)})
 BERT: Shapes = _all_biased(
     {
         **{f"attn_{name}.weight": (QUERY, DIM) for name in "qkv"},
@@ -253,6 +254,14 @@ FAMILIES: dict[str, Family] = {
         {**LAYER_NORM, "use_parallel_residual": True},
         lambda _: _biased({"attn_norm.weight": (DIM,), **ATTENTION, **EACH_HEAD, **GATED}, "attn_norm"),
         LAYER_NORMED,
+    ),
+    "bert_rank": Family(
+        "bert",
+        {**ENCODER_KEYS, "pooling_type": 4},
+        lambda _: BERT,
+        {**ENCODER_INPUT, **RANK_HEAD},
+        whole_keys=TYPED,
+        llama_cpp=False,  # it knows one type of tokens
     ),
     **{
         name: Family("bert", ENCODER_KEYS, lambda _: BERT, ENCODER_INPUT, type=type, whole_keys=TYPED)

@@ -1,6 +1,6 @@
 /* fuzz_gguf.c - any bytes as a GGUF file: the reader, every accessor, and, where the bytes are a model
  * that opens, its digest, a session and two tokens. The seeds in corpus/ are of core/tests/test_gguf FILE,
- * test_encoders FILE, and of tests/tiny_families.py with two layers of 32 in q4_0. */
+ * test_encoders [rank] FILE, and of tests/tiny_families.py with two layers of 32 in q4_0. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -63,7 +63,10 @@ static void read_text(ln_workspace *workspace, ln_session *session, const ln_mod
     ln_model_info info;
     ln_model_describe(model, &info);
     float *hidden = info.dim < 1 << 20 ? malloc(2 * sizeof *hidden * (size_t)info.dim) : NULL;
-    const ln_span span = {.session = session, .ids = (int32_t[]){0, 0}, .n = 2, .hidden = hidden};
+    float score;
+    const ln_span span = {.session = session, .ids = (int32_t[]){0, 0}, .n = 2, .hidden = hidden,
+                          .types = info.n_token_types > 1 ? (int32_t[]){1, 0} : NULL,
+                          .score = info.ranks ? &score : NULL};
     if (hidden != NULL) {
         ln_workspace_eval(workspace, &span, 1, NULL);
     }

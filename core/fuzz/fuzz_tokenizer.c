@@ -107,6 +107,16 @@ static void use(const ln_tokenizer *tokenizer, const char *text, size_t size, ui
     free(ids);
 }
 
+/* Puts the same text together with itself; the second call has room for all. */
+static void use_pair(const ln_tokenizer *tokenizer) {
+    const int32_t text[] = {1, 0, 2};
+    int64_t n, again;
+    CHECK(ln_tokenizer_pair(tokenizer, text, 3, text, 1, NULL, NULL, 0, &n, NULL) == LN_OK && n >= 4);
+    int32_t *ids = malloc(2 * (size_t)n * sizeof *ids);
+    CHECK(ln_tokenizer_pair(tokenizer, text, 3, text, 1, ids, ids + n, n, &again, NULL) == LN_OK && again == n);
+    free(ids);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static ln_tokenizer *byte_level;
     static ln_tokenizer *sentencepiece;
@@ -136,6 +146,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     }
     if (tokenizer != NULL) {
         use(tokenizer, SAMPLE, sizeof SAMPLE - 1, LN_ENCODE_SPECIAL, 0);
+        use_pair(tokenizer);
         use(tokenizer, (const char *)data + 1, size - 1, 0, 0);
         ln_tokenizer_close(tokenizer);
     }

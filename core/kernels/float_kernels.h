@@ -268,12 +268,13 @@ ACTIVATION(gelu_tanh)
 ACTIVATION(gelu_erf)
 ACTIVATION(relu)
 ACTIVATION(relu2)
+ACTIVATION(tanh_of)
 #undef ACTIVATION
 
 #define ACTIVATIONS                                                                                   \
     {                                                                                                 \
         [LN_SILU] = activate_silu, [LN_GELU_TANH] = activate_gelu_tanh, [LN_GELU_ERF] = activate_gelu_erf, \
-        [LN_RELU] = activate_relu, [LN_RELU2] = activate_relu2,                                       \
+        [LN_RELU] = activate_relu, [LN_RELU2] = activate_relu2, [LN_TANH] = activate_tanh_of,         \
     }
 
 static void soft_cap(float *x, int64_t n, float cap) {

@@ -25,13 +25,14 @@
 #define LN_PANEL_ROWS 16 /* rows of a block type that lie interleaved */
 #define LN_TILE 16       /* quantised vectors whose groups lie next to each other */
 
-/* What a feed-forward block does to its inner elements. */
+/* What a feed-forward block, or a head that scores texts, does to its inner elements. */
 typedef enum ln_activation {
     LN_SILU,
     LN_GELU_TANH, /* the approximation by a tanh (Hendrycks & Gimpel 2016) */
     LN_GELU_ERF,
     LN_RELU,
     LN_RELU2,     /* its square (So et al. 2021, "Primer") */
+    LN_TANH,
     LN_ACTIVATIONS
 } ln_activation;
 

@@ -181,6 +181,7 @@ ACTIVATION(gelu_tanh)
 ACTIVATION(gelu_erf)
 ACTIVATION(relu)
 ACTIVATION(relu2)
+ACTIVATION(tanhf)
 #undef ACTIVATION
 
 static void soft_cap(float *x, int64_t n, float cap) {
@@ -309,6 +310,7 @@ const ln_kernels ln_scalar_kernels = {
             [LN_GELU_ERF] = activate_gelu_erf,
             [LN_RELU] = activate_relu,
             [LN_RELU2] = activate_relu2,
+            [LN_TANH] = activate_tanhf,
         },
     .soft_cap = soft_cap,
     .add = add,

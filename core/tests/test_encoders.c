@@ -1,11 +1,22 @@
-/* test_encoders.c - a tiny BERT: the same bits in any company, and what cannot be done with it. With a name it
- * writes a smaller one there. */
+/* test_encoders.c - a tiny BERT: the same bits in any company, types of tokens, the head that scores, and what cannot
+ * be done with it. With a name it writes a smaller one there; with "rank" and a name one that has a head. */
 #include "tiny_sessions.h"
 
 #include <math.h>
 
 #define DIM 32
 #define MOST 150 /* tokens of the longest text */
+
+static int ranks(const tiny_llama *m) {
+    return m->u32_key != NULL && strcmp(m->u32_key, "bert.pooling_type") == 0;
+}
+
+static void list_head(tensor_list *list, const tiny_llama *m) {
+    list_tensor(list, m, "cls.weight", m->dim, m->dim);
+    list_tensor(list, m, "cls.bias", 0, m->dim);
+    list_tensor(list, m, "cls.output.weight", 1, m->dim);
+    list_tensor(list, m, "cls.output.bias", 0, 1);
+}
 
 static void list_bert(tensor_list *list, const tiny_llama *m) {
     const int64_t dim = m->dim;
@@ -23,6 +34,9 @@ static void list_bert(tensor_list *list, const tiny_llama *m) {
     }
     list_tensor(list, m, "token_embd_norm.weight", 0, dim);
     list_tensor(list, m, "token_embd_norm.bias", 0, dim);
+    if (ranks(m)) {
+        list_head(list, m);
+    }
     for (unsigned layer = 0; layer < m->n_layers; layer++) {
         for (int i = 0; i < 6; i++) {
             snprintf(name, sizeof name, "blk.%u.%s.weight", layer, matrices[i].name);
@@ -61,6 +75,15 @@ static image bert_image(const tiny_llama *m) {
 
 static const tiny_llama bert = {.n_layers = 3, .n_heads = 4, .dim = DIM, .ffn_dim = 64, .vocab_size = 50,
                                 .max_seq_len = MOST};
+
+/* The same with a head. */
+static tiny_llama ranking(ln_type type) {
+    tiny_llama m = bert;
+    m.type = type;
+    m.u32_key = "bert.pooling_type";
+    m.u32_value = 4;
+    return m;
+}
 
 /* ---- the same bits --------------------------------------------------------------- */
 
@@ -119,6 +142,100 @@ static void test_company(void) {
     for_each_isa(check_company, &packed);
 }
 
+/* ---- pairs of texts ----------------------------------------------------------------- */
+
+/* A third of a text is of the first type. */
+static void fill_types(int32_t *types, int32_t n) {
+    for (int32_t i = 0; i < n; i++) {
+        types[i] = i >= n / 3;
+    }
+}
+
+static void check_types(const tiny_llama *m, const char *isa) {
+    static float bare[MOST * DIM], first[MOST * DIM], pair[MOST * DIM], last[2 * MOST * DIM];
+    image file = bert_image(m);
+    ln_model *model = open_model(&file);
+    ln_workspace *w = open_workspace(model, isa, (ln_workspace_options){.n_threads = 2, .kv_tokens = 1024});
+    int32_t ids[MOST], zeros[MOST] = {0}, types[MOST];
+    ln_error err = {0};
+    fill_tokens(ids, MOST);
+    fill_types(types, MOST);
+    read_alone(w, 0, bare);
+    const ln_span spans[] = {
+        {.session = open_in(w, 0), .ids = ids, .n = MOST, .hidden = pair, .types = types},
+        {.session = open_in(w, 0), .ids = ids, .n = MOST, .hidden = first, .types = zeros},
+        {.session = open_in(w, 0), .ids = ids, .n = MOST, .hidden = last},
+        {.session = open_in(w, 0), .ids = ids, .n = MOST, .hidden = last + MOST * DIM, .types = types},
+    };
+    CHECK(ln_workspace_eval(w, spans, 4, &err) == LN_OK, "%s", err.message);
+    CHECK(memcmp(bare, first, sizeof bare) == 0 && memcmp(bare, last, sizeof bare) == 0, "the first type, %s", isa);
+    CHECK(memcmp(pair, last + MOST * DIM, sizeof pair) == 0, "the same types, %s", isa);
+    CHECK(memcmp(pair, bare, sizeof pair) != 0, "the second type changes nothing, %s", isa);
+    for (int i = 0; i < 4; i++) {
+        ln_session_close(spans[i].session);
+    }
+    ln_workspace_close(w);
+    ln_model_close(model);
+    image_free(&file);
+}
+
+/* What the head of a model of floats makes of a first token, in double precision. */
+static double score_of(const ln_model *model, const float *hidden) {
+    const ln_linear *inner = &model->globals.rank_inner, *score = &model->globals.rank_score;
+    double sum = (double)score->bias[0];
+    for (int i = 0; i < DIM; i++) {
+        double x = (double)inner->bias[i];
+        for (int j = 0; j < DIM; j++) {
+            x += (double)((const float *)inner->w.data)[i * DIM + j] * (double)hidden[j];
+        }
+        sum += (double)((const float *)score->w.data)[i] * tanh(x);
+    }
+    return sum;
+}
+
+static void check_scores(const tiny_llama *m, const char *isa) {
+    static float hidden[N_TEXTS][MOST * DIM];
+    float alone[N_TEXTS], together[N_TEXTS];
+    image file = bert_image(m);
+    ln_model *model = open_model(&file);
+    int32_t ids[MOST], types[MOST];
+    ln_error err = {0};
+    fill_tokens(ids, MOST);
+    fill_types(types, MOST);
+    for (int32_t threads = 1; threads <= 3; threads++) {
+        const ln_workspace_options options = {.n_threads = threads, .kv_tokens = 1024, .n_batch = MOST * threads};
+        ln_workspace *w = open_workspace(model, isa, options);
+        ln_span spans[N_TEXTS];
+        for (int i = 0; i < N_TEXTS; i++) {
+            spans[i] = (ln_span){.session = open_in(w, 0), .ids = ids, .n = lengths[i], .types = types,
+                                 .score = &alone[i], .hidden = threads == 1 ? hidden[i] : NULL};
+            CHECK(threads > 1 || ln_workspace_eval(w, &spans[i], 1, &err) == LN_OK, "%s", err.message);
+            CHECK(ln_session_truncate(spans[i].session, 0, &err) == LN_OK, "%s", err.message);
+            spans[i].score = &together[i];
+        }
+        CHECK(ln_workspace_eval(w, spans, N_TEXTS, &err) == LN_OK, "%s", err.message);
+        CHECK(memcmp(alone, together, sizeof alone) == 0, "scores in company, %s", isa);
+        for (int i = 0; i < N_TEXTS; i++) {
+            CHECK(ln_session_logits(spans[i].session) == NULL, "logits of an encoder");
+            ln_session_close(spans[i].session);
+        }
+        ln_workspace_close(w);
+    }
+    for (int i = 0; i < N_TEXTS && m->type == LN_TYPE_F32; i++) {
+        const double expected = score_of(model, hidden[i]);
+        CHECK(fabs((double)alone[i] - expected) < 1e-5, "text %d: %g, not %g, %s", i, (double)alone[i], expected, isa);
+    }
+    ln_model_close(model);
+    image_free(&file);
+}
+
+static void test_pairs(void) {
+    const tiny_llama plain = ranking(LN_TYPE_F32), packed = ranking(LN_TYPE_Q8_0);
+    for_each_isa(check_types, &bert);
+    for_each_isa(check_scores, &plain);
+    for_each_isa(check_scores, &packed);
+}
+
 /* ---- what cannot be done ------------------------------------------------------------ */
 
 static void test_refusals(void) {
@@ -141,6 +258,15 @@ static void test_refusals(void) {
     CHECK(ln_workspace_eval(w, &span, 1, &err) == LN_OK, "%s", err.message);
     span.n = 1;
     CHECK(ln_workspace_eval(w, &span, 1, &err) == LN_BAD_ARGUMENT, "%s", err.message);
+    CHECK(ln_session_truncate(s, 0, &err) == LN_OK, "%s", err.message);
+    for (int32_t odd = -1; odd <= 2; odd += 3) {
+        span.types = &odd;
+        CHECK(ln_workspace_eval(w, &span, 1, &err) == LN_BAD_ARGUMENT, "type %d: %s", (int)odd, err.message);
+    }
+    span.types = NULL;
+    span.score = scores;
+    CHECK(ln_workspace_eval(w, &span, 1, &err) == LN_UNSUPPORTED, "%s", err.message);
+    CHECK(ln_session_length(s) == 0, "nothing was appended");
     ln_session *other;
     CHECK(ln_session_open(w, 101, &other, &err) == LN_BAD_ARGUMENT && other == NULL, "%s", err.message);
     ln_session_close(s);
@@ -150,14 +276,16 @@ static void test_refusals(void) {
 }
 
 static void test_contradictions(void) {
-    tiny_llama odd[4] = {bert, bert, bert, bert};
+    tiny_llama odd[6] = {bert, bert, bert, bert, ranking(LN_TYPE_F32), ranking(LN_TYPE_F32)};
     odd[0].without = "token_types.weight";
     odd[1].without = "token_embd_norm.weight";
     odd[2].u32_key = "bert.attention.causal";
     odd[2].u32_value = 1;
     odd[3].u32_key = "bert.attention.sliding_window";
     odd[3].u32_value = 8;
-    for (int i = 0; i < 4; i++) {
+    odd[4].without = "cls.weight";
+    odd[5].without = "cls.output.weight";
+    for (int i = 0; i < 6; i++) {
         image file = bert_image(&odd[i]);
         ln_model *model;
         ln_error err = {0};
@@ -169,20 +297,22 @@ static void test_contradictions(void) {
 }
 
 int main(int argc, char **argv) {
-    if (argc == 2) {
-        tiny_llama small = bert;
+    if (argc > 1) {
+        tiny_llama small = argc > 2 ? ranking(LN_TYPE_F32) : bert;
         small.n_layers = 1;
         small.n_heads = 2;
         small.dim = small.ffn_dim = 8;
         small.vocab_size = 6;
         small.max_seq_len = 8;
         image g = bert_image(&small);
-        FILE *f = fopen(argv[1], "wb");
-        CHECK(f != NULL && fwrite(g.bytes, 1, g.size, f) == g.size && fclose(f) == 0, "cannot write %s", argv[1]);
+        FILE *f = fopen(argv[argc - 1], "wb");
+        CHECK(f != NULL && fwrite(g.bytes, 1, g.size, f) == g.size && fclose(f) == 0, "cannot write %s",
+              argv[argc - 1]);
         image_free(&g);
         return 0;
     }
     test_company();
+    test_pairs();
     test_refusals();
     test_contradictions();
     return 0;

@@ -61,6 +61,7 @@ static double activation_of(ln_activation activation, double x) {
     case LN_GELU_TANH: return 0.5 * x * (1 + tanh(sqrt(2 / acos(-1.0)) * (x + 0.044715 * x * x * x)));
     case LN_GELU_ERF: return 0.5 * x * erfc(-x / sqrt(2.0));
     case LN_RELU: return x > 0 ? x : 0;
+    case LN_TANH: return tanh(x);
     default: return x > 0 ? x * x : 0;
     }
 }
@@ -89,12 +90,13 @@ static void check_far_arguments(const ln_kernels *table) {
         for (int i = 0; i < 4; i++) {
             float y;
             table->activate[a](&far[i], NULL, 1, &y);
-            CHECK(a == LN_RELU2 ? y >= far[i] : y == far[i], "%s: activation %d of %g is %g", table->name, a,
+            const float expected = a == LN_TANH ? 1 : far[i];
+            CHECK(a == LN_RELU2 ? y >= far[i] : y == expected, "%s: activation %d of %g is %g", table->name, a,
                   (double)far[i], (double)y);
             const float negative = -far[i];
             table->activate[a](&negative, NULL, 1, &y);
-            CHECK(y == 0 || isinf(far[i]), "%s: activation %d of %g is %g", table->name, a, (double)negative,
-                  (double)y);
+            CHECK(y == (a == LN_TANH ? -1.0f : 0.0f) || isinf(far[i]), "%s: activation %d of %g is %g", table->name, a,
+                  (double)negative, (double)y);
         }
         const float nan = NAN;
         float y = 0;

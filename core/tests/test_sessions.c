@@ -60,7 +60,8 @@ static void grow(const ln_model *model, const char *isa, ln_workspace_options op
             for (int32_t p = 0; p < growth[call][i]; p++) {
                 ids[i][p] = token_of(i, ln_session_length(sessions[i]) + p);
             }
-            spans[i] = (ln_span){sessions[i], ids[i], call == 2 && i == 1 ? all : NULL, growth[call][i], NULL};
+            spans[i] = (ln_span){.session = sessions[i], .ids = ids[i], .n = growth[call][i],
+                                 .logits = call == 2 && i == 1 ? all : NULL};
         }
         for (int32_t i = 0; i < N_SESSIONS; i += together ? N_SESSIONS : 1) {
             CHECK(ln_workspace_eval(w, spans + i, together ? N_SESSIONS : 1, &err) == LN_OK, "%s", err.message);
@@ -188,12 +189,12 @@ static void test_out_of_pages(void) {
     CHECK(strstr(err.message, "1 more page") != NULL && strstr(err.message, "0 of 3") != NULL &&
               strstr(err.message, "kv_tokens") != NULL, "%s", err.message);
     CHECK(ln_session_score(a, ids, 1, &(float){0}, &err) == LN_CONTEXT_FULL, "no page left to score");
-    const ln_span both[] = {{b, ids, NULL, 1, NULL}, {a, ids, NULL, 1, NULL}};
+    const ln_span both[] = {{.session = b, .ids = ids, .n = 1}, {.session = a, .ids = ids, .n = 1}};
     CHECK(ln_workspace_eval(w, both, 2, &err) == LN_CONTEXT_FULL, "b would fit, a not: neither is touched");
-    const ln_span twice[] = {{b, ids, NULL, 1, NULL}, {b, ids, NULL, 1, NULL}};
+    const ln_span twice[] = {{.session = b, .ids = ids, .n = 1}, {.session = b, .ids = ids, .n = 1}};
     CHECK(ln_workspace_eval(w, twice, 2, &err) == LN_BAD_ARGUMENT, "twice");
     CHECK(strstr(err.message, "two spans") != NULL, "%s", err.message);
-    const ln_span bad[] = {{b, ids, NULL, 1, NULL}, {a, (int32_t[]){VOCAB}, NULL, 1, NULL}};
+    const ln_span bad[] = {{.session = b, .ids = ids, .n = 1}, {.session = a, .ids = (int32_t[]){VOCAB}, .n = 1}};
     CHECK(ln_workspace_eval(w, bad, 2, &err) == LN_BAD_ARGUMENT, "a token of no vocabulary");
     ln_session *none;
     CHECK(ln_session_fork(b, 101, &none, &err) == LN_BAD_ARGUMENT && none == NULL, "a fork of more than there is");

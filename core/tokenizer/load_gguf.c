@@ -402,6 +402,7 @@ static ln_status load_special_ids(gguf_loader *l) {
     ln_tokenizer *t = l->tokenizer;
     int framed = t->model == LN_MODEL_WORDPIECE;
     int add_eos = t->n_after > 0 || (framed && t->n_before == 0);
+    int32_t sep_id = -1;
     t->add_bos = t->add_bos || framed;
     ln_status status = load_special_id(l, "tokenizer.ggml.cls_token_id", framed ? &t->bos_id : &(int32_t){-1});
     status = status == LN_OK ? load_special_id(l, "tokenizer.ggml.seperator_token_id",
@@ -411,6 +412,13 @@ static ln_status load_special_ids(gguf_loader *l) {
     status = status == LN_OK ? load_special_id(l, "tokenizer.ggml.eos_token_id", &t->eos_id) : status;
     status = status == LN_OK ? ln_gguf_bool(&l->gguf, "tokenizer.ggml.add_bos_token", &t->add_bos, l->err) : status;
     status = status == LN_OK ? ln_gguf_bool(&l->gguf, "tokenizer.ggml.add_eos_token", &add_eos, l->err) : status;
+    status = status == LN_OK ? load_special_id(l, "tokenizer.ggml.seperator_token_id", &sep_id) : status;
+    /* A separator that is named, and is what ends a text, stands between two texts besides; but BERT's does not. */
+    int add_sep = add_eos && !framed && sep_id >= 0 && sep_id == t->eos_id;
+    if (status == LN_OK && add_sep) {
+        status = ln_gguf_bool(&l->gguf, "tokenizer.ggml.add_sep_token", &add_sep, l->err);
+    }
+    t->sep_id = add_sep ? sep_id : -1;
     t->add_bos = t->add_bos && t->bos_id >= 0;
     set_frame(t, add_eos && t->eos_id >= 0);
     return status;

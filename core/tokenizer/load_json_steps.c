@@ -532,6 +532,43 @@ static ln_status load_template(ln_json_loader *l, uint32_t node) {
     return LN_OK;
 }
 
+/* What a template says of two texts; each has to be there once. */
+static ln_status load_pair_template(ln_json_loader *l, uint32_t node) {
+    const ln_json *json = &l->json;
+    ln_tokenizer *t = l->tokenizer;
+    uint32_t pair = ln_json_child(l, node, "pair", LN_JSON_ARRAY);
+    int seen[2] = {0, 0};
+    t->n_pair = 0;
+    if (pair == 0) {
+        return LN_OK;
+    }
+    for (uint32_t i = ln_json_first(json, pair); i != ln_json_end(json, pair); i = ln_json_next(json, i)) {
+        uint32_t text = ln_json_get(json, i, "Sequence");
+        uint32_t part = text != 0 ? text : ln_json_get(json, i, "SpecialToken");
+        int is_second = text != 0 && ln_json_is(json, ln_json_get(json, text, "id"), "B");
+        ln_pair_item item = {template_token(l, node, i), 0};
+        if (text != 0) {
+            item.id = is_second ? LN_PAIR_SECOND : LN_PAIR_FIRST;
+            seen[is_second]++;
+        } else if (item.id < 0) {
+            continue;
+        }
+        uint32_t type = part != 0 ? ln_json_get(json, part, "type_id") : 0;
+        if (type != 0 && (!ln_json_int(json, type, &item.type) || item.type < 0)) {
+            return ln_fail(l->err, LN_BAD_FILE, "tokenizer.json: a type in the template of pairs makes no sense");
+        }
+        if (t->n_pair == LN_MAX_PAIR) {
+            return ln_fail(l->err, LN_UNSUPPORTED, "tokenizer.json: a template of pairs of more than %d parts",
+                           LN_MAX_PAIR);
+        }
+        t->pair[t->n_pair++] = item;
+    }
+    if (seen[0] != 1 || seen[1] != 1) { /* as good as none */
+        t->n_pair = 0;
+    }
+    return LN_OK;
+}
+
 /* RobertaProcessing and BertProcessing: "cls" in front, "sep" behind, each [text, id]. */
 static int32_t pair_id(const ln_json_loader *l, uint32_t node, const char *key) {
     uint32_t pair = ln_json_child(l, node, key, LN_JSON_ARRAY);
@@ -549,8 +586,16 @@ static ln_status load_post(ln_json_loader *l, uint32_t node) {
         t->after[0] = pair_id(l, node, "sep");
         t->n_before = t->before[0] >= 0;
         t->n_after = t->after[0] >= 0;
+        if (is_type(l, node, "RobertaProcessing") && t->before[0] >= 0 && t->after[0] >= 0) {
+            const int32_t cls = t->before[0], sep = t->after[0];
+            const int32_t ids[] = {cls, LN_PAIR_FIRST, sep, sep, LN_PAIR_SECOND, sep};
+            for (t->n_pair = 0; t->n_pair < sizeof ids / sizeof ids[0]; t->n_pair++) {
+                t->pair[t->n_pair] = (ln_pair_item){ids[t->n_pair], 0};
+            }
+        }
     } else if (is_type(l, node, "TemplateProcessing")) {
         ln_status status = load_template(l, node);
+        status = status == LN_OK ? load_pair_template(l, node) : status;
         if (status != LN_OK) {
             return status;
         }

@@ -10,6 +10,22 @@
 
 /* ---- open and close ------------------------------------------------------------------- */
 
+static void add_to_pair(ln_tokenizer *t, const int32_t *ids, size_t n, int32_t type) {
+    for (size_t i = 0; i < n; i++) {
+        t->pair[t->n_pair++] = (ln_pair_item){ids[i], type};
+    }
+}
+
+/* Two texts where no template says how they are put together: each with what is behind every text. */
+static void set_pair(ln_tokenizer *t) {
+    add_to_pair(t, t->before, t->n_before, 0);
+    add_to_pair(t, (int32_t[]){LN_PAIR_FIRST}, 1, 0);
+    add_to_pair(t, t->after, t->n_after, 0);
+    add_to_pair(t, &t->sep_id, t->sep_id >= 0, 0);
+    add_to_pair(t, (int32_t[]){LN_PAIR_SECOND}, 1, 1);
+    add_to_pair(t, t->after, t->n_after, 1);
+}
+
 typedef ln_status (*loader)(ln_tokenizer *tokenizer, const void *data, size_t size, ln_error *err);
 
 static int32_t open_with(loader load, const void *data, size_t size, ln_tokenizer **out, ln_error *err) {
@@ -24,13 +40,16 @@ static int32_t open_with(loader load, const void *data, size_t size, ln_tokenize
     if (tokenizer == NULL) {
         return LN_NO_MEMORY;
     }
-    tokenizer->unk_id = tokenizer->bos_id = tokenizer->eos_id = -1;
+    tokenizer->unk_id = tokenizer->bos_id = tokenizer->eos_id = tokenizer->sep_id = -1;
     ln_status status = load(tokenizer, data, size, err);
     status = status == LN_OK ? ln_vocab_check(&tokenizer->vocab, err) : status;
     status = status == LN_OK ? ln_merges_check(&tokenizer->merges, err) : status;
     if (status != LN_OK) {
         ln_tokenizer_close(tokenizer);
         return status;
+    }
+    if (tokenizer->n_pair == 0) {
+        set_pair(tokenizer);
     }
     *out = tokenizer;
     return LN_OK;
@@ -153,6 +172,29 @@ int32_t ln_tokenizer_encode(const ln_tokenizer *tokenizer, const char *text, siz
     ln_buffer_free(&repaired);
     *n_ids = status == LN_OK ? e.n_ids : 0;
     return status;
+}
+
+int32_t ln_tokenizer_pair(const ln_tokenizer *tokenizer, const int32_t *first, int64_t n_first, const int32_t *second,
+                          int64_t n_second, int32_t *ids, int32_t *types, int64_t capacity, int64_t *n_ids,
+                          ln_error *err) {
+    if (tokenizer == NULL || n_ids == NULL || n_first < 0 || n_second < 0 || (first == NULL && n_first > 0) ||
+        (second == NULL && n_second > 0) || capacity < 0 || ((ids == NULL || types == NULL) && capacity > 0)) {
+        return ln_fail(err, LN_BAD_ARGUMENT, "a pair needs a tokenizer, two texts and room for ids and types");
+    }
+    *n_ids = 0;
+    for (size_t i = 0; i < tokenizer->n_pair; i++) {
+        const ln_pair_item *item = &tokenizer->pair[i];
+        const int is_first = item->id == LN_PAIR_FIRST;
+        const int32_t *from = item->id >= 0 ? &item->id : is_first ? first : second;
+        const int64_t n = item->id >= 0 ? 1 : is_first ? n_first : n_second;
+        for (int64_t j = 0; j < n; j++, ++*n_ids) {
+            if (*n_ids < capacity) {
+                ids[*n_ids] = from[j];
+                types[*n_ids] = item->type;
+            }
+        }
+    }
+    return LN_OK;
 }
 
 int32_t ln_tokenizer_added(const ln_tokenizer *tokenizer, int32_t *ids, int64_t capacity, int64_t *n_ids) {

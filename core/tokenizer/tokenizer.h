@@ -104,6 +104,16 @@ typedef enum ln_word_model { LN_MODEL_BPE, LN_MODEL_UNIGRAM, LN_MODEL_WORDPIECE,
 
 #define LN_MAX_TEMPLATE 8 /* tokens that the makers put in front of a text, or behind it */
 
+/* A place in a pair of texts: a token, or one of the texts. */
+enum { LN_PAIR_FIRST = -1, LN_PAIR_SECOND = -2 };
+
+typedef struct ln_pair_item {
+    int32_t id; /* or LN_PAIR_* */
+    int32_t type;
+} ln_pair_item;
+
+#define LN_MAX_PAIR (3 * LN_MAX_TEMPLATE + 3)
+
 struct ln_tokenizer {
     ln_vocab vocab;
     ln_word_model model;
@@ -135,6 +145,9 @@ struct ln_tokenizer {
     size_t n_before;
     int32_t after[LN_MAX_TEMPLATE];
     size_t n_after;
+    int32_t sep_id; /* stands between two texts, beside what is behind the first; -1: nothing does */
+    ln_pair_item pair[LN_MAX_PAIR];
+    size_t n_pair;
 };
 
 /* What one call of ln_tokenizer_encode works with. */

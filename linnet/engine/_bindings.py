@@ -127,6 +127,8 @@ class ln_model_info(Structure):
         ("tied_embeddings", c_int32),
         # 0: an encoder, of which a token sees the whole text; it makes hidden states, no logits
         ("causal", c_int32),
+        ("ranks", c_int32),  # 1: an encoder with a head that makes one number of a text, its score
+        ("n_token_types", c_int32),  # kinds of text that an encoder tells apart; 0 = none
         ("n_params", c_int64),
         ("weight_bytes", c_int64),  # all tensors
         ("bytes_per_token", c_int64),  # weight bytes read to decode one token
@@ -197,8 +199,12 @@ class ln_span(Structure):
         ("logits", c_void_p),  # [n][vocab_size], of every token; NULL: only those of the last are computed
         ("n", c_int32),
         # [n][dim], of every token what the head reads; then it is left out. Or NULL, though not of an
-        # encoder, which has no head, and whose spans are whole texts of at most n_batch tokens
+        # encoder, which has no logits, unless score is given. Its spans are whole texts of at most n_batch
+        # tokens
         ("hidden", c_void_p),
+        # [n], the kind of text each token belongs to, below n_token_types; NULL: all to the first
+        ("types", c_void_p),
+        ("score", c_void_p),  # of a model that ranks: one number, as its head makes it; or NULL
     )
 
 
@@ -321,6 +327,17 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "ln_tokenizer_encode": (
         c_int32,
         (POINTER(ln_tokenizer), c_char_p, c_size_t, c_uint32, c_void_p, c_int64, c_void_p,
+         POINTER(ln_error)),
+    ),
+    # int32_t ln_tokenizer_pair(const ln_tokenizer *tokenizer, const int32_t *first, int64_t n_first, const
+    # int32_t *second, int64_t n_second, int32_t *ids, int32_t *types, int64_t capacity, int64_t *n_ids,
+    # ln_error *err)
+    # Puts the ids of two texts, encoded without LN_ENCODE_FRAMED, together as the makers do for a model
+    # that reads both as one, with the tokens they put around and between them: ids[n_ids], and the type of
+    # each in types[n_ids]. The same capacity rule as encode.
+    "ln_tokenizer_pair": (
+        c_int32,
+        (POINTER(ln_tokenizer), c_void_p, c_int64, c_void_p, c_int64, c_void_p, c_void_p, c_int64, c_void_p,
          POINTER(ln_error)),
     ),
     # int32_t ln_tokenizer_added(const ln_tokenizer *tokenizer, int32_t *ids, int64_t capacity, int64_t

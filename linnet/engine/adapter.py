@@ -74,9 +74,17 @@ class Adapter:
 
 def _matrices(facts: ModelFacts, arch_of_gguf: str | None) -> dict[str, PlannedTensor]:
     """The tensors of the model by the names an adapter has for them."""
-    planned = list(arch.by_facts(facts).tensors(facts))
+    family = arch.by_facts(facts)
+    planned = list(family.tensors(facts))
     if arch_of_gguf is None:
-        return {name.removesuffix(".weight"): tensor for tensor in planned for name in tensor.sources}
+        named = {
+            name.removeprefix(family.prefix).removesuffix(".weight"): tensor
+            for tensor in planned
+            for name in tensor.sources
+        }
+        # Of a GGUF file it is not known which of its kin a model was, whose names the adapter has.
+        prefixes = {"", *(kin.prefix for kin in arch.FAMILIES if kin.arch == facts.arch)}
+        return {prefix + name: tensor for prefix in prefixes for name, tensor in named.items()}
     if arch_of_gguf != facts.arch:
         raise FormatError(
             f"it is for models of the architecture '{arch_of_gguf}' and this is a {facts.arch} model"

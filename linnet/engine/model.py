@@ -46,8 +46,8 @@ class Model:
     """Weights, tokenizer and metadata of one model.
 
     The attributes ``arch, n_layers, n_heads, n_kv_heads, head_dim, dim, ffn_dim,
-    vocab_size, max_seq_len, tied_embeddings, causal, n_params, weight_bytes, bytes_per_token``
-    are those of ``ln_model_info``.
+    vocab_size, max_seq_len, tied_embeddings, causal, ranks, n_token_types, n_params, weight_bytes,
+    bytes_per_token`` are those of ``ln_model_info``.
     """
 
     arch: str
@@ -61,6 +61,8 @@ class Model:
     max_seq_len: int
     tied_embeddings: bool
     causal: bool
+    ranks: bool
+    n_token_types: int
     n_params: int
     weight_bytes: int
     bytes_per_token: int
@@ -79,15 +81,16 @@ class Model:
             setattr(self, name, getattr(info, name))
         self.arch = info.arch.decode()
         self.tied_embeddings = bool(info.tied_embeddings)
-        self.causal = bool(info.causal)
+        self.causal, self.ranks = bool(info.causal), bool(info.ranks)
 
     def check_writes(self) -> None:
         """Raises UnsupportedError for an encoder, which reads texts and writes none."""
         if not self.causal:
             which = f"{self.path}: " if self.path is not None else ""
+            use = "rerank scores documents with it" if self.ranks else "linnet embed makes vectors with it"
             raise UnsupportedError(
                 f"{which}a {self.arch} model is an encoder: it reads texts and writes none, and has no "
-                "probabilities of tokens; linnet embed makes vectors with it"
+                f"probabilities of tokens; {use}"
             )
 
     @cached_property

@@ -90,7 +90,7 @@ class Workspace:
         ContextFullError when a timeline or the pages are full and UsageError for an id
         outside the vocabulary; every timeline is then as before.
         """
-        self._eval(spans, [None] * len(spans))
+        self._eval(spans)
 
     def eval_hidden(self, spans: Sequence[tuple[Session, Sequence[int]]]) -> list[NDArray[np.float32]]:
         """As :meth:`eval`, but returns of each span the hidden states after the last norm, [len(ids), dim],
@@ -98,17 +98,41 @@ class Workspace:
         import numpy as np
 
         hidden = [np.empty((len(ids), self.model.dim), dtype=np.float32) for _, ids in spans]
-        self._eval(spans, [array.ctypes.data for array in hidden])
+        self._eval(spans, hidden=[array.ctypes.data for array in hidden])
         return hidden
 
-    def _eval(self, spans: Sequence[tuple[Session, Sequence[int]]], hidden: Sequence[int | None]) -> None:
+    def eval_scores(
+        self,
+        spans: Sequence[tuple[Session, Sequence[int]]],
+        types: Sequence[Sequence[int]] | None = None,
+    ) -> list[float]:
+        """As :meth:`eval`, but returns of each span, a whole text, the number that a head makes of it.
+
+        ``types`` has the kind of text of each token of each span (default: the first). Raises
+        UnsupportedError for a model without such a head.
+        """
+        scores = (ctypes.c_float * len(spans))()
+        first, size = ctypes.addressof(scores), ctypes.sizeof(ctypes.c_float)
+        kinds = None if types is None else [int32_array(each) for each in types]
+        self._eval(
+            spans,
+            score=[first + i * size for i in range(len(spans))],
+            types=[None] * len(spans) if kinds is None else [ctypes.addressof(each) for each in kinds],
+        )
+        return list(scores)
+
+    def _eval(
+        self, spans: Sequence[tuple[Session, Sequence[int]]], **addresses: Sequence[int | None]
+    ) -> None:
+        """``addresses``: of each span, for fields of ``ln_span``."""
         arrays = [int32_array(ids) for _, ids in spans]
         packed = (_bindings.ln_span * len(spans))()
-        for span, (session, _), ids, address in zip(packed, spans, arrays, hidden, strict=True):
+        for i, (span, (session, _), ids) in enumerate(zip(packed, spans, arrays, strict=True)):
             span.session = session.handle._as_parameter_
             span.ids = ctypes.addressof(ids)
             span.n = len(ids)
-            span.hidden = address
+            for field, each in addresses.items():
+                setattr(span, field, each[i])
         fits = all(session.has_room(len(ids)) for session, ids in spans)
         self.call(fits, "ln_workspace_eval", self.handle, packed, len(spans))
 

@@ -83,6 +83,20 @@ class Tokenizer:
                 return ids[: n.value]
             capacity = n.value
 
+    def pair(self, first: Sequence[int], second: Sequence[int]) -> tuple[list[int], list[int]]:
+        """The ids of two texts that a model reads as one, framed as its makers do, and the type of each.
+
+        Both are given as :meth:`encode` has them, not framed.
+        """
+        n, capacity = ctypes.c_int64(), 0
+        while True:
+            ids, types = (ctypes.c_int32 * capacity)(), (ctypes.c_int32 * capacity)()
+            texts = int32_array(first), len(first), int32_array(second), len(second)
+            call("ln_tokenizer_pair", self.handle, *texts, ids, types, capacity, ctypes.byref(n))
+            if n.value <= capacity:
+                return ids[: n.value], types[: n.value]
+            capacity = n.value
+
     def decode(self, ids: Sequence[int], *, special: bool = False, at_start: bool = True) -> bytes:
         """The bytes of ``ids``; a single id need not be a whole UTF-8 character.
 

@@ -33,6 +33,7 @@ from linnet.formats.sentencepiece import parse_sentencepiece
 from linnet.formats.tiktoken import is_tiktoken, parse_ranks
 from linnet.formats.tokenizer_json import (
     adds_bos,
+    doubles_sep,
     frame_of,
     json_from_vocabulary,
     parse_tokenizer_json,
@@ -300,7 +301,10 @@ def _special_tokens(
         bos = tokenizer.vocabulary.tokens[ids["bos"]] if ids["bos"] is not None else None
         add_bos = adds_bos(document, bos) if document is not None else True
     add_eos = ids["eos"] is not None and tokenizer.vocabulary.tokens[ids["eos"]] == around[1]
-    return SpecialTokens(bos_id=ids["bos"], eos_id=ids["eos"], add_bos=add_bos, add_eos=add_eos)
+    add_sep = frames and add_eos and document is not None and doubles_sep(document)
+    return SpecialTokens(
+        bos_id=ids["bos"], eos_id=ids["eos"], add_bos=add_bos, add_eos=add_eos, add_sep=add_sep
+    )
 
 
 def token_text(value: Any) -> str | None:
@@ -502,8 +506,11 @@ def _tokenizer_config(document: _Document) -> dict[str, Any]:
     vocabulary = vocabulary_from_json(document.tokenizer_json, document.facts.vocab_size)
     first, last = ("bos", "eos") if document.facts.causal else ("cls", "sep")
     ids = {first: document.special.bos_id, last: document.special.eos_id, "unk": vocabulary.unk_id}
+    inputs: dict[str, Any] = {}
     if not document.facts.causal:  # several texts in one pass of transformers need a filler
         ids["pad"] = next((i for i, token in enumerate(vocabulary.tokens) if token in _FILLERS), None)
+        typed = ["token_type_ids"] if document.facts.n_token_types > 1 else []
+        inputs["model_input_names"] = ["input_ids", *typed, "attention_mask"]
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "add_bos_token": document.special.add_bos,
@@ -511,6 +518,7 @@ def _tokenizer_config(document: _Document) -> dict[str, Any]:
         "clean_up_tokenization_spaces": False,
         "model_max_length": document.facts.max_seq_len,
         **{f"{name}_token": vocabulary.tokens[index] for name, index in ids.items() if index is not None},
+        **inputs,
     }
 
 

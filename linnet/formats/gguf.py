@@ -210,9 +210,9 @@ def _text(metadata: dict[str, Any], key: str) -> str | None:
 
 
 def _tensor(entry: GgufTensor, shape: tuple[int, ...]) -> Tensor:
-    if entry.shape != shape:
+    if entry.shape not in (shape, shape[1:] if shape[0] == 1 else shape):  # one row may be told as a vector
         raise FormatError(f"the tensor '{entry.name}' is {entry.shape}, expected {shape}")
-    return tensor_of(entry)
+    return replace(tensor_of(entry), shape=shape)
 
 
 def tensor_of(entry: GgufTensor) -> Tensor:

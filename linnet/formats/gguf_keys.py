@@ -13,4 +13,5 @@ LEFT_OUT_KEY = "linnet.left_out"  # the parts of a model that its text does with
 # a way that is not known here, whether vectors have length 1, and the longest text that was meant.
 POOLING_KEY, POOLING_MODE_KEY = "pooling_type", "linnet.pooling_mode"
 POOLING_TYPES = {1: "mean", 2: "cls", 3: "last"}  # by the numbers of POOLING_KEY, of which 0 says nothing
+POOLING_RANK = 4  # of POOLING_KEY: a head scores texts
 NORMALIZE_KEY, MAX_TEXT_KEY = "linnet.normalize", "linnet.max_text_tokens"

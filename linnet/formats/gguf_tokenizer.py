@@ -43,11 +43,13 @@ def metadata_from_tokenizer(tokenizer: TokenizerParts, special: SpecialTokens) -
         keys["merges"] = list(vocabulary.merges)
     ids = {"bos": special.bos_id, "eos": special.eos_id, "unknown": vocabulary.unk_id}
     keys |= {f"{name}_token_id": value for name, value in ids.items() if value is not None}
-    if vocabulary.kind is VocabularyKind.WORDPIECE and special.eos_id is not None:
+    if (vocabulary.kind is VocabularyKind.WORDPIECE or special.add_sep) and special.eos_id is not None:
         keys["seperator_token_id"] = special.eos_id  # spelled like that
     keys["add_bos_token"] = special.add_bos
     if special.add_eos or vocabulary.kind is VocabularyKind.WORDPIECE:  # of which readers expect it
         keys["add_eos_token"] = special.add_eos
+    if special.add_sep:
+        keys["add_sep_token"] = True
     if vocabulary.kind.is_scored:
         keys["add_space_prefix"] = vocabulary.add_space_prefix
         keys["remove_extra_whitespaces"] = vocabulary.squeezes_spaces
@@ -89,11 +91,15 @@ def tokenizer_from_metadata(metadata: Mapping[str, Any]) -> tuple[TokenizerParts
     if framed:  # files of others may name what is around a text by these words alone
         bos_id = bos_id if bos_id is not None else _token_id(keys, "cls", n)
         eos_id = eos_id if eos_id is not None else _token_id(keys, "seperator", n)
+    add_eos = flag(keys, "add_eos_token", framed)
+    # A separator that is named, and is what ends a text, stands between two texts besides; not BERT's.
+    doubled = add_eos and not framed and eos_id is not None and _token_id(keys, "seperator", n) == eos_id
     special = SpecialTokens(
         bos_id=bos_id,
         eos_id=eos_id,
         add_bos=flag(keys, "add_bos_token", framed or kind is VocabularyKind.SPM),
-        add_eos=flag(keys, "add_eos_token", framed),
+        add_eos=add_eos,
+        add_sep=doubled and flag(keys, "add_sep_token", True),
     )
     json = metadata.get(_JSON)
     return TokenizerParts(

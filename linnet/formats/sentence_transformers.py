@@ -34,19 +34,20 @@ _MODES = {"cls_token": "cls", "mean_tokens": "mean", "lasttoken": "last"}
 def embedding_metadata(directory: Path, facts: ModelFacts) -> dict[str, Any]:
     """What a folder says about its vectors, as metadata of GGUF; {} where it says nothing.
 
-    Raises FormatError, UnsupportedError for a module that would make other vectors.
+    Raises FormatError, UnsupportedError for a module that would make other vectors, or other scores.
     """
     keys: dict[str, Any] = {}
+    known = ("Transformer",) if facts.rank_head else ("Transformer", "Pooling", "Normalize")
     for kind, name in _modules(directory / MODULES):
+        if kind not in known:
+            raise UnsupportedError(
+                f"{directory}: its texts go through a module '{kind[:60]}', which is not supported; "
+                f"supported: {', '.join(known)}"
+            )
         if kind == "Pooling":
             keys |= _pooling(_inside(directory, name), facts.arch)
         elif kind == "Normalize":
             keys[NORMALIZE_KEY] = True
-        elif kind != "Transformer":
-            raise UnsupportedError(
-                f"{directory}: its texts go through a module '{kind[:60]}', which is not supported; "
-                "supported: Transformer, Pooling, Normalize"
-            )
     limit = _limit(directory / LIMITS, facts.max_seq_len)
     return {**keys, MAX_TEXT_KEY: limit} if limit < facts.max_seq_len else keys
 

@@ -135,6 +135,21 @@ def frame_of(document: Mapping[str, Any]) -> tuple[str | None, str | None]:
     return first, last
 
 
+def doubles_sep(document: Mapping[str, Any]) -> bool:
+    """Are there two tokens between the texts of a pair, as RoBERTa has them?"""
+    doubled = False
+    for step in _steps(document.get("post_processor"), "processors"):
+        parts = step.get("pair") if step.get("type") == "TemplateProcessing" else None
+        parts = parts if isinstance(parts, list) else []
+        texts = [i for i, part in enumerate(parts) if isinstance(part, dict) and "Sequence" in part]
+        doubled = (
+            step.get("type") == "RobertaProcessing"
+            or (len(texts) == 2 and texts[1] - texts[0] == 3)
+            or doubled
+        )
+    return doubled
+
+
 def _text_of(pair: Any) -> str | None:
     text = pair[0] if isinstance(pair, list) and pair else None
     return text if isinstance(text, str) else None
@@ -381,8 +396,13 @@ def _merges_by_score(vocabulary: Vocabulary) -> list[list[str]]:
     ]
 
 
-def framing(first: tuple[str, int] | None, last: tuple[str, int] | None) -> dict[str, Any] | None:
-    """The post-processor that puts ``first`` in front of a text, ``last`` behind: tokens and their ids."""
+def framing(
+    first: tuple[str, int] | None, last: tuple[str, int] | None, *, doubled: bool = False
+) -> dict[str, Any] | None:
+    """The post-processor that puts ``first`` in front of a text, ``last`` behind: tokens and their ids.
+
+    ``doubled``: as RoBERTa has it, ``last`` stands twice between two texts, which are then of one type.
+    """
     around = [token for token in (first, last) if token is not None]
     if not around:
         return None
@@ -390,14 +410,15 @@ def framing(first: tuple[str, int] | None, last: tuple[str, int] | None) -> dict
     def part(token: tuple[str, int] | None, type_id: int) -> list[dict[str, Any]]:
         return [] if token is None else [{"SpecialToken": {"id": token[0], "type_id": type_id}}]
 
-    texts = [{"Sequence": {"id": name, "type_id": index}} for index, name in enumerate("AB")]
+    second = 0 if doubled else 1
+    texts = [{"Sequence": {"id": name, "type_id": index}} for name, index in (("A", 0), ("B", second))]
     single = [*part(first, 0), texts[0], *part(last, 0)]
     # Where nothing is between the texts of a pair, the second begins as the first does.
-    between = [] if last is not None else part(first, 1)
+    between = part(last, 0) if doubled else [] if last is not None else part(first, 1)
     return {
         "type": "TemplateProcessing",
         "single": single,
-        "pair": [*single, *between, texts[1], *part(last, 1)],
+        "pair": [*single, *between, texts[1], *part(last, second)],
         "special_tokens": {text: {"id": text, "ids": [index], "tokens": [text]} for text, index in around},
     }
 
@@ -405,4 +426,5 @@ def framing(first: tuple[str, int] | None, last: tuple[str, int] | None) -> dict
 def _post_processor(vocabulary: Vocabulary, special: SpecialTokens) -> dict[str, Any] | None:
     """Puts BOS in front of a text and EOS behind it, where the model was trained that way."""
     wanted = ((special.bos_id, special.add_bos), (special.eos_id, special.add_eos))
-    return framing(*((vocabulary.tokens[i], i) if i is not None and added else None for i, added in wanted))
+    around = ((vocabulary.tokens[i], i) if i is not None and added else None for i, added in wanted)
+    return framing(*around, doubled=special.add_sep)

@@ -81,7 +81,7 @@ def _byte_level(directory: Path, name: str, settings: Mapping[str, Any]) -> dict
     how = BY_NAME[_CLASSES.get(name, _OTHER)]
     return {
         **how.parts(add_prefix_space=bool(settings.get("add_prefix_space"))),
-        "post_processor": _frame(vocab, "<s>", "</s>") if name in _FRAMED else None,
+        "post_processor": _frame(vocab, "<s>", "</s>", doubled=True) if name in _FRAMED else None,
         "model": {"type": "BPE", "vocab": vocab, "merges": merges},
     }
 
@@ -112,10 +112,12 @@ def _wordpiece(directory: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _frame(vocab: Mapping[str, Any], first: str, last: str) -> dict[str, Any] | None:
+def _frame(
+    vocab: Mapping[str, Any], first: str, last: str, *, doubled: bool = False
+) -> dict[str, Any] | None:
     if first not in vocab or last not in vocab:
         return None
-    return framing((first, vocab[first]), (last, vocab[last]))
+    return framing((first, vocab[first]), (last, vocab[last]), doubled=doubled)
 
 
 def _lines(path: Path) -> list[str]:

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
 def default_pooling(model: LanguageModel) -> str:
     """What the makers of the model named, else ``mean``. Raises UsageError for what is not known here."""
+    if model.model.ranks:
+        raise UsageError(
+            "this model was made to score a query and a document as one text, as rerank does, and not for "
+            f"vectors; to make some all the same choose a pooling: {', '.join(POOLINGS)}"
+        )
     metadata = model.model.metadata
     number = [*metadata.integers(f"{model.model.arch}.{POOLING_KEY}"), 0][0]
     mode = metadata.text(POOLING_MODE_KEY)
@@ -60,7 +65,7 @@ def embed_texts(
     texts = listed("texts", texts, "texts")
     prompts = [_ids(model, text, number, cut) for number, text in enumerate(texts, 1)]
     vectors = np.empty((len(texts), model.model.dim), dtype=np.float32)
-    for group in _groups(prompts, model.texts_together, model.pages_together):
+    for group in groups(prompts, model.texts_together, model.pages_together):
         with ExitStack() as stack:
             spans = [(stack.enter_context(model.open_session()), prompts[i]) for i in group]
             for i, hidden in zip(group, model.workspace.eval_hidden(spans), strict=True):
@@ -82,12 +87,17 @@ def _ids(model: LanguageModel, text: str, number: int, cut: bool) -> list[int]:
     if cut and len(ids) > model.n_ctx:
         behind = _behind(ids, model.tokenizer.encode(text))
         ids = ids[: max(model.n_ctx - len(behind), 0)] + behind
+    check_length(model, f"text {number} has", ids)
+    return ids
+
+
+def check_length(model: LanguageModel, whose: str, ids: Sequence[int]) -> None:
+    """Raises ContextFullError, with the counts, for tokens that the context does not hold."""
     if len(ids) > model.n_ctx:
         more = " or raise n_ctx" if model.n_ctx < model.model.max_seq_len else ""
         raise ContextFullError(
-            f"text {number} has {len(ids)} tokens and the context holds {model.n_ctx}; shorten it{more}"
+            f"{whose} {len(ids)} tokens and the context holds {model.n_ctx}; shorten it{more}"
         )
-    return ids
 
 
 def _behind(framed: list[int], text: list[int]) -> list[int]:
@@ -97,7 +107,7 @@ def _behind(framed: list[int], text: list[int]) -> list[int]:
     return framed[n_before + len(text) :]
 
 
-def _groups(prompts: Sequence[Sequence[int]], most: int, room: int) -> Iterator[list[int]]:
+def groups(prompts: Sequence[Sequence[int]], most: int, room: int) -> Iterator[list[int]]:
     """At most ``most`` texts that are evaluated together, and together take no more than ``room`` pages."""
     group, taken = list[int](), 0
     for i, ids in enumerate(prompts):

@@ -427,11 +427,13 @@ class LanguageModel:
 
         return embed_texts(self, texts, pooling=pooling, normalize=normalize, cut=cut)
 
-    def rerank(self, query: str, documents: Sequence[str], *, method: str = "embedding") -> list[Ranked]:
+    def rerank(
+        self, query: str, documents: Sequence[str], *, method: str | None = None, cut: bool = False
+    ) -> list[Ranked]:
         """``documents`` from the best answer to ``query`` on, as :func:`linnet.run.rank.rerank` says."""
         from linnet.run.rank import rerank
 
-        return rerank(self, query, documents, method=method)
+        return rerank(self, query, documents, method=method, cut=cut)
 
 
 def usual_n_ctx(model: Model) -> int:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from linnet.engine.arguments import listed
-from linnet.errors import LinnetError, UsageError
-from linnet.run.embed import embed_texts
+from linnet.errors import LinnetError, UnsupportedError, UsageError
+from linnet.options import RANKINGS
+from linnet.run.embed import check_length, embed_texts, groups
 from linnet.run.text.context import check_prompt
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from linnet.engine.session import Session
     from linnet.run.model import LanguageModel
 
-METHODS = ("embedding", "answer")
 _TASK = "Decide whether the document answers the query."
 _ANSWERS = ("yes", "no")
 _GROUP = 16  # documents evaluated in one call
@@ -91,29 +91,87 @@ def _joined(
     return [*before, *model.tokenize(continuation, bos=False)]
 
 
+def default_method(model: LanguageModel) -> str:
+    """``pair`` for a model that was made for it."""
+    return "pair" if model.model.ranks else "embedding"
+
+
+def tokens_read(model: LanguageModel, query: str, document: str, method: str) -> int:
+    """How many tokens a document is, as the model reads it."""
+    if method == "answer":
+        return len(_question(model, query, document))
+    if method == "embedding":
+        return len(model.tokenizer.encode(document, framed=True))
+    return len(model.tokenizer.pair(model.tokenizer.encode(query), model.tokenizer.encode(document))[0])
+
+
 def rerank(
-    model: LanguageModel, query: str, documents: Sequence[str], *, method: str = "embedding"
+    model: LanguageModel,
+    query: str,
+    documents: Sequence[str],
+    *,
+    method: str | None = None,
+    cut: bool = False,
 ) -> list[Ranked]:
     """``documents`` from the best answer to ``query`` to the worst.
 
-    ``embedding`` ranks by the cosine between the embeddings of both, as
+    ``pair``, the default of models made for it (cross-encoders), has the model read query and
+    document as one text, of which its head makes the score: the logit as it is, so any number. Of
+    a pair that does not fit the end of the document is left out, if it may be ``cut``.
+    ``embedding``, the default of all others, ranks by the cosine between the embeddings of both, as
     :func:`linnet.run.embed.embed_texts` makes them. ``answer`` asks the model of each
     document whether it answers the query, in its own chat format where it has one: the
-    score is P(yes) / (P(yes) + P(no)) of the next token. Raises UsageError,
-    ContextFullError, LinnetError for damaged weights.
+    score is P(yes) / (P(yes) + P(no)) of the next token. Raises UsageError, UnsupportedError
+    for a method the model was not made for, ContextFullError, LinnetError for damaged weights.
     """
-    if method not in METHODS:
-        raise UsageError(f"method is '{method}'; choose from {', '.join(METHODS)}")
+    method = method or default_method(model)
+    if method not in RANKINGS:
+        raise UsageError(f"method is '{method}'; choose from {', '.join(RANKINGS)}")
     documents = listed("documents", documents, "texts")
     if not documents:
         return []
-    if method == "embedding":
-        vectors = embed_texts(model, [query, *documents])
+    scores: NDArray[np.floating]
+    if method == "pair":
+        scores = _pair_scores(model, query, documents, cut)
+    elif method == "embedding":
+        vectors = embed_texts(model, [query, *documents], cut=cut)
         scores = vectors[1:] @ vectors[0]
     else:
         scores = _answers(model, query, documents)
     best_first = np.argsort(-scores, kind="stable")
     return [Ranked(int(i), float(scores[i])) for i in best_first]
+
+
+def _pair_scores(
+    model: LanguageModel, query: str, documents: Sequence[str], cut: bool
+) -> NDArray[np.float32]:
+    """What the head makes of the query with each document, many pairs in one pass over the weights."""
+    if not model.model.ranks:
+        raise UnsupportedError("this model has no head that scores pairs; use method='embedding'")
+    asked = model.tokenizer.encode(query)
+    pairs = [_pair(model, asked, text, number, cut) for number, text in enumerate(documents, 1)]
+    scores = np.empty(len(documents), dtype=np.float32)
+    typed = model.model.n_token_types > 1
+    for group in groups([ids for ids, _ in pairs], model.texts_together, model.pages_together):
+        with ExitStack() as stack:
+            spans = [(stack.enter_context(model.open_session()), pairs[i][0]) for i in group]
+            types = [pairs[i][1] for i in group] if typed else None
+            scores[group] = model.workspace.eval_scores(spans, types)
+    if not np.isfinite(scores).all():
+        raise LinnetError("the model computed a score that is not finite; its weights are damaged")
+    return scores
+
+
+def _pair(
+    model: LanguageModel, asked: list[int], document: str, number: int, cut: bool
+) -> tuple[list[int], list[int]]:
+    text = model.tokenizer.encode(document)
+    ids, types = model.tokenizer.pair(asked, text)
+    if cut and len(ids) > model.n_ctx:
+        room = model.n_ctx - (len(ids) - len(text))
+        ids, types = model.tokenizer.pair(asked, text[: max(room, 0)])
+    check_length(model, f"the query with document {number} has", ids)
+    return ids, types
 
 
 def _answers(model: LanguageModel, query: str, documents: Sequence[str]) -> NDArray[np.float64]:

@@ -27,6 +27,8 @@ from linnet.train.blocks import (
 from linnet.train.rotary import rotary_table
 from linnet.types import ModelFacts
 
+_RANKS = {"tanh": torch.tanh, "relu": torch.relu}
+
 
 class Layer(nn.Module):
     """One residual layer: attention (or a short convolution) and a feed-forward part (or experts)."""
@@ -94,6 +96,8 @@ class Decoder(nn.Module):
         self.model = Trunk(facts, dropout)
         if not facts.tied_embeddings:
             self.lm_head = nn.Linear(facts.dim, facts.vocab_size, bias=facts.head_bias)
+        if facts.rank_head:
+            self.rank_inner, self.rank_score = nn.Linear(facts.dim, facts.dim), nn.Linear(facts.dim, 1)
         scaling = facts.rope_scaling
         tables = {
             "rotary": rotary_table(facts) if facts.rotated else None,
@@ -111,18 +115,18 @@ class Decoder(nn.Module):
         """The output matrix [vocab_size, dim]."""
         return self.model.embed_tokens.weight if self.facts.tied_embeddings else self.lm_head.weight
 
-    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, mask: Tensor | None = None, types: Tensor | None = None) -> Tensor:
         """Hidden states [rows, length, dim] of ``tokens`` [rows, length], after the last norm.
 
-        ``mask`` is added to the attention scores (see :func:`document_mask`); None means each
-        row is one document.
+        ``types`` [rows, length] are kinds of text (None: all the first). ``mask`` is added to the attention
+        scores (see :func:`document_mask`); None means each row is one document.
         """
         facts = self.facts
         x = self.model.embed_tokens(tokens)
         if facts.embedding_scale != 1:
             x = x * facts.embedding_scale
         if facts.n_token_types:
-            x = x + self.model.embed_token_types.weight[0]
+            x = x + self.model.embed_token_types(torch.zeros_like(tokens) if types is None else types)
         if facts.learned_positions:
             x = x + self.model.embed_positions.weight[: tokens.shape[1]]
         x = self.model.dropout(self.model.embed_norm(x))
@@ -163,6 +167,11 @@ class Decoder(nn.Module):
         if facts.logit_divisor != 1:
             scores = scores / facts.logit_divisor
         return facts.logit_cap * torch.tanh(scores / facts.logit_cap) if facts.logit_cap else scores
+
+    def rank(self, tokens: Tensor, types: Tensor | None = None) -> Tensor:
+        """What the head of a model that has one makes of each row of ``tokens``, [rows]."""
+        first = self.rank_inner(self(tokens, types=types)[:, 0])
+        return self.rank_score(_RANKS[self.facts.rank_head](first))[:, 0]
 
 
 def _is_local(facts: ModelFacts, layer: int) -> bool:

@@ -22,6 +22,8 @@ _OUTSIDE = {
     "token_types": "model.embed_token_types",
     "output_norm": "model.norm",
     "output": "lm_head",
+    "cls": "rank_inner",
+    "cls.output": "rank_score",
 }
 _LAYER = {
     "attn_norm": "input_layernorm",

@@ -33,7 +33,7 @@ FAMILIES = (
     llama.FAMILY, mistral.FAMILY, mixtral.FAMILY, smollm3.FAMILY, mobilellm.FAMILY, granite.FAMILY,
     qwen.QWEN2, qwen.QWEN3, qwen.QWEN3_MOE, gemma.GEMMA, gemma.GEMMA2, gemma.GEMMA3, phi.PHI2, phi.PHI3,
     olmo2.FAMILY, stablelm.FAMILY, gpt2.FAMILY, gpt_neox.FAMILY, opt.FAMILY, lfm2.FAMILY, bitnet.FAMILY,
-    bert.BERT, bert.ROBERTA, bert.XLM_ROBERTA, bert.CAMEMBERT, bert.DISTILBERT,
+    bert.BERT, bert.ROBERTA, bert.XLM_ROBERTA, bert.CAMEMBERT, bert.DISTILBERT, *bert.RERANKERS,
 )  # fmt: skip
 
 
@@ -59,8 +59,11 @@ def by_config(config: Mapping[str, Any]) -> Family:
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         raise FormatError("config.json names no model_type; is this the folder of a language model?")
-    for family in FAMILIES:
-        if family.model_type == model_type:
-            return family
-    known = ", ".join(family.model_type for family in FAMILIES)
+    alike = [family for family in FAMILIES if family.model_type == model_type]
+    named = config.get("architectures")
+    if alike:
+        return next(
+            (family for family in alike if isinstance(named, list) and family.architecture in named), alike[0]
+        )
+    known = ", ".join(dict.fromkeys(family.model_type for family in FAMILIES))
     raise UnsupportedError(f"model_type '{model_type}' is not supported; known: {known}")

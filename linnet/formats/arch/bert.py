@@ -2,7 +2,8 @@
 
 Devlin et al. 2018; RoBERTa (Liu et al. 2019), XLM-RoBERTa (Conneau et al. 2019) and CamemBERT (Martin et
 al. 2019), which differ in their tokenizers and in rows in front of the positions; DistilBERT (Sanh et al.
-2019), which has other names and no types of tokens. GGUF has one name for all.
+2019), which has other names and no types of tokens. GGUF has one name for all. Each is a reranker too,
+with a head that scores a query and a document that are read as one.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from linnet.errors import FormatError
+from linnet.errors import FormatError, UnsupportedError
 from linnet.formats.arch.family import Family, Rule, linear, norm
 from linnet.formats.arch.layouts import AS_IS, Layout, Tail
 from linnet.formats.arch.metadata import ACTIVATION_NAMES, ACTIVATIONS, TOKEN_TYPES_KEY
@@ -31,6 +32,7 @@ _STYLE: dict[str, Any] = {
 }
 _BIASES: dict[str, Any] = {"attention_bias": True, "output_bias": True, "ffn_bias": True}
 _TABLE = "token_types.weight"
+_HEAD = ("cls.weight", "cls.output.weight")
 _OFFSET = 2  # of RoBERTa: its positions begin after that of the filler
 _NAMES = {
     "dim": "hidden_size",
@@ -112,8 +114,10 @@ def _write(facts: ModelFacts) -> dict[str, Any]:
 
 
 def _complete(facts: ModelFacts, names: Collection[str]) -> ModelFacts:
+    ranks = facts.rank_head or any(name in names for name in _HEAD)  # not all files of rerankers say it
     if facts.n_token_types == 1 and _TABLE not in names:  # files of encoders without a table say so
-        return replace(facts, n_token_types=0)
+        return replace(facts, n_token_types=0, rank_head="relu" if ranks else "")
+    facts = replace(facts, rank_head="tanh" if ranks else "")
     if (_TABLE in names) != (facts.n_token_types > 0):
         there = "there" if _TABLE in names else "missing"
         raise FormatError(
@@ -179,7 +183,7 @@ BERT = Family(
     write=_write,
     style=_STYLE,
     complete=_complete,
-    fits=lambda facts: facts.n_token_types > 0,
+    fits=lambda facts: facts.n_token_types > 0 and not facts.rank_head,
     prefix="bert.",
     unused=("pooler.", "cls."),
     older={".gamma": ".weight", ".beta": ".bias"},
@@ -213,7 +217,55 @@ DISTILBERT = replace(
     ),
     read=_read_distilbert,
     write=_write_distilbert,
-    fits=lambda facts: facts.n_token_types == 0,
+    fits=lambda facts: facts.n_token_types == 0 and not facts.rank_head,
     prefix="distilbert.",
     unused=("vocab_transform.", "vocab_layer_norm.", "vocab_projector."),
 )  # fmt: skip
+
+
+def _reranker(encoder: Family, architecture: str, inner: str, score: str, activation: str) -> Family:
+    """``encoder`` with the head of ``architecture`` in transformers: its two linear maps by their names."""
+
+    def read(config: Mapping[str, Any]) -> ModelFacts:
+        labels = config.get("id2label")
+        n_labels = len(labels) if isinstance(labels, dict) else count(config, "num_labels", 2)
+        if n_labels != 1:
+            raise UnsupportedError(
+                f"{architecture} with {n_labels} labels is not supported; with one, which is a score, it is"
+            )
+        return replace(encoder.read(config), rank_head=activation)
+
+    def write(facts: ModelFacts) -> dict[str, Any]:
+        return {**encoder.write(facts), "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+
+    def inside(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
+        """Beside a head an encoder's tensors have names that begin with its prefix."""
+        return tuple(replace(rule, source=encoder.prefix + rule.source) for rule in rules)
+
+    return replace(
+        encoder,
+        architecture=architecture,
+        outside=(
+            *inside(encoder.outside),
+            *linear("cls", inner, ("dim", "dim"), bias=True),
+            Rule("cls.output.weight", f"{score}.weight", ("one", "dim"), by_element=True),
+            Rule("cls.output.bias", f"{score}.bias", ("one",)),
+        ),
+        layer=inside(encoder.layer),
+        read=read,
+        write=write,
+        fits=lambda facts: facts.rank_head == activation,
+        unused=tuple(
+            name for name in encoder.unused if not inner.removeprefix(encoder.prefix).startswith(name)
+        ),
+    )
+
+
+_ROBERTA_HEAD = ("classifier.dense", "classifier.out_proj", "tanh")
+RERANKERS = (
+    _reranker(BERT, "BertForSequenceClassification", "bert.pooler.dense", "classifier", "tanh"),
+    _reranker(ROBERTA, "RobertaForSequenceClassification", *_ROBERTA_HEAD),
+    _reranker(XLM_ROBERTA, "XLMRobertaForSequenceClassification", *_ROBERTA_HEAD),
+    _reranker(CAMEMBERT, "CamembertForSequenceClassification", *_ROBERTA_HEAD),
+    _reranker(DISTILBERT, "DistilBertForSequenceClassification", "pre_classifier", "classifier", "relu"),
+)

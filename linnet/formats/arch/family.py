@@ -15,6 +15,7 @@ from linnet.formats.arch.metadata import TOKEN_TYPES_KEY, base_metadata, facts_i
 from linnet.formats.arch.rope import derived_divisors
 from linnet.formats.arch.ternary import read_ternary
 from linnet.formats.arch.values import listed
+from linnet.formats.gguf_keys import POOLING_KEY, POOLING_RANK
 from linnet.formats.parts import Tensor
 from linnet.types import ModelFacts, TensorType
 
@@ -23,6 +24,7 @@ Condition = Callable[[ModelFacts, int], bool]  # of a layer
 Stored = TypeVar("Stored")
 
 _DIMENSIONS: dict[str, Callable[[ModelFacts], int]] = {
+    "one": lambda f: 1,
     "dim": lambda f: f.dim,
     "3 dim": lambda f: 3 * f.dim,
     "ffn": lambda f: f.ffn_dim,
@@ -144,7 +146,8 @@ class Family:
     """Architectures whose checkpoints have the same names.
 
     ``arch`` is what GGUF calls it, ``model_type`` what ``config.json`` does; several families may
-    share an ``arch`` and then ``fits`` tells whose a model is. ``defaults`` are those of ``config.json``
+    share an ``arch`` and then ``fits`` tells whose a model is. Of those of one ``model_type`` it is the
+    one whose ``architecture`` the folder names, else the first. ``defaults`` are those of ``config.json``
     in transformers, for settings written as what differs from them. ``style`` holds the facts that GGUF
     readers know from the name alone, ``implied`` the names of others that are not written and that
     ``complete`` finds out, given the names of all tensors. ``read`` makes facts of a
@@ -213,6 +216,7 @@ class Family:
     def metadata_from_facts(self, facts: ModelFacts) -> dict[str, Any]:
         """The GGUF metadata of a model's shape."""
         keys = {**base_metadata(facts), **told_metadata(facts, self.style, self.implied)}
+        keys |= {POOLING_KEY: POOLING_RANK} if facts.rank_head else {}
         types = {} if facts.causal else {TOKEN_TYPES_KEY: max(1, facts.n_token_types)}
         return {**{f"{self.arch}.{key}": value for key, value in keys.items()}, **types}
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from linnet.errors import FormatError, UnsupportedError
 from linnet.formats.arch.rope import rope_from_metadata, rope_metadata
 from linnet.formats.arch.values import Table, choice, count, flag, listed, number, refuse
+from linnet.formats.gguf_keys import POOLING_KEY, POOLING_RANK
 from linnet.types import ModelFacts
 
 # Activations by their names in config.json, and by their own.
@@ -129,6 +130,7 @@ def facts_in(
         told["expert_ffn_dim"] = count(keys, "feed_forward_length")
     rope = {} if usual["learned_positions"] else rope_from_metadata(keys, head_dim, divisors)
     types = 0 if usual["causal"] else count(keys, TOKEN_TYPES_KEY, 0, least=0)
+    ranks = not usual["causal"] and keys.get(POOLING_KEY) == POOLING_RANK
     activation = choice(keys, "hidden_act", ACTIVATION_NAMES[usual["activation"]], ACTIVATIONS)
     return ModelFacts(
         arch=arch,
@@ -142,6 +144,7 @@ def facts_in(
         max_seq_len=count(keys, "context_length"),
         norm_eps=number(keys, f"attention.layer_norm_{'' if layer_norm else 'rms_'}epsilon", 1e-5),
         n_token_types=types,
+        rank_head="tanh" if ranks else "",
         **{**style, **told, **rope, "activation": activation, "conv_layers": conv_layers},
     )
 

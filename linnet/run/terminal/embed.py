@@ -18,7 +18,7 @@ def embed(options: EmbedOptions) -> dict[str, object]:
 
     Returns ``embeddings`` [n][dim], ``dim``, ``tokens``, ``cut`` (texts), ``pooling`` and ``energy``.
     """
-    texts = options.texts or _lines(read_standard_input())
+    texts = options.texts or lines_of(read_standard_input())
     if not texts:
         raise UsageError("there is no text; give some, or one per line of standard input")
     model = load(
@@ -52,7 +52,7 @@ def embed(options: EmbedOptions) -> dict[str, object]:
     }
 
 
-def _lines(text: str) -> list[str]:
+def lines_of(text: str) -> list[str]:
     """As files have them: a form feed or one of the separators of Unicode ends none."""
     lines = io.StringIO(text, newline=None)
     return [line.removesuffix("\n") for line in lines]
