@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -123,6 +124,20 @@ def test_pull_run_list_cp_rm(shell: Shell, hub: FakeHub, tmp_path: Path) -> None
     assert [model["name"] for model in shell.json("list")["models"]] == ["mine:q8_0"]  # type: ignore[attr-defined]
     assert shell.json("run", "-m", "mine", "-n", "4", "--temperature", "0", "Once")["text"] == made["text"]
     assert "'linnet pull org/small' gets it" in shell.fails("run", "-m", "org/small", "hi")
+
+
+def test_a_store_that_cannot_be_written_has_what_it_has(shell: Shell) -> None:
+    """Files in the place of its folders stand for folders without permission, which root does not know."""
+    assert shell.json("pull", "org/small:q8_0")["downloaded"] is True
+    (shell.store / "partial").rmdir()
+    (shell.store / "partial").touch()
+    assert shell.json("pull", "org/small:q8_0")["downloaded"] is False
+    assert "cannot write" in shell.fails("pull", "org/small:q4_k_m")
+    (shell.store / "partial").unlink()
+    shutil.rmtree(shell.store / "models")
+    (shell.store / "models").touch()
+    told = shell.fails("pull", "org/small:q8_0")
+    assert f"cannot write {shell.store / 'models'}" in told and "pull again to go on" in told
 
 
 def test_a_checkpoint_is_pulled_without_what_is_not_needed(shell: Shell, hub: FakeHub) -> None:

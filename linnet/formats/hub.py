@@ -314,13 +314,13 @@ def _verify(path: Path, file: HubFile) -> None:
 
 @contextmanager
 def written(path: Path) -> Iterator[None]:
-    """What this machine refuses while ``path`` is written, as a TargetError."""
+    """What this machine refuses while ``path`` is written, or what belongs to it, as a TargetError."""
     try:
         yield
     except OSError as error:
-        why = error.strerror or error
+        where, why = error.filename2 or error.filename or path, error.strerror or error
         raise TargetError(
-            f"cannot write {path}: {why}; what has arrived stays, pull again to go on"
+            f"cannot write {where}: {why}; what has arrived stays, pull again to go on"
         ) from None
 
 

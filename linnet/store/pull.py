@@ -28,23 +28,30 @@ def pull(options: PullOptions) -> dict[str, object]:
     name = ModelName.parse(options.name)
     repository = hub.open_repository(name.repo)
     choice = hub.choose(repository, name.type)
-    folder = store.partial_folder(choice.name, repository.commit)
-    lock = store.partial_folder(choice.name, "lock")
-    with hub.only_one(lock.with_name(f".{lock.name}"), str(choice.name)), _told_how_to_go_on(choice.name):
-        model = _already_here(choice, repository.commit)
-        is_new = model is None
-        if model is None:
-            with hub.written(folder):
-                _remove_older(choice.name, folder)
-                _download(choice, repository, folder, quiet=options.json)
-                model = store.adopt(folder, choice.name)
+    model, is_new = _already_here(choice, repository.commit, quiet=True), False
+    if model is None:  # else nothing is written: the store may be one that others look after
+        model, is_new = _pulled(choice, repository, quiet=options.json)
     if not options.json:
         state = "pulled" if is_new else "was here already:"
         print(f"{state} {model.name}, {model.n_bytes:,} bytes; use it with -m {model.name}")
     return {"name": str(model.name), "path": str(model.path), "bytes": model.n_bytes, "downloaded": is_new}
 
 
-def _already_here(choice: Choice, commit: str) -> StoredModel | None:
+def _pulled(choice: Choice, repository: Repository, quiet: bool) -> tuple[StoredModel, bool]:
+    """The model, and whether it is this process that got it."""
+    folder = store.partial_folder(choice.name, repository.commit)
+    lock = store.partial_folder(choice.name, "lock")
+    with hub.only_one(lock.with_name(f".{lock.name}"), str(choice.name)), _told_how_to_go_on(choice.name):
+        model = _already_here(choice, repository.commit)
+        if model is not None:  # of a process that was faster
+            return model, False
+        with hub.written(folder):
+            _remove_older(choice.name, folder)
+            _download(choice, repository, folder, quiet)
+            return store.adopt(folder, choice.name), True
+
+
+def _already_here(choice: Choice, commit: str, quiet: bool = False) -> StoredModel | None:
     """The model, if it is what the Hub has. Where a file of it was changed, standard error says which."""
     model = StoredModel(choice.name, store.folder_of(choice.name))
     about = model.about
@@ -54,7 +61,9 @@ def _already_here(choice: Choice, commit: str) -> StoredModel | None:
         n_bytes = _size(model.folder / file.stored_name)
         if n_bytes != file.n_bytes:
             state = "is missing" if n_bytes is None else f"has {n_bytes:,} bytes, not {file.n_bytes:,}"
-            print(f"{model.name} is damaged: {file.stored_name} {state}; it is pulled again", file=sys.stderr)
+            problem = f"{model.name} is damaged: {file.stored_name} {state}; it is pulled again"
+            if not quiet:
+                print(problem, file=sys.stderr)
             return None
     return model
 
