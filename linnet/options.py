@@ -486,6 +486,7 @@ class EmbedOptions(MemoryOptions):
     )
     normalize: bool = option(True, help="scale each vector to length 1")
     cut: bool = option(False, help="leave out the end of a text that is longer than the context (default: refuse the text)")
+    adapter: tuple[str, ...] = option((), metavar="PATH[=SCALE]", help="a LoRA adapter used on top of the model, a PEFT folder or a GGUF file; several add up")
 
 
 RANKINGS = ("embedding", "answer", "pair")  # how documents are scored
@@ -503,6 +504,7 @@ class RerankOptions(MemoryOptions):
         help="compare embeddings, ask the model whether it answers, or read the pair with a model made for it (default: pair where the model was, else embedding)",
     )
     cut: bool = option(False, help="leave out the end of a document that does not fit the context (default: refuse it)")
+    adapter: tuple[str, ...] = option((), metavar="PATH[=SCALE]", help="a LoRA adapter used on top of the model, a PEFT folder or a GGUF file; several add up")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from tiny_families import FAMILIES, GPT2, HEADS, VOCAB, write_family
 
+import linnet
 from linnet.cli import main
 from linnet.engine.adapter import Adapter
 from linnet.engine.model import Model
 from linnet.engine.session import Session, Workspace
-from linnet.errors import LinnetError, SourceError
+from linnet.errors import LinnetError, SourceError, UsageError
 from linnet.formats.adapter import (
     CONFIG,
     WEIGHTS,
@@ -98,6 +99,45 @@ def test_a_gguf_adapter_is_as_if_it_were_merged(name: str, tmp_path: Path) -> No
     path = write_family(FAMILIES[name], tmp_path / "m.gguf")
     pairs = changed_matrices(path)
     adapter = write_lora(tmp_path / "lora.gguf", pairs, arch=FAMILIES[name].arch)
+    found = logits(path, adapter)
+    agree(found, logits(write_merged(path, pairs, tmp_path / "merged.gguf")))
+    assert np.abs(found - logits(path)).max() > 1e-2
+
+
+def test_adapters_make_vectors_and_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of an encoder, as of a model that writes."""
+    texts = ["t5 t7 t9", "t11", "t5 t8"]
+    for name in ("bert", "llama"):
+        path = write_family(FAMILIES[name], tmp_path / f"{name}.gguf")
+        pairs = changed_matrices(path)
+        adapter = write_lora(tmp_path / f"{name}-lora.gguf", pairs, arch=name)
+        merged = linnet.load(write_merged(path, pairs, tmp_path / f"{name}-merged.gguf"), kv_type="f32")
+        model = linnet.load(path, adapters={"a": adapter}, kv_type="f32")
+        expected = merged.embed(texts)
+        np.testing.assert_allclose(model.embed(texts, adapter="a"), expected, atol=1e-4)
+        assert np.abs(model.embed(texts, adapter={"a": 0.0}) - expected).max() > 1e-2
+        np.testing.assert_array_equal(model.embed(texts, adapter={"a": 0.0}), model.embed(texts))
+        found = model.rerank(texts[0], texts[1:], adapter="a")
+        assert [item.score for item in found] == pytest.approx(
+            [item.score for item in merged.rerank(texts[0], texts[1:])], abs=1e-4
+        )
+        flags = ["-m", str(path), "--adapter", str(adapter), "--kv-type", "f32", "--json"]
+        assert main(["embed", *flags, *texts]) == 0
+        printed = json.loads(capsys.readouterr().out)["embeddings"]
+        np.testing.assert_array_equal(np.float32(printed), model.embed(texts, adapter="a"))
+        assert main(["rerank", *flags, *texts]) == 0
+        printed = json.loads(capsys.readouterr().out)["ranked"]
+        assert printed[0]["score"] == pytest.approx(found[0].score, abs=1e-6)
+        with pytest.raises(UsageError, match="there is no adapter 'b'"):
+            model.embed(texts, adapter="b")
+    np.testing.assert_allclose(model.score(IDS, adapter="a")[1:], merged.score(IDS)[1:], atol=1e-3)
+    (found,), (wanted,) = model.score(IDS[:9], [IDS[9:]], adapter="a"), merged.score(IDS[:9], [IDS[9:]])
+    assert found.log_prob == pytest.approx(wanted.log_prob, abs=1e-2)
+    assert abs(model.score(IDS[:9], [IDS[9:]])[0].log_prob - wanted.log_prob) > 1
+
+
+def write_merged(path: Path, pairs: Pairs, target: Path) -> Path:
+    """The model in ``path`` with the changes added to its weights."""
     parts = read_gguf(path)
     merged = []
     for tensor in parts.tensors:
@@ -107,11 +147,9 @@ def test_a_gguf_adapter_is_as_if_it_were_merged(name: str, tmp_path: Path) -> No
             merged.append(plain_tensor(tensor.name, weights + SCALE * (b @ a)))
         else:
             merged.append(tensor)
-    with (tmp_path / "merged.gguf").open("wb") as file:
+    with target.open("wb") as file:
         write_gguf(replace(parts, tensors=tuple(merged)), file)
-    found = logits(path, adapter)
-    agree(found, logits(tmp_path / "merged.gguf"))
-    assert np.abs(found - logits(path)).max() > 1e-2
+    return target
 
 
 # A checkpoint of GPT-NeoX knows no groups of queries.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -48,6 +48,7 @@ def embed_texts(
     pooling: str | None = None,
     normalize: bool = True,
     cut: bool = False,
+    adapter: str | Mapping[str, float] | None = None,
 ) -> NDArray[np.float32]:
     """A vector for each of ``texts``, [len(texts), dim], many texts in one pass over the weights.
 
@@ -56,18 +57,20 @@ def embed_texts(
     What the makers of the tokenizer put around every text (BOS, EOS, ...) are tokens like
     the others. In a model that looks back only, the first token has seen nothing else.
     Of a text that does not fit the end is left out, before what is put behind every text,
-    if it may be ``cut``. Raises UsageError, ContextFullError for one that may not, LinnetError
-    for damaged weights.
+    if it may be ``cut``. ``adapter`` is one of those the model was loaded with, or several with
+    their scales. Raises UsageError, ContextFullError for a text that may not be cut, LinnetError for
+    damaged weights.
     """
     pooling = pooling or default_pooling(model)
     if pooling not in POOLINGS:
         raise UsageError(f"pooling is '{pooling}'; choose from {', '.join(POOLINGS)}")
     texts = listed("texts", texts, "texts")
+    adapters = model.chosen_adapters(adapter)
     prompts = [_ids(model, text, number, cut) for number, text in enumerate(texts, 1)]
     vectors = np.empty((len(texts), model.model.dim), dtype=np.float32)
     for group in groups(prompts, model.texts_together, model.pages_together):
         with ExitStack() as stack:
-            spans = [(stack.enter_context(model.open_session()), prompts[i]) for i in group]
+            spans = [(stack.enter_context(model.open_session(adapters)), prompts[i]) for i in group]
             for i, hidden in zip(group, model.workspace.eval_hidden(spans), strict=True):
                 vectors[i] = _pooled(hidden, pooling)
     if not np.isfinite(vectors).all():

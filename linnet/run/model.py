@@ -159,9 +159,9 @@ class LanguageModel:
             check_same_tokenizer(model.tokenizer, draft.tokenizer)
             self.draft = LanguageModel(draft, n_ctx=self._n_ctx, threads=threads, kv_type=kv_type, isa=isa)
 
-    def open_session(self) -> Session:
+    def open_session(self, adapters: Adapters = ()) -> Session:
         """A new, empty timeline of :attr:`n_ctx` tokens."""
-        return Session(self.workspace, self._n_ctx)
+        return Session(self.workspace, self._n_ctx, adapters)
 
     @property
     def n_ctx(self) -> int:
@@ -388,52 +388,72 @@ class LanguageModel:
         return ModelDrafter(self.draft.open_session(), prompt)
 
     @overload
-    def score(self, ids: Sequence[int]) -> NDArray[np.float32]: ...
+    def score(
+        self, ids: Sequence[int], *, adapter: str | Mapping[str, float] | None = None
+    ) -> NDArray[np.float32]: ...
 
     @overload
     def score(
-        self, ids: str | Sequence[int], continuations: Sequence[str | Sequence[int]]
+        self,
+        ids: str | Sequence[int],
+        continuations: Sequence[str | Sequence[int]],
+        *,
+        adapter: str | Mapping[str, float] | None = None,
     ) -> list[Score]: ...
 
     def score(
         self,
         ids: str | Sequence[int],
         continuations: Sequence[str | Sequence[int]] | None = None,
+        *,
+        adapter: str | Mapping[str, float] | None = None,
     ) -> NDArray[np.float32] | list[Score]:
         """Natural-log probability of each of ``ids`` given all before it, [len(ids)]; the first is NaN.
 
         With ``continuations`` the probability of each of them after ``ids``, which may then be
-        a text, as :func:`linnet.run.rank.score_continuations` says. Raises ContextFullError
-        when they do not fit into the context, LinnetError for damaged weights.
+        a text, as :func:`linnet.run.rank.score_continuations` says; ``adapter`` as in :meth:`stream`.
+        Raises ContextFullError when they do not fit into the context, LinnetError for damaged weights.
         """
         from linnet.run.rank import check_finite, score_continuations
 
         self.model.check_writes()
         if continuations is not None:
-            return score_continuations(self, ids, continuations)
+            return score_continuations(self, ids, continuations, adapter)
         if isinstance(ids, str):
             ids = self.tokenize(ids)
         ids = listed("ids", ids, "token ids")
-        with self.open_session() as session:
+        with self.open_session(self.chosen_adapters(adapter)) as session:
             log_probs = session.score(ids)
         check_finite(log_probs[1:])
         return log_probs
 
     def embed(
-        self, texts: Sequence[str], *, pooling: str | None = None, normalize: bool = True, cut: bool = False
+        self,
+        texts: Sequence[str],
+        *,
+        pooling: str | None = None,
+        normalize: bool = True,
+        cut: bool = False,
+        adapter: str | Mapping[str, float] | None = None,
     ) -> NDArray[np.float32]:
         """A vector for each of ``texts``, as :func:`linnet.run.embed.embed_texts` says."""
         from linnet.run.embed import embed_texts
 
-        return embed_texts(self, texts, pooling=pooling, normalize=normalize, cut=cut)
+        return embed_texts(self, texts, pooling=pooling, normalize=normalize, cut=cut, adapter=adapter)
 
     def rerank(
-        self, query: str, documents: Sequence[str], *, method: str | None = None, cut: bool = False
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        method: str | None = None,
+        cut: bool = False,
+        adapter: str | Mapping[str, float] | None = None,
     ) -> list[Ranked]:
         """``documents`` from the best answer to ``query`` on, as :func:`linnet.run.rank.rerank` says."""
         from linnet.run.rank import rerank
 
-        return rerank(self, query, documents, method=method, cut=cut)
+        return rerank(self, query, documents, method=method, cut=cut, adapter=adapter)
 
 
 def usual_n_ctx(model: Model) -> int:

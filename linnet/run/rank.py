@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from linnet.run.text.context import check_prompt
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from linnet.engine.session import Session
+    from linnet.engine.session import Adapters, Session
     from linnet.run.model import LanguageModel
 
 _TASK = "Decide whether the document answers the query."
@@ -44,7 +44,10 @@ class Ranked:
 
 
 def score_continuations(
-    model: LanguageModel, prompt: str | Sequence[int], continuations: Sequence[str | Sequence[int]]
+    model: LanguageModel,
+    prompt: str | Sequence[int],
+    continuations: Sequence[str | Sequence[int]],
+    adapter: str | Mapping[str, float] | None = None,
 ) -> list[Score]:
     """The probability of each of ``continuations`` given ``prompt``, which is evaluated once.
 
@@ -61,10 +64,11 @@ def score_continuations(
         check_prompt(len(whole), model.n_ctx)
         if not 0 < begin < len(whole):
             raise UsageError("a continuation is empty, or has no token before it; write something")
+    adapters = model.chosen_adapters(adapter)
     if not wholes:
         return []
     scores, known = [], min(begins)
-    base = model.cache.open(before)
+    base = model.cache.open(before, adapters)
     base.eval(before[len(base) : known])
     for whole, begin in zip(wholes, begins, strict=True):
         with base.fork(known) as session:
@@ -112,6 +116,7 @@ def rerank(
     *,
     method: str | None = None,
     cut: bool = False,
+    adapter: str | Mapping[str, float] | None = None,
 ) -> list[Ranked]:
     """``documents`` from the best answer to ``query`` to the worst.
 
@@ -132,18 +137,18 @@ def rerank(
         return []
     scores: NDArray[np.floating]
     if method == "pair":
-        scores = _pair_scores(model, query, documents, cut)
+        scores = _pair_scores(model, query, documents, cut, model.chosen_adapters(adapter))
     elif method == "embedding":
-        vectors = embed_texts(model, [query, *documents], cut=cut)
+        vectors = embed_texts(model, [query, *documents], cut=cut, adapter=adapter)
         scores = vectors[1:] @ vectors[0]
     else:
-        scores = _answers(model, query, documents)
+        scores = _answers(model, query, documents, model.chosen_adapters(adapter))
     best_first = np.argsort(-scores, kind="stable")
     return [Ranked(int(i), float(scores[i])) for i in best_first]
 
 
 def _pair_scores(
-    model: LanguageModel, query: str, documents: Sequence[str], cut: bool
+    model: LanguageModel, query: str, documents: Sequence[str], cut: bool, adapters: Adapters
 ) -> NDArray[np.float32]:
     """What the head makes of the query with each document, many pairs in one pass over the weights."""
     if not model.model.ranks:
@@ -154,7 +159,7 @@ def _pair_scores(
     typed = model.model.n_token_types > 1
     for group in groups([ids for ids, _ in pairs], model.texts_together, model.pages_together):
         with ExitStack() as stack:
-            spans = [(stack.enter_context(model.open_session()), pairs[i][0]) for i in group]
+            spans = [(stack.enter_context(model.open_session(adapters)), pairs[i][0]) for i in group]
             types = [pairs[i][1] for i in group] if typed else None
             scores[group] = model.workspace.eval_scores(spans, types)
     if not np.isfinite(scores).all():
@@ -174,7 +179,9 @@ def _pair(
     return ids, types
 
 
-def _answers(model: LanguageModel, query: str, documents: Sequence[str]) -> NDArray[np.float64]:
+def _answers(
+    model: LanguageModel, query: str, documents: Sequence[str], adapters: Adapters
+) -> NDArray[np.float64]:
     """The share of yes in yes and no, of each document; what all questions share is evaluated once."""
     model.model.check_writes()
     prompts = [_question(model, query, document) for document in documents]
@@ -188,7 +195,7 @@ def _answers(model: LanguageModel, query: str, documents: Sequence[str]) -> NDAr
         )
     shared = _common([prompts[0][:-1], *prompts])
     scores = np.empty(len(prompts), dtype=np.float64)
-    with model.open_session() as base:
+    with model.open_session(adapters) as base:
         base.eval(prompts[0][:shared])
         for start in range(0, len(prompts), _GROUP):
             group = range(start, min(start + _GROUP, len(prompts)))

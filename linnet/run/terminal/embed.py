@@ -11,6 +11,7 @@ from linnet.options import EmbedOptions
 from linnet.run.embed import default_pooling, embed_texts
 from linnet.run.meter import EnergyMeter
 from linnet.run.model import load
+from linnet.run.terminal.run import adapter_scales
 
 
 def embed(options: EmbedOptions) -> dict[str, object]:
@@ -21,8 +22,10 @@ def embed(options: EmbedOptions) -> dict[str, object]:
     texts = options.texts or lines_of(read_standard_input())
     if not texts:
         raise UsageError("there is no text; give some, or one per line of standard input")
+    adapters = adapter_scales(options.adapter)
     model = load(
         options.model,
+        adapters={path: path for path in adapters},
         type=options.type,
         n_ctx=options.n_ctx,
         threads=options.threads,
@@ -31,7 +34,9 @@ def embed(options: EmbedOptions) -> dict[str, object]:
     )
     pooling = options.pooling or default_pooling(model)
     meter = EnergyMeter(options.watts)
-    vectors = embed_texts(model, texts, pooling=pooling, normalize=options.normalize, cut=options.cut)
+    vectors = embed_texts(
+        model, texts, pooling=pooling, normalize=options.normalize, cut=options.cut, adapter=adapters
+    )
     energy = meter.read()
     lengths = [len(model.tokenizer.encode(text, framed=True)) for text in texts]
     n_tokens = sum(min(length, model.n_ctx) for length in lengths)

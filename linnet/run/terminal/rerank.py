@@ -12,6 +12,7 @@ from linnet.run.meter import EnergyMeter
 from linnet.run.model import load
 from linnet.run.rank import default_method, tokens_read
 from linnet.run.terminal.embed import lines_of
+from linnet.run.terminal.run import adapter_scales
 
 
 def rerank(options: RerankOptions) -> dict[str, object]:
@@ -23,8 +24,10 @@ def rerank(options: RerankOptions) -> dict[str, object]:
     documents = options.documents or lines_of(read_standard_input())
     if not documents:
         raise UsageError("there is no document; give some, or one per line of standard input")
+    adapters = adapter_scales(options.adapter)
     model = load(
         options.model,
+        adapters={path: path for path in adapters},
         type=options.type,
         n_ctx=options.n_ctx,
         threads=options.threads,
@@ -33,7 +36,7 @@ def rerank(options: RerankOptions) -> dict[str, object]:
     )
     method = options.method or default_method(model)
     meter = EnergyMeter(options.watts)
-    ranked = model.rerank(options.query, documents, method=method, cut=options.cut)
+    ranked = model.rerank(options.query, documents, method=method, cut=options.cut, adapter=adapters)
     energy = meter.read()
     lengths = [tokens_read(model, options.query, document, method) for document in documents]
     n_tokens = sum(min(length, model.n_ctx) for length in lengths)
