@@ -284,7 +284,7 @@ def stored_pair(a: np.ndarray, b: np.ndarray, name: str = "blk.0.attn_q.weight")
     ("tensors", "problem"),
     [
         ({}, "no low-rank matrices"),
-        ({"blk.0.attn_q.weight.lora_a": ones(2, 64)}, "only lora_A"),
+        ({"blk.0.attn_q.weight.lora_a": ones(2, 64)}, "only lora_A is there; get or save the adapter again"),
         ({"blk.0.attn_q.weight.lora_b": ones(64, 2)}, "only lora_B"),
         ({"blk.0.attn_norm.weight": ones(64)}, "no low-rank matrix"),
         (stored_pair(ones(2, 64), ones(64, 2), "q"), "does not have"),

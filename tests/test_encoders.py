@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -291,6 +292,19 @@ def test_odd_folders_are_one_line(
     with pytest.raises(LinnetError, match=message) as caught:
         read_checkpoint(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_tensor_that_does_not_fit_is_told_with_its_folder(folder: Path, tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.numpy")
+    path, key = shutil.copytree(folder, tmp_path / "m"), "encoder.layer.0.attention.self.query.bias"
+    weights = safetensors.load_file(path / "model.safetensors")
+    for odd, problem in (
+        (weights[key][:-1], r"is \(63,\), expected \(64,\)"),
+        (weights[key].astype("f8"), "is stored as F64"),
+    ):
+        safetensors.save_file({**weights, key: odd}, path / "model.safetensors")
+        with pytest.raises(LinnetError, match=rf"^{re.escape(str(path))}: the tensor '{key}' {problem}"):
+            linnet.load(path)
 
 
 def test_a_folder_of_pickles_is_called_what_it_is(folder: Path, tmp_path: Path) -> None:

@@ -135,7 +135,8 @@ def _matrix(stored: StoredTensor, directory: Path) -> Tensor:
 def low_rank(module: str, a: Tensor | None, b: Tensor | None, scale_of: Callable[[int], float]) -> LowRank:
     """The pair of a module, if it is one; ``scale_of`` its rank. Raises FormatError."""
     if a is None or b is None:
-        raise FormatError(f"of '{module}' only {'lora_B' if a is None else 'lora_A'} is there")
+        there = "lora_B" if a is None else "lora_A"
+        raise FormatError(f"of '{module}' only {there} is there; get or save the adapter again")
     for matrix in (a, b):
         if len(matrix.shape) != 2 or 0 in matrix.shape:
             raise FormatError(f"the tensor '{matrix.name}' is {matrix.shape}, not a matrix")

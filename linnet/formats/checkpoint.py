@@ -213,10 +213,10 @@ class _Sources:
             raise FormatError(f"{self.directory}: the tensor '{name}' is missing")
         entry = self.stored.pop(own)
         if self.ternary is None:
-            return _tensor(name, shape, entry)
+            return self._tensor(name, shape, entry)
         if entry.dtype == _PACKED:
             return self._unpacked(name, shape, entry, self.stored.pop(own + SCALE, None))
-        plain = _tensor(name, shape, entry)
+        plain = self._tensor(name, shape, entry)
         return self.ternary.rounded(plain) if self.ternary.rounds(plain) else plain
 
     def _unpacked(
@@ -226,19 +226,25 @@ class _Sources:
         if scale is None:
             raise FormatError(f"{self.directory}: the tensor '{name}{SCALE}' is missing")
         if len(shape) != 2 or entry.shape != (-(-shape[0] // 4), shape[1]):
-            raise FormatError(f"the tensor '{entry.name}' is {entry.shape}; {shape} are not packed like that")
-        value = floats(_tensor(scale.name, (1,), scale))
+            raise FormatError(
+                f"{self.directory}: the tensor '{entry.name}' is {entry.shape}; "
+                f"{shape} are not packed like that"
+            )
+        value = floats(self._tensor(scale.name, (1,), scale))
         return self.ternary.unpacked(name, shape, np.asarray(entry.raw), float(value[0]))
 
-
-def _tensor(name: str, shape: tuple[int, ...], entry: StoredTensor) -> Tensor:
-    if entry.shape != shape:
-        raise FormatError(f"the tensor '{entry.name}' is {entry.shape}, expected {shape}")
-    if entry.dtype not in _DTYPES:
-        raise UnsupportedError(
-            f"the tensor '{entry.name}' is stored as {entry.dtype}; supported: {', '.join(_DTYPES)}"
-        )
-    return Tensor(name, _DTYPES[entry.dtype], shape, lambda: entry.raw)
+    def _tensor(self, name: str, shape: tuple[int, ...], entry: StoredTensor) -> Tensor:
+        if entry.shape != shape:
+            raise FormatError(
+                f"{self.directory}: the tensor '{entry.name}' is {entry.shape}, expected {shape}; "
+                "get the files again"
+            )
+        if entry.dtype not in _DTYPES:
+            known = ", ".join(_DTYPES)
+            raise UnsupportedError(
+                f"{self.directory}: the tensor '{entry.name}' is stored as {entry.dtype}; supported: {known}"
+            )
+        return Tensor(name, _DTYPES[entry.dtype], shape, lambda: entry.raw)
 
 
 def _stored_tensors(directory: Path, path: Path) -> dict[str, StoredTensor]:
