@@ -295,7 +295,7 @@ class EnergyOptions(VerbOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryOptions(EnergyOptions):
-    """How a model is held in memory while it is used."""
+    """The model that is used, and how it is held in memory."""
 
     model: Path | None = option(
         None,
@@ -321,6 +321,7 @@ class MemoryOptions(EnergyOptions):
         help="take no more memory than 4G, 512M, ...: less context, or refuse, with the numbers",
     )
     threads: int | None = option(None, metavar="N", help="threads to compute with (default: one per processor)")
+    adapter: tuple[str, ...] = option((), metavar="PATH[=SCALE]", help="a LoRA adapter used on top of the model, a PEFT folder or a GGUF file; several add up")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -453,7 +454,6 @@ class RunOptions(DrawingOptions):
     regex: str | None = option(None, metavar="REGEX", help="answer with a text this matches as a whole")
     choice: tuple[str, ...] = option((), metavar="TEXT", help="answer with one of these; several times")
     grammar: Path | None = option(None, metavar="FILE", help="answer with a text of this Lark or GBNF grammar")
-    adapter: tuple[str, ...] = option((), metavar="PATH[=SCALE]", help="a LoRA adapter used on top of the model, a PEFT folder or a GGUF file; several add up")
     overflow: str = option(
         "error",
         choices=OVERFLOWS,
@@ -486,7 +486,6 @@ class EmbedOptions(MemoryOptions):
     )
     normalize: bool = option(True, help="scale each vector to length 1")
     cut: bool = option(False, help="leave out the end of a text that is longer than the context (default: refuse the text)")
-    adapter: tuple[str, ...] = option((), metavar="PATH[=SCALE]", help="a LoRA adapter used on top of the model, a PEFT folder or a GGUF file; several add up")
 
 
 RANKINGS = ("embedding", "answer", "pair")  # how documents are scored
@@ -504,7 +503,6 @@ class RerankOptions(MemoryOptions):
         help="compare embeddings, ask the model whether it answers, or read the pair with a model made for it (default: pair where the model was, else embedding)",
     )
     cut: bool = option(False, help="leave out the end of a document that does not fit the context (default: refuse it)")
-    adapter: tuple[str, ...] = option((), metavar="PATH[=SCALE]", help="a LoRA adapter used on top of the model, a PEFT folder or a GGUF file; several add up")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,7 +36,7 @@ def byte_bars(quiet: bool = False) -> Progress:
 
 @contextmanager
 def status_line(quiet: bool = False) -> Iterator[Callable[[str], None]]:
-    """Shows a short text on standard error in place of the last; hidden where bars are, and gone at the end.
+    """Shows a short text in place of the last on standard error where that is a terminal; gone at the end.
 
     It runs nothing by itself and imports nothing, so that time and memory measured meanwhile are not its own.
     """
@@ -51,5 +51,5 @@ def status_line(quiet: bool = False) -> Iterator[Callable[[str], None]]:
     try:
         yield show
     finally:
-        show("")  # over the last text,
-        show("")  # and back to the beginning of the line
+        show("")  # spaces over the last text
+        show("")  # and the cursor where the line begins

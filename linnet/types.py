@@ -154,12 +154,8 @@ class ModelFacts:
     output_bias: bool = False  # of what attention adds to the stream
     ffn_bias: bool = False
     head_bias: bool = False
-    causal: bool = (
-        True  # a token attends to those before it; else to all of its text, and there are no logits
-    )
-    n_token_types: int = (
-        0  # kinds of text, such as query and document; a row for its kind is added to every embedding
-    )
+    causal: bool = True  # a token attends to those before it; else to all of its text, and has no logits
+    n_token_types: int = 0  # kinds of text, such as query and document, with a row for each; 0 = none
     rank_head: str = ""  # scores a text by its first token: what it does inside, "tanh" or "relu"; "" = none
     learned_positions: bool = False  # instead of rotary ones
     rope_dims: int = 0  # leading elements of a head that are rotated; 0 = all

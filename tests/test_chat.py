@@ -162,11 +162,55 @@ def test_calls_stand_after_the_texts_of_parts_where_a_template_knows_no_calls(tm
     assert "assistant\nWait.\n" in text and "Result of the call: 7<|im_end|>" in text
 
 
-@pytest.mark.parametrize("kind", ["image_url", "input_audio"])
-def test_a_part_that_is_no_text_is_refused(model: linnet.LanguageModel, kind: str) -> None:
-    parts = [{"type": "text", "text": "What is this?"}, {"type": kind, kind: {"url": "x"}}]
-    with pytest.raises(UsageError, match=f"a part of type '{kind}'; only text is read"):
-        model.chat([{"role": "user", "content": parts}])
+# Parts of a user, texts of an assistant; and parts alone, which it says.
+MIXED = BOTH.replace("{% if message.content is string %}", "{% if message.role != 'user' %}")
+STRICT = "{% if messages[0].content is string %}{{ raise_exception('parts please') }}{% endif %}" + PARTS_ONLY
+
+
+@pytest.mark.parametrize(
+    ("template", "written"),
+    [
+        (MIXED, "<|im_start|>user\n[a]<|im_end|>\n<|im_start|>assistant\nb<|im_end|>"),
+        (STRICT, "<|im_start|>user: a<|im_end|>\n<|im_start|>assistant: b<|im_end|>"),
+    ],
+)
+@pytest.mark.parametrize("as_parts", [False, True])
+def test_each_role_is_given_what_the_template_writes_of_it(
+    template: str, written: str, as_parts: bool, tmp_path: Path
+) -> None:
+    model = linnet.load(write_chat_model(tmp_path / "m", template))
+    contents = [[{"type": "input_text", "text": text}] if as_parts else text for text in "ab"]
+    roles = ("user", "assistant")
+    conversation = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
+    prompt = model.chat_format.prompt(conversation)
+    assert model.detokenize(prompt.ids, special=True).startswith(written)
+
+
+SOME_CALL = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
+IMAGE = {"type": "image_url", "image_url": {"url": "x"}}
+
+
+@pytest.mark.parametrize(
+    ("message", "refusal"),
+    [
+        ({"role": "user", "content": [{"type": "text", "text": "?"}, IMAGE]}, "a part of type 'image_url'"),
+        ({"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}, "of type 'input_audio'"),
+        ({"role": "assistant", "content": [IMAGE], "tool_calls": [SOME_CALL]}, "of type 'image_url'"),
+        ({"role": "tool", "content": [IMAGE]}, "of type 'image_url'"),
+        ({"role": "user", "content": [{"type": "document"}]}, "a part that is no text"),
+        ({"role": "user", "content": ["a", "b"]}, "a part that is no text"),
+        ({"role": "user", "content": {"text": "a"}}, "holds a text, or a list"),
+    ],
+)
+def test_what_is_no_text_is_refused(model: linnet.LanguageModel, message: Any, refusal: str) -> None:
+    with pytest.raises(UsageError, match=refusal):
+        model.chat([USER, message])
+
+
+def test_what_a_tool_gave_may_be_data(model: linnet.LanguageModel) -> None:
+    result = {"role": "tool", "content": [{"city": "Köln", "degrees": 7}]}
+    text = model.detokenize(model.chat_format.prompt([USER, result]).ids, special=True)
+    assert 'Result of the call: [{"city": "Köln", "degrees": 7}]' in text
 
 
 def test_a_model_without_a_template_speaks_as_in_a_dialogue() -> None:

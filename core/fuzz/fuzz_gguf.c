@@ -80,7 +80,8 @@ static void run_model(ln_model *model) {
     ln_workspace *workspace;
     ln_session *session;
     ln_workspace_foresee(model, &options, &plan, NULL);
-    if (!load(model) || ln_model_digest(model, &digest, NULL) != LN_OK || ln_workspace_open(model, &options, &workspace, NULL) != LN_OK) {
+    if (!load(model) || ln_model_digest(model, &digest, NULL) != LN_OK ||
+        ln_workspace_open(model, &options, &workspace, NULL) != LN_OK) {
         return;
     }
     if (ln_session_open(workspace, 0, &session, NULL) == LN_OK) {
@@ -134,10 +135,11 @@ static size_t mutate_header(uint8_t *file, size_t size, size_t max_size, const l
     const size_t old = end_of_header(g, file);
     const size_t start = aligned(old, alignment);
     const size_t tensors = size > start ? size - start : 0;
-    if (old == 0 || tensors + old + alignment > max_size) {
+    uint8_t *header = calloc(1, max_size);
+    if (header == NULL || old == 0 || tensors + old + alignment > max_size) {
+        free(header);
         return LLVMFuzzerMutate(file, size, max_size);
     }
-    uint8_t *header = calloc(1, max_size);
     memcpy(header, file, old);
     const size_t now = aligned(LLVMFuzzerMutate(header, old, max_size - tensors - alignment), alignment);
     memmove(file + now, file + start, tensors);

@@ -88,7 +88,8 @@ class ChatFormat:
         Tools and their calls are shown in words to a model whose template knows none.
         """
         given = dict(variables or {})
-        shown = self._contents.fitted(self._in_words(prepared(messages), tools or ()))
+        checked = self._contents.checked(prepared(messages))
+        shown = self._contents.fitted(self._in_words(checked, tools or ()))
         if tools and not self._knows("tools") and self._knows("xml_tools"):
             given["xml_tools"] = tools
 
@@ -149,6 +150,7 @@ class ChatFormat:
                 message = {**kept, "content": f"{text}\n{written}" if text else written}
             elif message["role"] == "tool" and not re.search(r"""["']tool["']""", self.template.source):
                 result = text_of(message.get("content", ""))
+                result = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
                 message = {"role": "user", "content": f"Result of the call: {result}"}
             shown.append(message)
         return shown

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 Message = Mapping[str, Any]
 
 MOST_SOURCE = 1 << 20  # characters of a template; the largest known have 20,000
-_MOST_BITS = 4096  # of a whole number; Python writes none of more than 14,284
+_MOST_BITS = 4096  # of a whole number: more than any message needs, and a third of what Python refuses to write
+    4096  # of a whole number: far beyond any in a message, and far below what Python refuses to write
+)
 MOST_DEPTH = 100  # lists and dicts within each other in what a template is given
 MARK = "\ufdd0"  # may be put into texts that a template is given, and comes out of it again
 _SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}  # of a template: of GGUF
@@ -115,12 +117,10 @@ def prepared(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
     Raises UsageError where they are none.
     """
-    is_list = isinstance(messages, Iterable) and not isinstance(messages, (str, bytes, Mapping))
-    given = list(messages) if is_list else []
-    if not given:
+    if not isinstance(messages, Sequence) or isinstance(messages, (str, bytes)) or not messages:
         raise UsageError("messages is a list with at least one of them: [{'role': 'user', 'content': '...'}]")
     ready = []
-    for message in given:
+    for message in messages:
         plain = _plain(message)
         if not isinstance(plain, dict) or not isinstance(plain.get("role"), str):
             raise UsageError("a message is a dict with role and content: {'role': 'user', 'content': '...'}")
@@ -180,7 +180,7 @@ def _plain(value: Any, depth: int = 0) -> Any:
     long to be written.
     """
     if isinstance(value, int) and value.bit_length() > _MOST_BITS:
-        raise UsageError(f"a message holds {shown(value)}; give it as text")
+        raise UsageError(f"what the template is given holds {shown(value)}; give it as text")
     if value is None or type(value) in (str, int, float, bool):
         return value
     for base in (str, int, float):
