@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 Message = Mapping[str, Any]
 
 MOST_SOURCE = 1 << 20  # characters of a template; the largest known have 20,000
-_MOST_BITS = 4096  # of a whole number: more than any message needs, and a third of what Python refuses to write
-    4096  # of a whole number: far beyond any in a message, and far below what Python refuses to write
-)
+_MOST_BITS = 4096  # of a whole number: more than a message needs, and less than Python refuses to write
 MOST_DEPTH = 100  # lists and dicts within each other in what a template is given
 MARK = "\ufdd0"  # may be put into texts that a template is given, and comes out of it again
 _SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}  # of a template: of GGUF
