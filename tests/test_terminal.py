@@ -1,6 +1,6 @@
 """``linnet run`` on a terminal: it asks, streams, and Ctrl-C stops the text, not the conversation.
 
-And ``linnet bench``, which tells what it measures.
+And ``linnet bench``, which tells what it measures; ``embed`` and ``rerank``, which read lines there.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def heed_interrupts() -> None:
 def spawn() -> Iterator[object]:
     children = []
 
-    def start(*arguments: str) -> object:
-        command = ["-P", "-m", "linnet", "run", *arguments]
+    def start(*arguments: str, verb: str = "run") -> object:
+        command = ["-P", "-m", "linnet", verb, *arguments]
         # An interrupt drops what the terminal has not shown yet, and may cut a character in two.
         text = {"encoding": "utf-8", "codec_errors": "replace"}
         child = pexpect.spawn(
@@ -320,6 +320,19 @@ def test_a_question_gets_one_answer_through_the_template_and_raw_continues(
 
     assert ask("hi", "--system", "S")["prompt_tokens"] == len(b"?system\nS??user\nhi??assistant\n") + 2
     assert ask("hi", "--raw")["prompt_tokens"] == 2
+
+
+@pytest.mark.parametrize(("verb", "arguments"), [("embed", []), ("rerank", ["a boat"])])
+def test_lines_that_are_typed_end_with_one_end_of_file(
+    spawn: object, verb: str, arguments: list[str]
+) -> None:
+    child = spawn(*arguments, verb=verb)  # type: ignore[operator]
+    child.sendline("The dog")
+    child.sendeof()
+    child.expect(r"1 (texts|documents) · ")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
 
 
 def test_bench_tells_which_run_it_measures_and_leaves_nothing_of_that() -> None:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from linnet.formats.parts import RawBytes
 
 
-_PIECE = 1 << 20  # bytes
 _MOST_INPUT = 32 << 20  # bytes; no context holds as much, and its tokens take up to 30 times as much memory
 
 
@@ -52,14 +51,10 @@ def read_standard_input() -> str:
 
     That of ``yes`` or /dev/zero never ends, and would be held in memory until there is none.
     """
-    pieces: list[bytes] = []
-    n_bytes = 0
-    while piece := sys.stdin.buffer.read(_PIECE):
-        pieces.append(piece)
-        n_bytes += len(piece)
-        if n_bytes > _MOST_INPUT:
-            raise SourceError(f"standard input holds more than {_MOST_INPUT >> 20} MB; pipe in less")
-    return b"".join(pieces).decode("utf-8", "replace")
+    data = sys.stdin.buffer.read(_MOST_INPUT + 1)  # once: a terminal goes on after the end of a file
+    if len(data) > _MOST_INPUT:
+        raise SourceError(f"standard input holds more than {_MOST_INPUT >> 20} MB; pipe in less")
+    return data.decode("utf-8", "replace")
 
 
 def read_json(path: Path, optional: bool = False) -> dict[str, Any]:
