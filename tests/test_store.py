@@ -14,6 +14,7 @@ from linnet.errors import SourceError, TargetError, UsageError
 from linnet.formats import atomic
 from linnet.formats.store import ABOUT, ModelName, find_stored, folder_of, locate, stored_models
 from linnet.options import CpOptions, ListOptions, RmOptions
+from linnet.run.fit import open_outline
 from linnet.run.model import BUNDLED_MODEL
 from linnet.store.cp import cp
 from linnet.store.list import list_models
@@ -108,9 +109,26 @@ def test_a_store_that_cannot_be_looked_into_is_not_an_empty_one(store: Path) -> 
     """A link to itself stands for a folder without permission, which root does not know."""
     store.mkdir()
     (store / "models").symlink_to("models")
-    for ask in (names, lambda: remove("a/b"), lambda: locate(Path("a/b"))):
-        with pytest.raises(SourceError, match=r"cannot look into the store .* set LINNET_HOME"):
+    asks = [lambda name=name: locate(Path(name)) for name in ("a/b", "a/b:q4_0", "gpt2")]
+    for ask in (names, lambda: remove("a/b"), lambda: open_outline(Path("gpt2")), *asks):
+        with pytest.raises(
+            SourceError, match=r"cannot look into the store .*; mend that, or set LINNET_HOME$"
+        ):
             ask()
+
+
+def test_a_model_in_the_cache_of_the_hub_needs_no_store(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    cached = tmp_path / "hub" / "models--a--b" / "snapshots" / "c0ffee" / "m-q8_0.gguf"
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(MODEL)
+    (cached.parents[2] / "refs").mkdir()
+    (cached.parents[2] / "refs" / "main").write_text("c0ffee")
+    store.mkdir()
+    (store / "models").symlink_to("models")
+    assert locate(Path("a/b")) == cached
 
 
 def test_a_model_named_twice_is_removed_once() -> None:

@@ -56,6 +56,10 @@ class ModelName:
         return f"{self.repo}:{self.type}" if self.type else self.repo
 
 
+class _NotHereError(SourceError):
+    """No model in the store has that name."""
+
+
 @dataclass(frozen=True)
 class StoredModel:
     """A model in the store. ``folder`` is all of it, ``path`` what is run: a GGUF file or the folder."""
@@ -170,14 +174,15 @@ def find_stored(name: ModelName, among: Iterable[StoredModel] | None = None) -> 
         raise UsageError(f"there are several: {types}; say which")
     if found:
         types = ", ".join(str(model.name) for model in found)
-        raise SourceError(f"there is no model '{name}' here, but {types}")
-    raise SourceError(f"there is no model '{name}' here; 'linnet list' names those that are")
+        raise _NotHereError(f"there is no model '{name}' here, but {types}")
+    raise _NotHereError(f"there is no model '{name}' here; 'linnet list' names those that are")
 
 
 def locate(path: Path) -> Path:
     """``path``, or the model that goes by that name, in the store or in the cache of the Hub.
 
-    Raises SourceError for a name of which there is no model, UsageError where there are several.
+    Raises SourceError for a name of which there is no model, or where nobody may look into the store,
+    UsageError where there are several.
     """
     if not os.path.lexists(path):
         restore(path.parent)
@@ -193,6 +198,8 @@ def locate(path: Path) -> Path:
         cached = _in_hub_cache(name)
         if cached is not None:
             return cached
+        if not isinstance(error, _NotHereError):
+            raise  # it may be in the store, and the error says what is wrong with that
         if "/" in name.repo and not path.parent.exists() and not path.suffix:
             raise SourceError(f"{error}; 'linnet pull {name}' gets it") from None
         return path

@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -116,9 +116,10 @@ def open_outline(model: Path, type: str | None = None, *, in_process: bool = Fal
 
 def _is_elsewhere(model: Path) -> bool:
     try:
-        return not store.locate(model).exists() and str(ModelName.parse(model.as_posix())).count("/") == 1
-    except SourceError:
-        return True
+        with suppress(SourceError):  # it is not here, or the store is closed
+            if store.locate(model).exists():
+                return False
+        return "/" in ModelName.parse(model.as_posix()).repo
     except UsageError:
         return False  # several types of it are here, or it is no name: reading it says so
 
