@@ -99,7 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"linnet {verb}: there is not enough memory; give it less to hold", file=sys.stderr)
         return USAGE_ERROR
     except OSError as error:  # the system refused what no stage expected: a name too long, a broken disk
-        told = f"{error.strerror}: {error.filename}" if error.filename else str(error)
+        files = [str(name) for name in (error.filename, error.filename2) if name]  # two of a renaming
+        told = f"{error.strerror}: {' -> '.join(files)}" if files else str(error)
         print(f"linnet {verb}: {one_line(told)}", file=sys.stderr)
         return USAGE_ERROR
 

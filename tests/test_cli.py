@@ -231,6 +231,19 @@ def test_a_pipe_that_never_ends_is_refused(verb: str) -> None:
     assert done.stderr == f"linnet {verb}: standard input holds more than 32 MB; pipe in less\n"
 
 
+def test_a_refused_renaming_names_both_files(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def rename(*_: object) -> NoReturn:
+        os.rename(tmp_path / "none", tmp_path / "new")
+        raise AssertionError
+
+    monkeypatch.setattr("linnet.cli._call", rename)
+    assert cli.main(["list"]) == 2
+    expected = f"linnet list: No such file or directory: {tmp_path / 'none'} -> {tmp_path / 'new'}\n"
+    assert capsys.readouterr().err == expected
+
+
 def test_too_little_memory_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
