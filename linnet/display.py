@@ -43,6 +43,12 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def line_on(target: TextIO, text: str) -> str:
+    """``text`` on one line: :func:`one_line` where ``target`` is a terminal, else whole, as it is but for
+    line breaks."""
+    return one_line(text) if target.isatty() else text.replace("\r", "\\r").replace("\n", "\\n")
+
+
 def shown(value: object) -> str:
     """A value, whatever it is, for one line of an error."""
     try:

@@ -502,7 +502,7 @@ class RerankOptions(MemoryOptions):
         choices=RANKINGS,
         help="compare embeddings, ask the model whether it answers, or read the pair with a model made for it (default: pair where the model was, else embedding)",
     )
-    cut: bool = option(False, help="leave out the end of a document that does not fit the context (default: refuse it)")
+    cut: bool = option(False, help="leave out the end of a document that does not fit the context, but for the method answer (default: refuse it)")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from linnet.display import one_line, shown, shown_on, visible, visible_json
+from linnet.display import line_on, one_line, shown, shown_on, visible, visible_json
 from linnet.engine.arguments import wrong
 from linnet.errors import FormatError, MissingExtraError
 from linnet.options import ShowOptions
@@ -37,6 +37,7 @@ def is_harmless(text: str) -> bool:
 def test_controls_are_visible_and_lines_stay() -> None:
     assert visible(HOSTILE) == "a\\x1b]52;c;aGk=\\x07\\x9b2J\\x7f\\x08\n\tb"
     assert visible("x\r\ny\u200dé\u202e") == "x\ny\u200dé\u202e"
+    assert line_on(Terminal(), HOSTILE) == one_line(HOSTILE)
     assert one_line("a\nb\t\x1b\u202e\udcff é") == "a\\nb\\t\\x1b\\u202e\\udcff é"
     assert len(one_line("\n" * 100_000)) < 10_000
     assert shown_on(io.StringIO(), HOSTILE) == HOSTILE

@@ -183,6 +183,23 @@ def test_documents_come_by_the_answer_of_the_model(model: linnet.LanguageModel) 
         model.rerank("x", ["y"], method="guess")
 
 
+def test_a_query_or_document_that_does_not_fit_is_named(model: linnet.LanguageModel) -> None:
+    small, long = linnet.load(n_ctx=PAGE_TOKENS, kv_type="f32"), TEXTS[0] * 2
+    n_long = len(model.tokenize(long))
+    with pytest.raises(ContextFullError, match=f"^document 1 has {n_long} tokens and the context holds"):
+        small.rerank("Lily", [long, "Max"])
+    for cut in (False, True):
+        with pytest.raises(ContextFullError, match=f"^the query has {n_long} tokens and the context holds"):
+            small.rerank(long, ["Max"], cut=cut)
+    (cut_one,) = small.rerank("Lily", [long], cut=True)
+    query, document = small.embed(["Lily", long], cut=True)
+    assert cut_one.score == pytest.approx(query @ document, abs=1e-6)
+    with pytest.raises(ContextFullError, match=f"^the query with document 2 has .*holds {PAGE_TOKENS}; "):
+        small.rerank("Lily", ["Max", long], method="answer")
+    with pytest.raises(UsageError, match="answer cuts no document; leave out cut"):
+        small.rerank("Lily", ["Max"], method="answer", cut=True)
+
+
 @pytest.fixture(scope="module")
 def damaged(exact: linnet.LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of weights in which one is not a number."""
@@ -239,6 +256,27 @@ def test_the_command_prints_the_vectors(tmp_path: Path) -> None:
     lines = linnet_embed("--no-normalize", stdin="The dog\nMax\n").splitlines()
     found = np.array([line.split() for line in lines], dtype=np.float32)
     np.testing.assert_allclose(found, model.embed(["The dog", "Max"], normalize=False), rtol=1e-5)
+
+
+def test_the_query_counts_and_documents_are_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    model = linnet.load()
+    n_query, n_max = (len(model.tokenize(text)) for text in ("Lily", "Max"))
+    assert main(["rerank", "--json", "--watts", "5", "Lily", "Max"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["tokens"], result["cut"]) == (n_query + n_max, 0)
+    energy = result["energy"]
+    assert energy["joules_per_token"] == pytest.approx(energy["joules"] / (n_query + n_max), rel=1e-3)
+    assert main(["rerank", "--json", "--cut", "--n-ctx", "4", "Lily", "The dog ran far away", "Max"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["tokens"], result["cut"]) == (n_query + n_max + 4, 1)
+
+
+def test_documents_are_printed_whole_and_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    documents = ["The dog\tran\x1b. " * 300, "Max\r\nsat.\n"]
+    assert main(["rerank", "--cut", "Lily", *documents]) == 0
+    printed = capsys.readouterr().out
+    found = [line.split("\t", 1)[1] for line in printed.removesuffix("\n").split("\n")]
+    assert sorted(found) == sorted([documents[0], "Max\\r\\nsat.\\n"])
 
 
 @pytest.mark.parametrize("flags", [[], ["--json"]])

@@ -245,7 +245,7 @@ def test_a_way_of_pooling_that_is_not_known_is_named(
     write_modules(path, *(f"pooling_mode_{mode}" for mode in modes))
     model = linnet.load(path)
     with pytest.raises(
-        UsageError, match=r"pool by '.*', which is not known here; choose from mean, cls, last"
+        UsageError, match=r"pool by '.*', which is not known here; .* choose a pooling: mean, cls, last"
     ):
         model.embed(SENTENCES)
     assert model.embed(SENTENCES, pooling="cls").shape == (len(SENTENCES), 64)

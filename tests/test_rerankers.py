@@ -231,19 +231,17 @@ def test_a_reranker_ranks_by_itself_and_makes_vectors_only_if_told_how(bert: Pat
     model = linnet.load(bert)
     assert model.rerank(QUERY, DOCUMENTS) == model.rerank(QUERY, DOCUMENTS, method="pair")
     assert model.rerank(QUERY, []) == []
-    for wanted in (
-        lambda: model.embed(["the cat"]),
-        lambda: model.rerank(QUERY, DOCUMENTS, method="embedding"),
-    ):
-        with pytest.raises(UsageError, match="made to score a query and a document as one text"):
-            wanted()
+    with pytest.raises(UsageError, match=r"a query and a document as one text, .* choose a pooling"):
+        model.embed(["the cat"])
+    with pytest.raises(UsageError, match=r"a query and a document as one text, .*; leave out the method$"):
+        model.rerank(QUERY, DOCUMENTS, method="embedding")
     assert model.embed(["the cat"], pooling="mean").shape == (1, 64)
     with pytest.raises(UnsupportedError, match=r"is an encoder: .*; rerank scores documents with it"):
         model.rerank(QUERY, DOCUMENTS, method="answer")
 
 
 def test_other_models_have_no_head_for_pairs() -> None:
-    with pytest.raises(UnsupportedError, match="no head that scores pairs; use method='embedding'"):
+    with pytest.raises(UnsupportedError, match="no head that scores pairs; leave out the method"):
         linnet.load().rerank(QUERY, DOCUMENTS, method="pair")
 
 
@@ -280,6 +278,16 @@ def test_the_command_prints_the_best_first(bert: Path) -> None:
         "1 of 5 documents were cut to fit 20 tokens"
         in run("--cut", "--n-ctx", "20", QUERY, *DOCUMENTS).stderr
     )
+
+
+def test_types_that_do_not_fit_the_texts_are_refused(bert: Path) -> None:
+    model = linnet.load(bert)
+    ids = [[5, 6, 7], [8, 9]]
+    for types in ([[0, 0, 0]], [[0, 0, 0], [1]], [[0, 0, 0], []], [[0, 0, 0], [1, 1], [1]], [[0] * 4, [1]]):
+        spans = [(model.open_session(), each) for each in ids]
+        with pytest.raises(UsageError, match="one for each token of each span"):
+            model.workspace.eval_scores(spans, types)
+        assert [len(session) for session, _ in spans] == [0, 0]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from linnet.engine.library import Handle, call, describe, int32_array, library
 from linnet.engine.model import Model
 from linnet.engine.processors import available_processors
 from linnet.engine.sampler import Draws
-from linnet.errors import ContextFullError, UnsupportedError, UsageError
+from linnet.errors import ContextFullError, LinnetError, UnsupportedError, UsageError
 from linnet.types import TensorType
 
 if TYPE_CHECKING:
@@ -26,6 +26,14 @@ if TYPE_CHECKING:
     Adapters = tuple[tuple[Adapter, float], ...]
 
 PAGE_TOKENS = _bindings.LN_PAGE  # sessions take memory for keys and values in steps of this many tokens
+
+
+def check_finite(values: NDArray[np.floating] | float, what: str) -> None:
+    """Raises LinnetError for what damaged weights make of numbers that were computed."""
+    import numpy as np
+
+    if not np.isfinite(values).all():
+        raise LinnetError(f"the model computed no finite {what}; its weights are damaged")
 
 
 def pages_of(n_tokens: int) -> int:
@@ -109,11 +117,13 @@ class Workspace:
         """As :meth:`eval`, but returns of each span, a whole text, the number that a head makes of it.
 
         ``types`` has the kind of text of each token of each span (default: the first). Raises
-        UnsupportedError for a model without such a head.
+        UnsupportedError for a model without such a head, UsageError for types that do not fit the spans.
         """
         scores = (ctypes.c_float * len(spans))()
         first, size = ctypes.addressof(scores), ctypes.sizeof(ctypes.c_float)
         kinds = None if types is None else [int32_array(each) for each in types]
+        if kinds is not None and list(map(len, kinds)) != [len(ids) for _, ids in spans]:
+            raise UsageError("types do not fit the spans; give one for each token of each span")
         self._eval(
             spans,
             score=[first + i * size for i in range(len(spans))],

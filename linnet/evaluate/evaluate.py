@@ -12,7 +12,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from linnet.errors import LinnetError, SourceError, UsageError
+from linnet.engine.session import check_finite
+from linnet.errors import SourceError, UsageError
 from linnet.evaluate.perplexity import Score, score_texts
 from linnet.formats import jsonl
 from linnet.formats.inputs import check_regular
@@ -44,8 +45,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, object]:
         score = score_texts(model, encoded, model.n_ctx, stride, advance)
     if score.tokens == 0:
         raise SourceError(f"{options.text} gives no token to predict; name a longer text")
-    if not math.isfinite(score.nats):
-        raise LinnetError("the model computed no finite probability; its weights are damaged")
+    check_finite(score.nats, "probability")
     result = _result(options, model, score, stride, time.perf_counter() - started)
     if not options.json:
         _print(result, score)

@@ -10,14 +10,15 @@ import numpy as np
 
 from linnet.display import one_line
 from linnet.engine.arguments import listed
-from linnet.engine.session import pages_of
-from linnet.errors import ContextFullError, LinnetError, UsageError
+from linnet.engine.session import check_finite, pages_of
+from linnet.errors import ContextFullError, UsageError
 from linnet.formats.gguf_keys import POOLING_KEY, POOLING_MODE_KEY, POOLING_TYPES
 from linnet.options import POOLINGS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from linnet.engine.session import Adapters
     from linnet.run.model import LanguageModel
 
 
@@ -35,8 +36,8 @@ def default_pooling(model: LanguageModel) -> str:
         mode = f"{POOLING_KEY} {number}"
     if mode is not None:
         raise UsageError(
-            f"the makers of this model pool by '{one_line(mode)[:60]}', which is not known here; choose from "
-            f"{', '.join(POOLINGS)}"
+            f"the makers of this model pool by '{one_line(mode)[:60]}', which is not known here; to make "
+            f"vectors all the same choose a pooling: {', '.join(POOLINGS)}"
         )
     return POOLING_TYPES.get(number, "mean")
 
@@ -66,31 +67,44 @@ def embed_texts(
         raise UsageError(f"pooling is '{pooling}'; choose from {', '.join(POOLINGS)}")
     texts = listed("texts", texts, "texts")
     adapters = model.chosen_adapters(adapter)
-    prompts = [_ids(model, text, number, cut) for number, text in enumerate(texts, 1)]
-    vectors = np.empty((len(texts), model.model.dim), dtype=np.float32)
+    prompts = [framed_ids(model, text, f"text {number}", cut) for number, text in enumerate(texts, 1)]
+    vectors = pooled_states(model, prompts, pooling, adapters)
+    return scaled_to_one(vectors) if normalize else vectors
+
+
+def pooled_states(
+    model: LanguageModel, prompts: Sequence[list[int]], pooling: str, adapters: Adapters
+) -> NDArray[np.float32]:
+    """A vector for each of ``prompts``, [len(prompts), dim], of any length. Raises LinnetError for damaged
+    weights."""
+    vectors = np.empty((len(prompts), model.model.dim), dtype=np.float32)
     for group in groups(prompts, model.texts_together, model.pages_together):
         with ExitStack() as stack:
             spans = [(stack.enter_context(model.open_session(adapters)), prompts[i]) for i in group]
             for i, hidden in zip(group, model.workspace.eval_hidden(spans), strict=True):
                 vectors[i] = _pooled(hidden, pooling)
-    if not np.isfinite(vectors).all():
-        raise LinnetError("the model computed a vector that is not finite; its weights are damaged")
-    if normalize:
-        lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-        vectors = (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+    check_finite(vectors, "vector")
     return vectors
 
 
-def _ids(model: LanguageModel, text: str, number: int, cut: bool) -> list[int]:
+def scaled_to_one(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Vectors of the same directions, of length 1; one of zeros stays."""
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+
+
+def framed_ids(model: LanguageModel, text: str, whose: str, cut: bool) -> list[int]:
+    """The tokens of a text that is embedded, which ``whose`` names: ``text 3``. Raises UsageError,
+    ContextFullError."""
     ids = model.tokenizer.encode(text, framed=True)
     if not ids:
         raise UsageError(
-            f"text {number} is empty and this model has no beginning-of-sequence token; leave it out"
+            f"{whose} is empty and this model has no beginning-of-sequence token; write something"
         )
     if cut and len(ids) > model.n_ctx:
         behind = _behind(ids, model.tokenizer.encode(text))
         ids = ids[: max(model.n_ctx - len(behind), 0)] + behind
-    check_length(model, f"text {number} has", ids)
+    check_length(model, f"{whose} has", ids)
     return ids
 
 

@@ -16,7 +16,7 @@ from linnet.engine.arguments import given, int32, listed, real, token_ids, whole
 from linnet.engine.library import int32_array
 from linnet.engine.model import Model
 from linnet.engine.sampler import Sampler, SamplingOptions
-from linnet.engine.session import PAGE_TOKENS, Session, Workspace, pages_of
+from linnet.engine.session import PAGE_TOKENS, Session, Workspace, check_finite, pages_of
 from linnet.errors import UsageError, warn
 from linnet.formats.gguf_keys import MAX_TEXT_KEY, TEMPLATE_KEY
 from linnet.options import DEFAULT_N_CTX, OVERFLOWS
@@ -414,7 +414,7 @@ class LanguageModel:
         a text, as :func:`linnet.run.rank.score_continuations` says; ``adapter`` as in :meth:`stream`.
         Raises ContextFullError when they do not fit into the context, LinnetError for damaged weights.
         """
-        from linnet.run.rank import check_finite, score_continuations
+        from linnet.run.rank import score_continuations
 
         self.model.check_writes()
         if continuations is not None:
@@ -424,7 +424,7 @@ class LanguageModel:
         ids = listed("ids", ids, "token ids")
         with self.open_session(self.chosen_adapters(adapter)) as session:
             log_probs = session.score(ids)
-        check_finite(log_probs[1:])
+        check_finite(log_probs[1:], "probability")
         return log_probs
 
     def embed(

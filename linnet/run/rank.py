@@ -10,9 +10,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from linnet.engine.arguments import listed
-from linnet.errors import LinnetError, UnsupportedError, UsageError
+from linnet.engine.session import check_finite
+from linnet.errors import UnsupportedError, UsageError
 from linnet.options import RANKINGS
-from linnet.run.embed import check_length, embed_texts, groups
+from linnet.run.embed import (
+    check_length,
+    default_pooling,
+    framed_ids,
+    groups,
+    pooled_states,
+    scaled_to_one,
+)
 from linnet.run.text.context import check_prompt
 
 if TYPE_CHECKING:
@@ -73,16 +81,10 @@ def score_continuations(
     for whole, begin in zip(wholes, begins, strict=True):
         with base.fork(known) as session:
             log_probs = session.score(whole[known:])[begin - known :]
-        check_finite(log_probs)
+        check_finite(log_probs, "probability")
         scores.append(Score(float(log_probs.sum(dtype=np.float64)), whole[begin:], log_probs.tolist()))
     model.cache.keep(base)
     return scores
-
-
-def check_finite(logits: NDArray[np.floating]) -> None:
-    """Raises LinnetError for what damaged weights make of logits, or of logarithms of probabilities."""
-    if not np.isfinite(logits).all():
-        raise LinnetError("the model computed no finite probability; its weights are damaged")
 
 
 def _joined(
@@ -100,13 +102,15 @@ def default_method(model: LanguageModel) -> str:
     return "pair" if model.model.ranks else "embedding"
 
 
-def tokens_read(model: LanguageModel, query: str, document: str, method: str) -> int:
-    """How many tokens a document is, as the model reads it."""
+def text_lengths(model: LanguageModel, query: str, documents: Sequence[str], method: str) -> list[int]:
+    """How many tokens the texts that the model reads have, before any is cut: one for each document, and one
+    for the query where it is a text of its own."""
     if method == "answer":
-        return len(_question(model, query, document))
+        return [len(_question(model, query, document)) for document in documents]
     if method == "embedding":
-        return len(model.tokenizer.encode(document, framed=True))
-    return len(model.tokenizer.pair(model.tokenizer.encode(query), model.tokenizer.encode(document))[0])
+        return [len(model.tokenizer.encode(text, framed=True)) for text in (query, *documents)]
+    asked = model.tokenizer.encode(query)
+    return [len(model.tokenizer.pair(asked, model.tokenizer.encode(document))[0]) for document in documents]
 
 
 def rerank(
@@ -121,28 +125,31 @@ def rerank(
     """``documents`` from the best answer to ``query`` to the worst.
 
     ``pair``, the default of models made for it (cross-encoders), has the model read query and
-    document as one text, of which its head makes the score: the logit as it is, so any number. Of
-    a pair that does not fit the end of the document is left out, if it may be ``cut``.
+    document as one text, of which its head makes the score: the logit as it is, so any number.
     ``embedding``, the default of all others, ranks by the cosine between the embeddings of both, as
     :func:`linnet.run.embed.embed_texts` makes them. ``answer`` asks the model of each
     document whether it answers the query, in its own chat format where it has one: the
-    score is P(yes) / (P(yes) + P(no)) of the next token. Raises UsageError, UnsupportedError
-    for a method the model was not made for, ContextFullError, LinnetError for damaged weights.
+    score is P(yes) / (P(yes) + P(no)) of the next token. What does not fit the context loses the end
+    of the document, never of the query, if it may be ``cut``; ``answer`` refuses that. Raises
+    UsageError, UnsupportedError for a method the model was not made for, ContextFullError,
+    LinnetError for damaged weights.
     """
     method = method or default_method(model)
     if method not in RANKINGS:
         raise UsageError(f"method is '{method}'; choose from {', '.join(RANKINGS)}")
+    if cut and method == "answer":
+        raise UsageError("the method answer cuts no document; leave out cut, and shorten what does not fit")
     documents = listed("documents", documents, "texts")
     if not documents:
         return []
+    adapters = model.chosen_adapters(adapter)
     scores: NDArray[np.floating]
     if method == "pair":
-        scores = _pair_scores(model, query, documents, cut, model.chosen_adapters(adapter))
+        scores = _pair_scores(model, query, documents, cut, adapters)
     elif method == "embedding":
-        vectors = embed_texts(model, [query, *documents], cut=cut, adapter=adapter)
-        scores = vectors[1:] @ vectors[0]
+        scores = _cosines(model, query, documents, cut, adapters)
     else:
-        scores = _answers(model, query, documents, model.chosen_adapters(adapter))
+        scores = _answers(model, query, documents, adapters)
     best_first = np.argsort(-scores, kind="stable")
     return [Ranked(int(i), float(scores[i])) for i in best_first]
 
@@ -152,7 +159,7 @@ def _pair_scores(
 ) -> NDArray[np.float32]:
     """What the head makes of the query with each document, many pairs in one pass over the weights."""
     if not model.model.ranks:
-        raise UnsupportedError("this model has no head that scores pairs; use method='embedding'")
+        raise UnsupportedError("this model has no head that scores pairs; leave out the method")
     asked = model.tokenizer.encode(query)
     pairs = [_pair(model, asked, text, number, cut) for number, text in enumerate(documents, 1)]
     scores = np.empty(len(documents), dtype=np.float32)
@@ -162,9 +169,26 @@ def _pair_scores(
             spans = [(stack.enter_context(model.open_session(adapters)), pairs[i][0]) for i in group]
             types = [pairs[i][1] for i in group] if typed else None
             scores[group] = model.workspace.eval_scores(spans, types)
-    if not np.isfinite(scores).all():
-        raise LinnetError("the model computed a score that is not finite; its weights are damaged")
+    check_finite(scores, "score")
     return scores
+
+
+def _cosines(
+    model: LanguageModel, query: str, documents: Sequence[str], cut: bool, adapters: Adapters
+) -> NDArray[np.float32]:
+    """Between the embedding of the query and that of each document."""
+    if model.model.ranks:
+        raise UsageError(
+            "this model was made to score a query and a document as one text, and not for vectors; "
+            "leave out the method"
+        )
+    pooling = default_pooling(model)
+    prompts = [framed_ids(model, query, "the query", cut=False)]
+    prompts += [
+        framed_ids(model, text, f"document {number}", cut) for number, text in enumerate(documents, 1)
+    ]
+    vectors = scaled_to_one(pooled_states(model, prompts, pooling, adapters))
+    return vectors[1:] @ vectors[0]
 
 
 def _pair(
@@ -185,13 +209,13 @@ def _answers(
     """The share of yes in yes and no, of each document; what all questions share is evaluated once."""
     model.model.check_writes()
     prompts = [_question(model, query, document) for document in documents]
-    for ids in prompts:
-        check_prompt(len(ids), model.n_ctx)
+    for number, ids in enumerate(prompts, 1):
+        check_length(model, f"the query with document {number} has", ids)
     ahead = "" if model.has_template else " "
     yes, no = (model.tokenize(ahead + answer, bos=False)[0] for answer in _ANSWERS)
     if yes == no:
         raise UsageError(
-            "the answers yes and no begin with the same token of this model; use method='embedding'"
+            "the answers yes and no begin with the same token of this model; use the method embedding"
         )
     shared = _common([prompts[0][:-1], *prompts])
     scores = np.empty(len(prompts), dtype=np.float64)
@@ -203,7 +227,7 @@ def _answers(
                 sessions = [stack.enter_context(base.fork()) for _ in group]
                 _evaluate(model, sessions, [prompts[i][shared:] for i in group])
                 logits = np.array([session.logits[[yes, no]] for session in sessions], dtype=np.float64)
-            check_finite(logits)
+            check_finite(logits, "probability")
             scores[group] = np.exp(-np.logaddexp(0, logits[:, 1] - logits[:, 0]))
     return scores
 

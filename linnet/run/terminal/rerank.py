@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from linnet.display import one_line
+from linnet.display import line_on
 from linnet.errors import UsageError
 from linnet.formats.inputs import read_standard_input
 from linnet.options import RerankOptions
 from linnet.run.meter import EnergyMeter
 from linnet.run.model import load
-from linnet.run.rank import default_method, tokens_read
+from linnet.run.rank import default_method, text_lengths
 from linnet.run.terminal.embed import lines_of
 from linnet.run.terminal.run import adapter_scales
 
@@ -38,14 +38,14 @@ def rerank(options: RerankOptions) -> dict[str, object]:
     meter = EnergyMeter(options.watts)
     ranked = model.rerank(options.query, documents, method=method, cut=options.cut, adapter=adapters)
     energy = meter.read()
-    lengths = [tokens_read(model, options.query, document, method) for document in documents]
+    lengths = text_lengths(model, options.query, documents, method)
     n_tokens = sum(min(length, model.n_ctx) for length in lengths)
     n_cut = sum(length > model.n_ctx for length in lengths)
     if n_cut:
         print(f"{n_cut} of {len(documents)} documents were cut to fit {model.n_ctx} tokens", file=sys.stderr)
     if not options.json:
         for item in ranked:
-            print(f"{item.score:.7g}\t{one_line(documents[item.index])}")
+            print(f"{item.score:.7g}\t{line_on(sys.stdout, documents[item.index])}")
         print(
             f"{len(documents)} documents · {n_tokens} tokens · {energy.per_token(n_tokens)}", file=sys.stderr
         )
