@@ -130,7 +130,8 @@ def facts_in(
         told["expert_ffn_dim"] = count(keys, "feed_forward_length")
     rope = {} if usual["learned_positions"] else rope_from_metadata(keys, head_dim, divisors)
     types = 0 if usual["causal"] else count(keys, TOKEN_TYPES_KEY, 0, least=0)
-    ranks = not usual["causal"] and keys.get(POOLING_KEY) == POOLING_RANK
+    pooling = keys.get(POOLING_KEY)  # whatever else it may be is not for here
+    ranks = not usual["causal"] and isinstance(pooling, (int, np.integer)) and pooling == POOLING_RANK
     activation = choice(keys, "hidden_act", ACTIVATION_NAMES[usual["activation"]], ACTIVATIONS)
     return ModelFacts(
         arch=arch,
