@@ -10,8 +10,7 @@ from linnet.formats.inputs import read_standard_input
 from linnet.options import EmbedOptions
 from linnet.run.embed import default_pooling, embed_texts
 from linnet.run.meter import EnergyMeter
-from linnet.run.model import load
-from linnet.run.terminal.run import adapter_scales
+from linnet.run.terminal.run import adapter_scales, load_model
 
 
 def embed(options: EmbedOptions) -> dict[str, object]:
@@ -23,15 +22,7 @@ def embed(options: EmbedOptions) -> dict[str, object]:
     if not texts:
         raise UsageError("there is no text; give some, or one per line of standard input")
     adapters = adapter_scales(options.adapter)
-    model = load(
-        options.model,
-        adapters={path: path for path in adapters},
-        type=options.type,
-        n_ctx=options.n_ctx,
-        threads=options.threads,
-        kv_type=options.kv_type,
-        ram=options.ram,
-    )
+    model = load_model(options)
     pooling = options.pooling or default_pooling(model)
     meter = EnergyMeter(options.watts)
     vectors = embed_texts(

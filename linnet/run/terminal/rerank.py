@@ -9,10 +9,9 @@ from linnet.errors import UsageError
 from linnet.formats.inputs import read_standard_input
 from linnet.options import RerankOptions
 from linnet.run.meter import EnergyMeter
-from linnet.run.model import load
 from linnet.run.rank import default_method, text_lengths
 from linnet.run.terminal.embed import lines_of
-from linnet.run.terminal.run import adapter_scales
+from linnet.run.terminal.run import adapter_scales, load_model
 
 
 def rerank(options: RerankOptions) -> dict[str, object]:
@@ -25,15 +24,7 @@ def rerank(options: RerankOptions) -> dict[str, object]:
     if not documents:
         raise UsageError("there is no document; give some, or one per line of standard input")
     adapters = adapter_scales(options.adapter)
-    model = load(
-        options.model,
-        adapters={path: path for path in adapters},
-        type=options.type,
-        n_ctx=options.n_ctx,
-        threads=options.threads,
-        kv_type=options.kv_type,
-        ram=options.ram,
-    )
+    model = load_model(options)
     method = options.method or default_method(model)
     meter = EnergyMeter(options.watts)
     ranked = model.rerank(options.query, documents, method=method, cut=options.cut, adapter=adapters)

@@ -15,7 +15,7 @@ from linnet.engine.sampler import NEUTRAL, SamplingOptions, check_name
 from linnet.errors import LinnetError, UsageError
 from linnet.formats.gguf_keys import LEFT_OUT_KEY
 from linnet.formats.inputs import read_standard_input
-from linnet.options import RunOptions, read_text
+from linnet.options import MemoryOptions, RunOptions, read_text
 from linnet.run.meter import Energy, EnergyMeter, peak_rss_bytes, process_age
 from linnet.run.model import LanguageModel, load
 from linnet.run.text.generation import Generation, TextStream, best_of
@@ -67,23 +67,27 @@ def _is_chat(model: LanguageModel, options: RunOptions) -> bool:
 def _load(options: RunOptions) -> LanguageModel:
     if options.ram is not None and (options.prompt_cache or options.prompt_cache_limit):
         raise UsageError("within --ram nothing is kept of earlier texts; leave out --prompt-cache or --ram")
-    model = load(
-        options.model,
-        type=options.type,
-        draft_model=options.draft_model,
-        adapters={path: path for path in adapter_scales(options.adapter)},
-        n_ctx=options.n_ctx,
-        threads=options.threads,
-        kv_type=options.kv_type,
-        ram=options.ram,
-        cache_bytes=options.prompt_cache_limit,
-    )
+    model = load_model(options, draft_model=options.draft_model, cache_bytes=options.prompt_cache_limit)
     model.model.check_writes()
     left_out = model.model.metadata.text(LEFT_OUT_KEY)
     if left_out:
         note = one_line(f"only the language model is used, without {left_out}")
         print(_styled(note, _DIM, sys.stderr), file=sys.stderr)
     return model
+
+
+def load_model(options: MemoryOptions, **more: Any) -> LanguageModel:
+    """The model that the options name, with its adapters; ``more`` goes to :func:`linnet.run.model.load`."""
+    return load(
+        options.model,
+        type=options.type,
+        adapters={path: path for path in adapter_scales(options.adapter)},
+        n_ctx=options.n_ctx,
+        threads=options.threads,
+        kv_type=options.kv_type,
+        ram=options.ram,
+        **more,
+    )
 
 
 def adapter_scales(named: Sequence[str]) -> dict[str, float]:
